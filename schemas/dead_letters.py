@@ -1,0 +1,27 @@
+"""Dead letters: one row for every post that could not be annotated, and why."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+DEAD_LETTERS_SCHEMA_VERSION = 1
+
+# Where the post was given up.
+STAGES = ("check", "decode", "model")
+
+DEAD_LETTER_REASONS = ("no_usable_modality", "no_post_id", "model_failed")
+
+
+def dead_letters_schema() -> pa.Schema:
+    """Return the schema of dead letters: post_id is null where the post had none."""
+    return pa.schema(
+        [
+            pa.field("post_id", pa.string()),
+            pa.field("source_file", pa.string(), nullable=False),
+            pa.field("source_row", pa.int64(), nullable=False),
+            pa.field("stage", pa.string(), nullable=False),
+            pa.field("reason", pa.string(), nullable=False),
+            pa.field("message", pa.string(), nullable=False),
+        ],
+        metadata={"drf.schema_version": str(DEAD_LETTERS_SCHEMA_VERSION)},
+    )

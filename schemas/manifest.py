@@ -1,0 +1,118 @@
+"""The manifest: what one run read, wrote, left out and counted, as JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from schemas.errors import DRFError
+
+MANIFEST_SCHEMA_VERSION = 1
+
+# published: by this run. up_to_date: by an earlier run, nothing to do. failed: cannot be read
+# or annotated. held_back: too many dead letters, or a failed file under --strict.
+# incomplete: shards of it are not committed yet.
+FILE_STATUSES = ("published", "up_to_date", "failed", "held_back", "incomplete")
+
+
+@dataclass(frozen=True)
+class FileCounts:
+    """One input file: rows in, rows out, and the parts that hold them.
+
+    parts: names of the parts, the same below annotations/ and dead_letters/.
+    error: one line where status is failed.
+    """
+
+    source_file: str
+    partition: str
+    rows: int
+    annotations: int
+    dead_letters: int
+    parts: list[str]
+    status: str
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Sums over the published files of the run's input.
+
+    labels: annotations by label. states: annotations by modality, then state.
+    reasons: annotations by modality, then reason. dead_letter_reasons: dead letters by reason.
+    duplicate_ids: posts whose id had already occurred in the same partition.
+    """
+
+    files: int = 0
+    rows: int = 0
+    annotations: int = 0
+    dead_letters: int = 0
+    failed_files: int = 0
+    duplicate_ids: int = 0
+    labels: dict[str, int] = field(default_factory=dict)
+    states: dict[str, dict[str, int]] = field(default_factory=dict)
+    reasons: dict[str, dict[str, int]] = field(default_factory=dict)
+    dead_letter_reasons: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """One run, from its start to its exit code.
+
+    started_at, finished_at: ISO 8601, UTC. seconds: wall time between the two.
+    versions: of the packages that matter to the rows. options: as given, defaults included,
+    no credentials. partitions: status by partition. failed_files: their source_file names.
+    orphans: published source files whose input is gone; pruned: those removed.
+    computed_rows, skipped_rows: rows inferred by this run, and rows found done.
+    """
+
+    run_id: str
+    status: str
+    exit_code: int
+    started_at: str
+    finished_at: str
+    model_id: str
+    model_revision: str
+    package_version: str
+    schema_version: int = MANIFEST_SCHEMA_VERSION
+    versions: dict[str, str] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
+    totals: Totals = field(default_factory=Totals)
+    files: list[FileCounts] = field(default_factory=list)
+    partitions: dict[str, str] = field(default_factory=dict)
+    failed_files: list[str] = field(default_factory=list)
+    orphans: list[str] = field(default_factory=list)
+    pruned: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    computed_rows: int = 0
+    skipped_rows: int = 0
+    seconds: float = 0.0
+
+
+def to_json(manifest: Manifest) -> str:
+    """Return the manifest as indented JSON, keys in the order of the fields."""
+    return json.dumps(dataclasses.asdict(manifest), indent=2, ensure_ascii=False) + "\n"
+
+
+def from_json(text: str) -> Manifest:
+    """Return the manifest written by to_json.
+
+    Raises DRFError where the text is no manifest, or one of another schema_version.
+    """
+    try:
+        fields = json.loads(text)
+        version = fields["schema_version"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise DRFError(f"not a manifest: {type(error).__name__} while reading its JSON") from error
+    if version != MANIFEST_SCHEMA_VERSION:
+        raise DRFError(
+            f"the manifest has schema_version {version}, this package reads "
+            f"{MANIFEST_SCHEMA_VERSION}; read it with the version of the package that wrote it"
+        )
+    try:
+        fields["totals"] = Totals(**fields["totals"])
+        fields["files"] = [FileCounts(**file) for file in fields["files"]]
+        return Manifest(**fields)
+    except (TypeError, KeyError) as error:
+        raise DRFError(f"not a manifest: {error}") from error

@@ -1,0 +1,278 @@
+"""Posts: the columns a job reads, the types it accepts, and the one form it works on."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from schemas.annotations import check_kept_names
+from schemas.errors import SchemaError, UsageError
+
+POSTS_SCHEMA_VERSION = 1
+
+ROLES = ("post_id", "text", "image", "image_uri")
+
+_TEXT_TYPES = "string, large_string, string_view or a dictionary of those"
+_EXPECTED = {
+    "post_id": f"{_TEXT_TYPES}, or an integer",
+    "text": _TEXT_TYPES,
+    "image": "binary, large_binary, binary_view or struct<bytes: binary, path: string>",
+    "image_uri": _TEXT_TYPES,
+}
+_COERCED = pa.schema(
+    [
+        pa.field("post_id", pa.string()),
+        pa.field("text", pa.large_string()),
+        pa.field("image", pa.large_binary()),
+        pa.field("image_uri", pa.large_string()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class PostColumns:
+    """Which column of the input plays which role; None where the corpus has none.
+
+    image: the image's bytes, or struct<bytes, path>. image_uri: where its bytes can be
+    fetched, used where image is null.
+    """
+
+    post_id: str = "post_id"
+    text: str | None = "text"
+    image: str | None = "image"
+    image_uri: str | None = "image_uri"
+
+
+@dataclass(frozen=True)
+class PostsLayout:
+    """What to read from one file.
+
+    read: its columns to read. columns: the roles, None where the file has no such column.
+    keep: the fields that travel through untouched.
+    """
+
+    read: tuple[str, ...]
+    columns: PostColumns
+    keep: tuple[pa.Field, ...] = ()
+
+
+def parse_columns(items: Sequence[str]) -> PostColumns:
+    """Return the columns that `--column ROLE=NAME` options ask for.
+
+    items: "image=PICTURE" takes the role from that column, "image=" says there is none.
+    Raises UsageError on another form, an unknown role, a role or column named twice, or a
+    post_id mapped to none.
+    """
+    named: dict[str, str | None] = {}
+    for item in items:
+        role, equals, name = item.partition("=")
+        if not equals:
+            raise UsageError(f"--column {item}: write ROLE=NAME, such as image=PICTURE")
+        if role not in ROLES:
+            close = difflib.get_close_matches(role, ROLES, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"roles are {', '.join(ROLES)}"
+            raise UsageError(f"--column {item}: no role '{role}'; {hint}")
+        if role in named:
+            raise UsageError(f"--column {item}: the role {role} is mapped twice; map it once")
+        if role == "post_id" and not name:
+            raise UsageError(f"--column {item}: posts need an id; name the column that has it")
+        named[role] = name or None
+    columns = dataclasses.replace(PostColumns(), **named)  # type: ignore[arg-type]
+    roles_of: dict[str, str] = {}
+    for role in ROLES:
+        name_of_role = getattr(columns, role)
+        if name_of_role is None:
+            continue
+        other = roles_of.setdefault(name_of_role, role)
+        if other != role:
+            raise UsageError(
+                f"--column: {other} and {role} are both '{name_of_role}'; one column plays one role"
+            )
+    return columns
+
+
+def check_posts_schema(
+    schema: pa.Schema, columns: PostColumns, keep: Sequence[str], file: str
+) -> PostsLayout:
+    """Return what to read from a file with this schema.
+
+    post_id must be there; so must text and one of image and image_uri, unless columns says
+    that the corpus has none, and every column that was mapped by name or is kept.
+    file: its name for messages, without credentials.
+    Raises SchemaError where a column is missing, twice there, or of a type that does not
+    fit; UsageError where a kept column cannot stand beside the annotation columns.
+    """
+    check_kept_names(keep)
+    present: dict[str, str | None] = dict.fromkeys(ROLES)
+    for role in ROLES:
+        name = getattr(columns, role)
+        if name is None:
+            continue
+        found = schema.get_all_field_indices(name)
+        if not found:
+            if role in ("post_id", "text") or name != role:
+                raise _missing(schema, file, role, name)
+            continue
+        _check_single(found, file, name)
+        _check_type(schema.field(found[0]).type, file, role, name)
+        present[role] = name
+    if columns.image is not None and present["image"] is None and present["image_uri"] is None:
+        raise _missing(schema, file, "image", columns.image)
+    for name in keep:
+        found = schema.get_all_field_indices(name)
+        if not found:
+            raise SchemaError(
+                file, name, "no such column", "the column named with --keep", _has(schema)
+            )
+        _check_single(found, file, name)
+    names = [name for name in present.values() if name is not None]
+    return PostsLayout(
+        read=tuple(dict.fromkeys([*names, *keep])),
+        columns=PostColumns(**present),  # type: ignore[arg-type]
+        keep=tuple(schema.field(name) for name in keep),
+    )
+
+
+def coerce_posts(batch: pa.RecordBatch, layout: PostsLayout) -> pa.RecordBatch:
+    """Return the posts in the one form that jobs work on.
+
+    Columns, in this order: post_id (string), text (large_string), image (large_binary),
+    image_uri (large_string), all null where the file has none, then the kept columns as they
+    were read. A kept column keeps its name, but for one that is called like a role: take
+    kept columns by position, with `kept_columns`.
+
+    Of struct<bytes, path>, path becomes image_uri where bytes is null. A blank image_uri is
+    null. Bytes that are no UTF-8 become U+FFFD instead of failing the file.
+    """
+    arrays = {field.name: pa.nulls(batch.num_rows, field.type) for field in _COERCED}
+    columns = layout.columns
+    arrays["post_id"] = _strings(batch.column(columns.post_id), pa.string())
+    if columns.text is not None:
+        arrays["text"] = _strings(batch.column(columns.text), pa.large_string())
+    if columns.image_uri is not None:
+        arrays["image_uri"] = _uris(batch.column(columns.image_uri))
+    if columns.image is not None:
+        image = batch.column(columns.image)
+        if pa.types.is_struct(image.type):
+            # flatten, unlike field, carries a null struct down to its children.
+            children = dict(zip([field.name for field in image.type], image.flatten(), strict=True))
+            arrays["image"] = children["bytes"].cast(pa.large_binary())
+            if "path" in children:
+                path = pc.if_else(arrays["image"].is_null(), _uris(children["path"]), None)
+                arrays["image_uri"] = pc.coalesce(arrays["image_uri"], path)
+        else:
+            arrays["image"] = image.cast(pa.large_binary())
+    kept = [batch.column(field.name) for field in layout.keep]
+    fields = [
+        field.with_name(f"keep.{field.name}") if field.name in ROLES else field
+        for field in layout.keep
+    ]
+    return pa.RecordBatch.from_arrays(
+        [*(arrays[role] for role in ROLES), *kept], schema=pa.schema([*_COERCED, *fields])
+    )
+
+
+def kept_columns(batch: pa.RecordBatch) -> list[pa.Array]:
+    """Return the kept columns of a coerced batch, in the order of PostsLayout.keep."""
+    return batch.columns[len(ROLES) :]
+
+
+def _check_single(found: Sequence[int], file: str, name: str) -> None:
+    if len(found) > 1:
+        raise SchemaError(
+            file,
+            name,
+            f"{len(found)} columns of that name",
+            "one",
+            "rename the others in the input",
+        )
+
+
+def _missing(schema: pa.Schema, file: str, role: str, name: str) -> SchemaError:
+    if role == "post_id":
+        way_out = "name the column with --column post_id=NAME"
+    elif role == "image":
+        way_out = "name it with --column image=NAME or image_uri=NAME, or say --column image="
+    else:
+        way_out = f"name it with --column {role}=NAME, or say --column {role}="
+    return SchemaError(file, name, "no such column", _EXPECTED[role], f"{way_out} ({_has(schema)})")
+
+
+def _has(schema: pa.Schema, most: int = 12) -> str:
+    names = schema.names[:most]
+    more = f" and {len(schema.names) - most} more" if len(schema.names) > most else ""
+    return f"the file has {', '.join(names) or 'no columns'}{more}"
+
+
+def _check_type(found: pa.DataType, file: str, role: str, name: str) -> None:
+    plain = found.value_type if pa.types.is_dictionary(found) else found
+    if role == "post_id":
+        fits = _is_text(plain) or pa.types.is_integer(plain)
+    elif role == "image":
+        fits = _is_bytes(plain) or pa.types.is_null(plain) or _is_image_struct(plain)
+    else:
+        fits = _is_text(plain) or pa.types.is_null(plain)
+    if not fits:
+        raise SchemaError(
+            file,
+            name,
+            str(found),
+            _EXPECTED[role],
+            f"convert it, or name another column with --column {role}=NAME",
+        )
+
+
+def _is_text(found: pa.DataType) -> bool:
+    return pa.types.is_string(found) or pa.types.is_large_string(found) or found == pa.string_view()
+
+
+def _is_bytes(found: pa.DataType) -> bool:
+    return (
+        pa.types.is_binary(found)
+        or pa.types.is_large_binary(found)
+        or pa.types.is_fixed_size_binary(found)
+        or found == pa.binary_view()
+    )
+
+
+def _is_image_struct(found: pa.DataType) -> bool:
+    if not pa.types.is_struct(found):
+        return False
+    children = {field.name: field.type for field in found}
+    image = children.get("bytes")
+    path = children.get("path", pa.null())
+    return (
+        image is not None
+        and (_is_bytes(image) or pa.types.is_null(image))
+        and (_is_text(path) or pa.types.is_null(path))
+    )
+
+
+def _strings(column: pa.Array, to: pa.DataType) -> pa.Array:
+    """Return text or integers as strings that are valid UTF-8."""
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    if not _is_text(column.type):
+        return column.cast(to)
+    # Parquet readers trust that a string column is UTF-8, not every writer cares: a cast from
+    # binary is what checks it.
+    raw = column.cast(pa.large_binary())
+    try:
+        return raw.cast(to)
+    except pa.ArrowInvalid:
+        decoded = [
+            None if value is None else value.decode("utf-8", errors="replace")
+            for value in raw.to_pylist()
+        ]
+        return pa.array(decoded, to)
+
+
+def _uris(column: pa.Array) -> pa.Array:
+    """Return URIs without the white space around them, null where nothing is left."""
+    trimmed = pc.utf8_trim_whitespace(_strings(column, pa.large_string()))
+    return pc.if_else(pc.equal(trimmed, ""), None, trimmed)

@@ -1,0 +1,50 @@
+"""The package: three rooms, the console command `drf`, and what they need.
+
+Ranges here say what should work; deploy/constraints.txt pins what was tested.
+"""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+README = Path(__file__).with_name("README.md")
+
+setup(
+    name="drf-pipelines",
+    version="0.1.0",
+    description=(
+        "Nightly sentiment annotation of social-media posts (text + image) that are partly "
+        "broken or missing, by distribution-based feature recovery and fusion (DRF)"
+    ),
+    long_description=README.read_text(encoding="utf-8") if README.exists() else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.10",
+    packages=find_packages(
+        include=["schemas", "schemas.*", "drf_core", "drf_core.*", "pipelines", "pipelines.*"]
+    ),
+    package_data={
+        "schemas": ["py.typed"],
+        "drf_core": ["py.typed", "default_checkpoint/*"],
+        "pipelines": ["py.typed"],
+    },
+    zip_safe=False,
+    install_requires=[
+        "apache-beam>=2.77,<3",
+        "fsspec[http]>=2024.6",
+        "huggingface_hub>=1.0,<3",
+        "numpy>=1.26,<3",
+        "pillow>=12.1.1,<13",
+        "pyarrow>=18,<26",
+        "safetensors>=0.4.5",
+        "tokenizers>=0.22,<1",
+        "torch>=2.6,<3",
+        "tqdm>=4.66",
+        "transformers>=5,<6",
+    ],
+    extras_require={
+        "test": ["duckdb>=1.1", "mypy>=1.13", "pandas>=2.2", "pytest>=8.3", "ruff>=0.8"],
+    },
+    entry_points={"console_scripts": ["drf = pipelines.cli:main"]},
+)
