@@ -1,0 +1,211 @@
+"""Annotating posts with a checkpoint: prepare one post, predict a batch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from drf_core.configuration_drf import MODALITIES
+from drf_core.images import decode_image
+from drf_core.modeling_drf import DRFModel
+from drf_core.processing_drf import DRFProcessor
+from drf_core.texts import text_reason
+from schemas.errors import UsageError
+
+MAX_IMAGE_PIXELS = 50_000_000
+MAX_IMAGE_BYTES = 20_000_000
+
+
+class DeviceError(UsageError):
+    """A device that was asked for and is not there."""
+
+
+@dataclass(frozen=True)
+class PreparedPost:
+    """A decoded, tokenized post; what is absent is None and has its reason."""
+
+    token_ids: list[int] | None
+    pixels: np.ndarray | None
+    text_reason: str | None
+    image_reason: str | None
+
+    @property
+    def usable(self) -> bool:
+        """Whether there is at least one modality to annotate from."""
+        return self.token_ids is not None or self.pixels is not None
+
+    @property
+    def size(self) -> int:
+        """Approximate bytes held."""
+        tokens = 8 * len(self.token_ids) if self.token_ids else 0
+        return tokens + (self.pixels.nbytes if self.pixels is not None else 0)
+
+
+@dataclass(frozen=True)
+class ModalityPrediction:
+    """How far a modality could be trusted.
+
+    state: present, low_quality or recovered. quality in (0, 1]; weight: share in the
+    fusion. reason: why the modality was not usable as it came, None where it was.
+    """
+
+    state: str
+    quality: float
+    weight: float
+    reason: str | None
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Sentiment of one post; probabilities in the order of the annotator's labels."""
+
+    label: str
+    confidence: float
+    probabilities: tuple[float, ...]
+    text: ModalityPrediction
+    image: ModalityPrediction
+
+
+class Annotator:
+    """A checkpoint on a device, ready to predict; `prepare` may be called from any thread."""
+
+    def __init__(self, model: DRFModel, processor: DRFProcessor, device: torch.device) -> None:
+        self.model = model.to(device).eval()
+        # Convolutions run faster on channels-last weights, on CPU and GPU alike.
+        self.model.image_encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.processor = processor
+        self.device = device
+        self.labels = model.config.labels
+        self._largest_batch: int | None = None
+
+    @classmethod
+    def from_pretrained(cls, folder: str, device: str = "auto", threads: int = 0) -> Annotator:
+        """Load a checkpoint folder.
+
+        device: auto (a GPU where there is one), cpu or cuda. threads: torch threads of this
+        process, 0 for one per core this process may use. Raises DeviceError where cuda is
+        asked for and absent, and CheckpointError for weights that do not fit.
+        """
+        chosen = choose_device(device)
+        torch.set_num_threads(threads or available_cores())
+        model = DRFModel.from_pretrained(
+            folder, dtype=torch.float32, use_safetensors=True, local_files_only=True
+        )
+        return cls(model, DRFProcessor.from_pretrained(folder, local_files_only=True), chosen)
+
+    def prepare(
+        self,
+        text: str | None,
+        image: bytes | None,
+        *,
+        max_image_pixels: int = MAX_IMAGE_PIXELS,
+        max_image_bytes: int = MAX_IMAGE_BYTES,
+        image_reason: str | None = None,
+    ) -> PreparedPost:
+        """Decode and tokenize one post.
+
+        image: the encoded file; max_image_pixels, max_image_bytes: limits above which it is
+        too_large. image_reason: why an image never arrived (not_allowed, fetch_failed).
+        """
+        no_text = text_reason(text)
+        ids = None
+        if no_text is None and text is not None:
+            ids = self.processor.token_ids(text, self.model.config.max_text_tokens)
+        pixels = None
+        if image_reason is None:
+            picture, image_reason = decode_image(
+                image,
+                max_pixels=max_image_pixels,
+                max_bytes=max_image_bytes,
+                target=self.processor.target,
+            )
+            pixels = None if picture is None else self.processor.pixels(picture)
+        return PreparedPost(ids, pixels, no_text, image_reason)
+
+    def predict(self, posts: Sequence[PreparedPost]) -> list[Prediction]:
+        """Annotate usable posts as one batch, halved as often as memory demands.
+
+        A size that once ran out of memory is not tried again. Raises ValueError for a post
+        with no modality, and the device's error when a single post does not fit.
+        """
+        limit = self._largest_batch or len(posts)
+        predictions: list[Prediction] = []
+        start = 0
+        while start < len(posts):
+            batch = posts[start : start + limit]
+            try:
+                predictions += self._predict(batch)
+            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+                if len(batch) == 1 or not _out_of_memory(error):
+                    raise
+                self._largest_batch = limit = len(batch) // 2
+            else:
+                start += len(batch)
+                continue
+            # Outside the handler: the error holds the failed batch's tensors alive.
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+        return predictions
+
+    @torch.inference_mode()
+    def _predict(self, posts: Sequence[PreparedPost]) -> list[Prediction]:
+        inputs = self.processor.collate(
+            [post.token_ids for post in posts], [post.pixels for post in posts], self.device
+        )
+        with torch.autocast("cuda", torch.bfloat16, enabled=self.device.type == "cuda"):
+            output = self.model(**inputs)
+        probabilities = output.logits.float().softmax(-1).cpu().numpy()
+        quality, weight = output.quality.float().cpu().numpy(), output.weight.float().cpu().numpy()
+        return [
+            self._prediction(post, probabilities[row], quality[row], weight[row])
+            for row, post in enumerate(posts)
+        ]
+
+    def _prediction(
+        self, post: PreparedPost, probabilities: np.ndarray, quality: np.ndarray, weight: np.ndarray
+    ) -> Prediction:
+        best = int(probabilities.argmax())
+        modalities = {}
+        for column, m in enumerate(MODALITIES):
+            reason = post.text_reason if m == "text" else post.image_reason
+            low = quality[column] < self.model.config.quality_threshold
+            state = "recovered" if reason else "low_quality" if low else "present"
+            modalities[m] = ModalityPrediction(
+                state, float(quality[column]), float(weight[column]), reason
+            )
+        return Prediction(
+            self.labels[best],
+            float(probabilities[best]),
+            tuple(float(p) for p in probabilities),
+            modalities["text"],
+            modalities["image"],
+        )
+
+
+def choose_device(device: str) -> torch.device:
+    """The torch device for auto, cpu or cuda; raises DeviceError where cuda is absent."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise DeviceError(
+            "--device cuda: this worker has no usable GPU; use --device auto or cpu, "
+            "or check its driver"
+        )
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(device)
+
+
+def available_cores() -> int:
+    """Cores this process may run on (a container's share, not the machine's)."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return "can't allocate memory" in str(error) or "out of memory" in str(error).lower()

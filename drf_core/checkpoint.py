@@ -1,0 +1,135 @@
+"""Finding and identifying a checkpoint folder, without importing torch.
+
+A checkpoint is a `save_pretrained` folder: config.json, model.safetensors, tokenizer and
+image-processor files, README.md (the model card).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from schemas.errors import UsageError
+
+DEFAULT_MODEL = "default"
+_DEFAULT_FOLDER = Path(__file__).parent / "default_checkpoint"
+_WEIGHTS = "model.safetensors"
+_INDEX = "model.safetensors.index.json"
+_PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
+
+
+class CheckpointError(UsageError):
+    """A checkpoint that does not exist or cannot be used; the message says the way out."""
+
+
+@dataclass(frozen=True)
+class CheckpointInfo:
+    """What a job needs to know of a checkpoint before any worker loads it.
+
+    labels: in the order of the model's probabilities. revision: hash of every file that
+    changes what the model says (the model card does not).
+    """
+
+    folder: str
+    labels: tuple[str, ...]
+    revision: str
+    quality_threshold: float
+
+
+def resolve_model(name: str) -> str:
+    """Local folder of the checkpoint `name`: "default", a folder, an fsspec URL or a hub id.
+
+    Raises CheckpointError where there is none.
+    """
+    if name == DEFAULT_MODEL:
+        return str(_DEFAULT_FOLDER)
+    if os.path.isdir(name):
+        return name
+    if "://" in name:
+        return _download(name)
+    if os.path.exists(name):
+        raise CheckpointError(f"--model {name}: is a file; give the folder that holds config.json")
+    if name.startswith((".", "/", "~")) or name.count("/") != 1:
+        raise CheckpointError(
+            f"--model {name}: no such folder; give a folder written by `drf train`, "
+            "a hub id (owner/name), or an fsspec URL"
+        )
+    return _from_hub(name)
+
+
+def _from_hub(name: str) -> str:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return snapshot_download(name, allow_patterns=["*.json", "*.txt", "*.safetensors", "*.md"])
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise CheckpointError(
+            f"--model {name}: neither a folder nor a model that the hub gave "
+            f"({type(error).__name__}); check the name, the network, or HF_TOKEN"
+        ) from error
+
+
+@lru_cache(maxsize=8)
+def _download(url: str) -> str:
+    import fsspec
+
+    folder = tempfile.mkdtemp(prefix="drf-model-")
+    shown = url.split("?")[0].rsplit("@", 1)[-1]
+    try:
+        fs, root = fsspec.core.url_to_fs(url)
+        for path in fs.ls(root, detail=False):
+            if fs.isfile(path):
+                fs.get_file(path, os.path.join(folder, path.rsplit("/", 1)[-1]))
+    except (OSError, ValueError, ImportError) as error:
+        raise CheckpointError(
+            f"--model {shown}: cannot be read ({type(error).__name__}); "
+            "check the URL and the store's credentials"
+        ) from error
+    return folder
+
+
+def read_checkpoint(folder: str) -> CheckpointInfo:
+    """Labels, content hash and quality threshold of the checkpoint in `folder`.
+
+    Raises CheckpointError for a folder without config.json, with pickle weights only, or
+    of another model type.
+    """
+    names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+    if "config.json" not in names:
+        raise CheckpointError(f"{folder}: holds no config.json; it is no checkpoint folder")
+    if _WEIGHTS not in names and _INDEX not in names:
+        pickles = [name for name in names if name.endswith(_PICKLES)]
+        found = f"holds pickle weights ({pickles[0]})" if pickles else f"holds no {_WEIGHTS}"
+        raise CheckpointError(
+            f"{folder}: {found}; only safetensors are loaded, since a pickle can run code: "
+            "save the model again with save_pretrained"
+        )
+    try:
+        config = json.loads(Path(folder, "config.json").read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{folder}/config.json: is not valid JSON ({error})") from error
+    if config.get("model_type") != "drf":
+        raise CheckpointError(
+            f"{folder}: is a {config.get('model_type')!r} model, not a DRF checkpoint; "
+            "train one from it with `drf train --text-encoder … --image-encoder …`"
+        )
+    labels = tuple(label for _, label in sorted((int(k), v) for k, v in config["id2label"].items()))
+    return CheckpointInfo(folder, labels, _revision(folder, names), config["quality_threshold"])
+
+
+def _revision(folder: str, names: list[str]) -> str:
+    digest = hashlib.sha256()
+    for name in names:
+        if not name.endswith((".json", ".txt", ".safetensors", ".model")):
+            continue
+        digest.update(name.encode())
+        with open(os.path.join(folder, name), "rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest()
+                          if hasattr(hashlib, "file_digest") else hashlib.sha256(file.read()).digest())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,154 @@
+"""Disruption of posts: what training and evaluation do to modalities on purpose.
+
+The paper's two strategies: *corrupt* (40-80 % of the pixels black, or of the words masked,
+ratio drawn per post) and *discard* (the modality is gone). The other kinds of damage are our
+own: a distribution of disrupted posts generalises only if it has seen many kinds.
+
+Every function takes a `numpy.random.Generator`, so the same seed disrupts alike for every
+model compared. Images are uint8 (3, height, width) at the encoder's size.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.random import Generator
+from PIL import Image, ImageFilter
+
+CORRUPTION_RATIO = (0.4, 0.8)
+_VOWELS = frozenset("aeiouAEIOU")
+_LETTERS = "abcdefghijklmnopqrstuvwxyz"
+
+
+def blacken_pixels(image: np.ndarray, rng: Generator) -> np.ndarray:
+    """Corrupt (paper): set 40-80 % of the pixels to black, each drawn on its own."""
+    return image * (rng.random(image.shape[1:]) >= rng.uniform(*CORRUPTION_RATIO)).astype(np.uint8)
+
+
+def blur(image: np.ndarray, rng: Generator) -> np.ndarray:
+    """Gaussian blur with a radius of 3 to 6 % of the side."""
+    radius = rng.uniform(0.03, 0.06) * image.shape[1]
+    return _with_pillow(image, lambda picture: picture.filter(ImageFilter.GaussianBlur(radius)))
+
+
+def add_noise(image: np.ndarray, rng: Generator) -> np.ndarray:
+    """Gaussian noise with a standard deviation of 40 to 90 grey levels."""
+    noise = rng.normal(0.0, rng.uniform(40, 90), image.shape)
+    return np.clip(image + noise, 0, 255).astype(np.uint8)
+
+
+def compress_heavily(image: np.ndarray, rng: Generator) -> np.ndarray:
+    """JPEG of quality 2 to 6."""
+    buffer = io.BytesIO()
+    Image.fromarray(image.transpose(1, 2, 0)).save(buffer, "JPEG", quality=int(rng.integers(2, 7)))
+    return np.asarray(Image.open(buffer).convert("RGB")).transpose(2, 0, 1).copy()
+
+
+def occlude(image: np.ndarray, rng: Generator) -> np.ndarray:
+    """A box of one colour over 70 to 90 % of each side."""
+    result, (height, width) = image.copy(), image.shape[1:]
+    rows, columns = (int(rng.uniform(0.7, 0.9) * side) for side in (height, width))
+    top, left = rng.integers(0, height - rows + 1), rng.integers(0, width - columns + 1)
+    result[:, top : top + rows, left : left + columns] = rng.integers(0, 256, (3, 1, 1))
+    return result
+
+
+def flatten(image: np.ndarray, rng: Generator) -> np.ndarray:
+    """Nothing to see: the image shrunk to 1 to 4 pixels a side and stretched again."""
+    side = int(rng.integers(1, 5))
+    size = (image.shape[2], image.shape[1])
+    return _with_pillow(image, lambda picture: picture.resize((side, side)).resize(size))
+
+
+def mask_words(text: str, rng: Generator, mask_token: str) -> str:
+    """Corrupt (paper): replace 40-80 % of the words by the tokenizer's mask token."""
+    words = text.split()
+    hidden = rng.random(len(words)) < rng.uniform(*CORRUPTION_RATIO)
+    return " ".join(mask_token if hide else word for word, hide in zip(words, hidden, strict=True))
+
+
+def misspell(text: str, rng: Generator, mask_token: str) -> str:
+    """Typos: 20 % of the letters dropped, doubled, swapped or replaced."""
+    letters = list(text)
+    for index in range(len(letters)):
+        if not letters[index].isalpha() or rng.random() >= 0.2:
+            continue
+        kind = rng.integers(4)
+        if kind == 0:
+            letters[index] = ""
+        elif kind == 1:
+            letters[index] *= 2
+        elif kind == 2 and index + 1 < len(letters):
+            letters[index], letters[index + 1] = letters[index + 1], letters[index]
+        else:
+            letters[index] = _LETTERS[rng.integers(26)]
+    return "".join(letters)
+
+
+def drop_vowels(text: str, rng: Generator, mask_token: str) -> str:
+    """Remove the Latin vowels."""
+    return "".join(letter for letter in text if letter not in _VOWELS)
+
+
+def crop_words(text: str, rng: Generator, mask_token: str) -> str:
+    """Keep a run of 10 to 30 % of the words, at least one."""
+    words = text.split()
+    kept = max(1, round(rng.uniform(0.1, 0.3) * len(words)))
+    start = int(rng.integers(0, len(words) - kept + 1)) if words else 0
+    return " ".join(words[start : start + kept])
+
+
+ImageDamage = Callable[[np.ndarray, Generator], np.ndarray]
+TextDamage = Callable[[str, Generator, str], str]
+
+IMAGE_DAMAGES: dict[str, ImageDamage] = {
+    "corrupt": blacken_pixels,
+    "blur": blur,
+    "noise": add_noise,
+    "jpeg": compress_heavily,
+    "occlusion": occlude,
+    "flat": flatten,
+}
+TEXT_DAMAGES: dict[str, TextDamage] = {
+    "corrupt": mask_words,
+    "typos": misspell,
+    "no_vowels": drop_vowels,
+    "cropped": crop_words,
+}
+DISCARD = "discard"
+
+
+@dataclass(frozen=True)
+class Disruption:
+    """What is done to one post: a kind per modality, None where it stays as it is."""
+
+    text: str | None = None
+    image: str | None = None
+
+
+def draw_training_disruptions(
+    count: int, rng: Generator, share: float, text_kinds: list[str], image_kinds: list[str]
+) -> list[Disruption]:
+    """Disruptions for a batch of count posts: a share of them loses or damages a modality.
+
+    The modality is drawn at random; half of the disruptions discard it, half damage it in a
+    kind drawn evenly. Never both modalities: such a post teaches nothing.
+    """
+    drawn = []
+    for _ in range(count):
+        if rng.random() >= share:
+            drawn.append(Disruption())
+            continue
+        modality = ("text", "image")[rng.integers(2)]
+        kinds = text_kinds if modality == "text" else image_kinds
+        kind = DISCARD if rng.random() < 0.5 or not kinds else kinds[rng.integers(len(kinds))]
+        drawn.append(Disruption(**{modality: kind}))
+    return drawn
+
+
+def _with_pillow(image: np.ndarray, change: Callable[[Image.Image], Image.Image]) -> np.ndarray:
+    changed = change(Image.fromarray(image.transpose(1, 2, 0)))
+    return np.asarray(changed).transpose(2, 0, 1).copy()

@@ -1,0 +1,69 @@
+"""From image bytes to RGB pixels, or to the reason why there are none."""
+
+from __future__ import annotations
+
+import io
+import struct
+import warnings
+import zlib
+
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+# What Pillow raises for broken files, seen by fuzzing its decoders: beside OSError (truncated,
+# bad data) several plug-ins leak lower-level errors.
+_BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError,
+           AttributeError, OverflowError, RuntimeError, struct.error, zlib.error)
+
+
+def decode_image(
+    data: bytes | None, *, max_pixels: int, max_bytes: int, target: int | None = None
+) -> tuple[Image.Image | None, str | None]:
+    """Decode to an upright RGB image, first frame, transparency on white.
+
+    data: the encoded file. max_pixels, max_bytes: limits checked before any pixel is
+    decoded. target: shortest side needed; JPEGs are decoded at the smallest of their built-in
+    scales (1/2, 1/4, 1/8) that is at least as large. Returns (image, None), or (None, reason) with reason one of missing,
+    too_large, truncated, undecodable.
+    """
+    if data is None or len(data) == 0:
+        return None, "missing"
+    if len(data) > max_bytes:
+        return None, "too_large"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image = Image.open(io.BytesIO(data))
+            if image.size[0] * image.size[1] > max_pixels:
+                return None, "too_large"
+            if target is not None and image.format == "JPEG":
+                image.draft("RGB", (target, target))
+            image.load()
+            return _rgb(ImageOps.exif_transpose(image)), None
+    except Image.DecompressionBombError:
+        return None, "too_large"
+    except UnidentifiedImageError:
+        return None, "undecodable"
+    except MemoryError:
+        return None, "too_large"
+    except _BROKEN as error:
+        return None, "truncated" if _is_truncation(error) else "undecodable"
+
+
+def _is_truncation(error: BaseException) -> bool:
+    text = str(error).lower()
+    return isinstance(error, EOFError) or "truncated" in text or "incomplete" in text
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB":
+        return image
+    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
+        # Pillow clips 16-bit grey at 255 when converting; scale it instead.
+        low, high = image.convert("F").getextrema()
+        scale = 255.0 / max(float(high), 255.0)
+        return image.convert("F").point(lambda value: value * scale).convert("L").convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, layer).convert("RGB")
+    return image.convert("RGB")

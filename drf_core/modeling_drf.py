@@ -1,0 +1,315 @@
+"""The DRF model: encoders, feature queues, quality, recovery and quality-aware fusion.
+
+After "Robust Multimodal Sentiment Analysis of Image-Text Pairs by Distribution-Based
+Feature Recovery and Fusion" (arXiv:2511.18751). Its abstract names the parts; the formulas
+are this project's own reading.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModel, PreTrainedModel
+from transformers.utils import ModelOutput
+
+from drf_core.configuration_drf import MODALITIES, DRFConfig
+from drf_core.feature_queue import FeatureQueue
+from drf_core.fusion import QualityFusion
+from drf_core.quality import QualityEstimator, trust
+from drf_core.recovery import Recovery
+
+OTHER = {"text": "image", "image": "text"}
+
+
+@dataclass
+class DRFOutput(ModelOutput):
+    """What the model says of a batch; pairs of columns are text, image.
+
+    logits (batch, labels). quality, weight (batch, 2). unimodal_logits (batch, 2, labels).
+    hidden, recovered (batch, 2, d): projected features and those recovered from the other
+    modality, zero where the source is absent.
+    """
+
+    logits: Tensor | None = None
+    quality: Tensor | None = None
+    weight: Tensor | None = None
+    unimodal_logits: Tensor | None = None
+    hidden: Tensor | None = None
+    recovered: Tensor | None = None
+
+
+class Projection(nn.Module):
+    """h_m = GELU(LN(W_m x_m)) of standardised, dropped-out raw features; (n, size) -> (n, d)."""
+
+    def __init__(self, size: int, projected: int, dropout: float) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Dropout(dropout), nn.Linear(size, projected), nn.LayerNorm(projected), nn.GELU()
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Project standardised raw features."""
+        return self.layers(features)
+
+
+class Standardiser(nn.Module):
+    """Zero mean and unit variance per dimension, by the undisrupted queue; buffers (size,)."""
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(size))
+        self.register_buffer("scale", torch.ones(size))
+
+    def fit(self, features: Tensor) -> None:
+        """Fit to features (n, size)."""
+        self.mean.copy_(features.mean(0))
+        # A dimension that hardly varies (a dead unit) would otherwise blow up new posts.
+        spread = features.std(0)
+        self.scale.copy_(spread.clamp_min(0.05 * float(spread.mean()) + 1e-6))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Standardise (n, size)."""
+        return (features.float() - self.mean) / self.scale
+
+
+class DRFModel(PreTrainedModel):
+    """Robust multimodal sentiment model; see the module for its source."""
+
+    config_class = DRFConfig
+    base_model_prefix = "drf"
+    supports_gradient_checkpointing = False
+    config: DRFConfig
+
+    def __init__(
+        self,
+        config: DRFConfig,
+        text_encoder: PreTrainedModel | None = None,
+        image_encoder: PreTrainedModel | None = None,
+    ) -> None:
+        super().__init__(config)
+        self.text_encoder = text_encoder or AutoModel.from_config(config.text_config)
+        self.image_encoder = image_encoder or AutoModel.from_config(config.vision_config)
+        # Registering the sub-configurations resets their attention implementation, and an
+        # encoder without one applies its padding mask wrongly.
+        for encoder, part in ((self.text_encoder, "text_config"), (self.image_encoder, "vision_config")):
+            getattr(config, part)._attn_implementation = encoder.config._attn_implementation
+            encoder.config = getattr(config, part)
+        sizes = {"text": config.text_feature_size, "image": config.image_feature_size}
+        d, dropout = config.projection_size, config.hidden_dropout
+        self.undisrupted_queue = FeatureQueue(config.queue_length, sizes)
+        self.disrupted_queues = nn.ModuleDict(
+            {m: FeatureQueue(config.queue_length, {m: sizes[m]}) for m in MODALITIES}
+        )
+        self.standardise = nn.ModuleDict({m: Standardiser(sizes[m]) for m in MODALITIES})
+        self.quality = nn.ModuleDict(
+            {m: QualityEstimator(sizes[m], config.reference_length) for m in MODALITIES}
+        )
+        drop = {"text": config.text_dropout, "image": config.image_dropout}
+        self.projection = nn.ModuleDict({m: Projection(sizes[m], d, drop[m]) for m in MODALITIES})
+        self.recovery = nn.ModuleDict(
+            {
+                m: Recovery(d, config.memory_sharpness, dropout, config.reference_length)
+                for m in MODALITIES
+            }
+        )
+        labels = len(config.labels)
+        self.unimodal_heads = nn.ModuleDict(
+            {m: nn.Sequential(nn.Dropout(dropout), nn.Linear(d, labels)) for m in MODALITIES}
+        )
+        self.fusion = QualityFusion(d, labels, dropout)
+        self.register_buffer("temperature", torch.ones(()))
+        self._memory: dict[str, Tensor] | None = None
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        # Every part initialises itself; encoders come from pre-training or their own config.
+        return
+
+    def train(self, mode: bool = True) -> DRFModel:
+        """Switch mode, and forget the projected memory, which training changes."""
+        self._memory = None
+        return super().train(mode)
+
+    def encode_text(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Raw text features; (n, tokens) each -> (n, text size) float32."""
+        output = self.text_encoder(input_ids=input_ids, attention_mask=attention_mask)
+        hidden = output.last_hidden_state
+        if self.config.text_pooling == "first":
+            return hidden[:, 0].float()
+        mask = attention_mask[..., None].to(hidden.dtype)
+        return ((hidden * mask).sum(1) / mask.sum(1).clamp_min(1.0)).float()
+
+    def encode_image(self, pixel_values: Tensor) -> Tensor:
+        """Raw image features; (n, channels, height, width) -> (n, image size) float32."""
+        hidden = self.image_encoder(pixel_values=pixel_values).last_hidden_state
+        if hidden.ndim == 4:
+            return hidden.float().mean((2, 3))
+        return hidden[:, 0].float() if self.config.image_pooling == "first" else hidden.float().mean(1)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        text_present: Tensor | None = None,
+        image_present: Tensor | None = None,
+    ) -> DRFOutput:
+        """Annotate a batch with any mixture of present and absent modalities.
+
+        input_ids, attention_mask: (present texts, tokens); pixel_values: (present images,
+        channels, height, width): absent modalities are not encoded. text_present,
+        image_present: (batch,) bool; without them every post has what the inputs hold.
+        Each post needs at least one. Raises ValueError for a post with none.
+        """
+        text = None if input_ids is None or attention_mask is None or not len(input_ids) \
+            else self.encode_text(input_ids, attention_mask)
+        image = None if pixel_values is None or not len(pixel_values) \
+            else self.encode_image(pixel_values)
+        present = self._present(text, image, text_present, image_present)
+        return self.forward_features(text, image, present)
+
+    def _present(
+        self, text: Tensor | None, image: Tensor | None,
+        text_present: Tensor | None, image_present: Tensor | None,
+    ) -> Tensor:
+        batch = max(len(x) for x in (text_present, image_present, text, image, ()) if x is not None)
+        columns = []
+        for given, features in ((text_present, text), (image_present, image)):
+            if given is None:
+                given = torch.full((batch,), features is not None)
+            columns.append(given.bool().to(self.device))
+        present = torch.stack(columns, -1)
+        if not bool(present.any(-1).all()):
+            raise ValueError("every post needs at least one modality")
+        return present
+
+    def forward_features(
+        self,
+        text: Tensor | None,
+        image: Tensor | None,
+        present: Tensor,
+        own: Tensor | None = None,
+    ) -> DRFOutput:
+        """Quality, recovery and fusion over raw features.
+
+        text: (present texts, text size), image: (present images, image size), None where the
+        batch has none; present: (batch, 2) bool, columns text, image. own: (batch,) training
+        post of each row, so that recovery does not read its own queue entry.
+        """
+        batch = present.shape[0]
+        size = self.config.projection_size
+        raw = {"text": text, "image": image}
+        hidden, quality, unimodal = {}, {}, {}
+        for column, m in enumerate(MODALITIES):
+            rows = present[:, column]
+            hidden[m] = torch.zeros(batch, size, device=present.device)
+            quality[m] = torch.zeros(batch, device=present.device)
+            if raw[m] is not None:
+                standard = self.standardise[m](raw[m])
+                hidden[m] = hidden[m].index_put((rows,), self.projection[m](standard).float())
+                with torch.no_grad():
+                    scored = self.quality[m](standard)
+                quality[m] = quality[m].index_put((rows,), scored)
+            unimodal[m] = self.unimodal_heads[m](hidden[m])
+        memory = self.memory()
+        mask = None
+        if own is not None:
+            mask = own[:, None] == self.undisrupted_queue.post[: self.undisrupted_queue.filled]
+        recovered, trusted = {}, {}
+        for column, m in enumerate(MODALITIES):
+            n, rows = OTHER[m], present[:, column]
+            source = present[:, 1 - column, None]
+            recovered[m] = self.recovery[m](hidden[n], memory[n], memory[m], mask) * source
+            with torch.no_grad():
+                of_recovered = self.recovery[m].quality(hidden[n], memory[n])
+            quality[m] = torch.where(rows, quality[m], of_recovered)
+            trusted[m] = trust(
+                quality[m], self.config.quality_threshold, self.config.trust_floor[m]
+            )
+        logits, weight = self.fusion(
+            _pair(hidden), _recovered_or_own(hidden, recovered, present), _pair(trusted), present
+        )
+        return DRFOutput(
+            logits=logits / self.temperature,
+            quality=_pair(quality),
+            weight=weight,
+            unimodal_logits=_pair(unimodal),
+            hidden=_pair(hidden),
+            recovered=_pair(recovered),
+        )
+
+    def memory(self) -> dict[str, Tensor]:
+        """The paired queue, projected; {modality: (filled, d)}. Kept while not training."""
+        if self._memory is not None and not self.training:
+            return self._memory
+        modes = {m: self.projection[m].training for m in MODALITIES}
+        memory = {}
+        for m in MODALITIES:
+            self.projection[m].eval()
+            memory[m] = self.projection[m](self.standardise[m](self.undisrupted_queue.rows(m)))
+            self.projection[m].train(modes[m])
+        if not self.training and not torch.is_grad_enabled():
+            self._memory = memory
+        return memory
+
+    @torch.no_grad()
+    def fit_distributions(self, standardise: bool = True) -> None:
+        """Fit the distributions of both modalities to their queues (paper).
+
+        standardise: refit input standardisation too; the projections were trained on the
+        one they have, so only before training.
+        """
+        for m in MODALITIES:
+            undisrupted = self.undisrupted_queue.rows(m)
+            if standardise:
+                self.standardise[m].fit(undisrupted)
+            self.quality[m].fit(
+                self.standardise[m](undisrupted),
+                self.standardise[m](self.disrupted_queues[m].rows(m)),
+            )
+        self._memory = None
+
+    @torch.no_grad()
+    def set_reference(self, text: Tensor, image: Tensor, paired: Tensor) -> None:
+        """Rank qualities among these held-out undisrupted posts from now on.
+
+        text (n, text size), image (k, image size): raw features, n and k at least 1;
+        paired (p, 2) int: rows of text and image that belong to one post. Their recovered
+        features are the reference of recovered features.
+        """
+        raw = {"text": text, "image": image}
+        for m in MODALITIES:
+            self.quality[m].set_reference(self.standardise[m](raw[m]))
+        training = self.training
+        self.eval()
+        memory = self.memory()
+        for column, m in enumerate(MODALITIES):
+            n = OTHER[m]
+            source = self.projection[n](self.standardise[n](raw[n][paired[:, 1 - column]]))
+            self.recovery[m].reference.set(self.recovery[m].score(source, memory[n]))
+        self.train(training)
+
+
+def _pair(values: dict[str, Tensor]) -> Tensor:
+    return torch.stack([values[m] for m in MODALITIES], 1)
+
+
+def _recovered_or_own(
+    hidden: dict[str, Tensor], recovered: dict[str, Tensor], present: Tensor
+) -> Tensor:
+    """What replaces a distrusted modality: recovered features, or its own without a source."""
+    return torch.stack(
+        [
+            torch.where(present[:, 1 - column, None], recovered[m], hidden[m])
+            for column, m in enumerate(MODALITIES)
+        ],
+        1,
+    )
+
+
+AutoModel.register(DRFConfig, DRFModel)

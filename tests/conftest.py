@@ -1,0 +1,71 @@
+"""Fixtures that several rooms' tests share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+LABELS = ("negative", "neutral", "positive")
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real posts and encoders beside the repository."""
+    if not (SHARED / "corpora").is_dir():
+        pytest.skip("needs ../shared/corpora (real posts), which is not on this machine")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def make_tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Makes a small checkpoint with random weights; loads in well under a second."""
+
+    def make(seed: int = 0, labels: tuple[str, ...] = LABELS) -> Path:
+        import torch
+
+        from drf_core.encoders import build_model
+
+        torch.manual_seed(seed)
+        rng = np.random.default_rng(seed)
+        words = [f"{a}{b}" for a in ("sun", "rain", "good", "bad") for b in ("ny", "day", "ish", "")]
+        texts = [" ".join(rng.choice(words, 6)) for _ in range(64)]
+        model, processor = build_model(
+            "small",
+            "small",
+            labels,
+            texts,
+            small={
+                "text": {"vocabulary": 200, "hidden": 32, "layers": 1, "heads": 2},
+                "image": {"widths": (8, 16, 16, 32), "side": 32},
+            },
+            queue_length=64,
+            projection_size=16,
+            reference_length=64,
+        )
+        for name, spread in (("undisrupted", 1.0), ("disrupted", 2.0)):
+            text, image = (spread * torch.randn(64, 32) for _ in range(2))
+            posts = torch.arange(64)
+            if name == "undisrupted":
+                model.undisrupted_queue.push({"text": text, "image": image}, posts)
+            else:
+                model.disrupted_queues["text"].push({"text": text}, posts)
+                model.disrupted_queues["image"].push({"image": image}, posts)
+        model.fit_distributions()
+        paired = torch.arange(64)[:, None].repeat(1, 2)
+        model.set_reference(torch.randn(64, 32), torch.randn(64, 32), paired)
+        folder = tmp_path_factory.mktemp("tiny-checkpoint")
+        model.save_pretrained(folder)
+        processor.save_pretrained(str(folder))
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(make_tiny_checkpoint: Callable[..., Path]) -> Path:
+    """One such checkpoint for the whole session."""
+    return make_tiny_checkpoint()

@@ -1,0 +1,137 @@
+"""The annotator: any mixture of present and absent modalities, on real images."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from drf_core.annotator import Annotator, DeviceError
+from drf_core.modeling_drf import DRFModel
+
+
+@pytest.fixture(scope="module")
+def annotator(tiny_checkpoint: Path) -> Annotator:
+    return Annotator.from_pretrained(str(tiny_checkpoint), device="cpu", threads=1)
+
+
+def jpeg(seed: int = 0, size: tuple[int, int] = (90, 60)) -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+def test_a_post_with_both_modalities_is_present_in_both(annotator: Annotator) -> None:
+    [prediction] = annotator.predict([annotator.prepare("good sunny day", jpeg())])
+    assert prediction.label in annotator.labels
+    assert sum(prediction.probabilities) == pytest.approx(1.0, abs=1e-5)
+    assert prediction.confidence == max(prediction.probabilities)
+    assert prediction.text.reason is None and prediction.image.reason is None
+    assert prediction.text.weight + prediction.image.weight == pytest.approx(1.0, abs=1e-5)
+    assert 0 < prediction.text.quality <= 1 and 0 < prediction.image.quality <= 1
+
+
+@pytest.mark.parametrize(
+    ("text", "image", "missing", "reason"),
+    [
+        (None, jpeg(), "text", "missing"),
+        (" \n\t\u200b", jpeg(), "text", "blank"),
+        ("good", None, "image", "missing"),
+        ("good", b"", "image", "missing"),
+        ("good", b"<html>", "image", "undecodable"),
+        ("good", jpeg(size=(300, 300))[:-400], "image", "truncated"),
+    ],
+)
+def test_an_unusable_modality_is_recovered_with_its_reason(
+    annotator: Annotator, text: str | None, image: bytes | None, missing: str, reason: str
+) -> None:
+    [prediction] = annotator.predict([annotator.prepare(text, image)])
+    assert getattr(prediction, missing).state == "recovered"
+    assert getattr(prediction, missing).reason == reason
+
+
+def test_a_post_in_a_mixed_batch_is_annotated_as_alone(annotator: Annotator) -> None:
+    posts = [
+        annotator.prepare("good sunny day", jpeg(1)),
+        annotator.prepare(None, jpeg(2)),
+        annotator.prepare("a much longer text about rain and bad days, and rain", None),
+        annotator.prepare("rain", jpeg(3)),
+    ]
+    together = annotator.predict(posts)
+    for post, prediction in zip(posts, together, strict=True):
+        [alone] = annotator.predict([post])
+        assert alone.probabilities == pytest.approx(prediction.probabilities, abs=1e-5)
+        assert alone.image.quality == pytest.approx(prediction.image.quality, abs=1e-5)
+
+
+def test_a_post_with_nothing_usable_is_refused(annotator: Annotator) -> None:
+    post = annotator.prepare(" ", b"junk")
+    assert not post.usable
+    with pytest.raises(ValueError, match="at least one modality"):
+        annotator.predict([post])
+
+
+def test_an_absent_modality_is_never_encoded(
+    annotator: Annotator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows: list[int] = []
+    encode = annotator.model.encode_image
+    monkeypatch.setattr(
+        annotator.model, "encode_image", lambda pixels: rows.append(len(pixels)) or encode(pixels)
+    )
+    annotator.predict([annotator.prepare("good", None), annotator.prepare("bad", jpeg())])
+    assert rows == [1]
+
+
+def test_a_batch_that_does_not_fit_is_halved(
+    annotator: Annotator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    posts = [annotator.prepare(f"good {i}", None) for i in range(8)]
+    expected = [p.probabilities for p in annotator.predict(posts)]
+    forward, sizes = annotator.model.forward, []
+
+    def small_memory(**inputs: torch.Tensor) -> object:
+        sizes.append(len(inputs["text_present"]))
+        if sizes[-1] > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(**inputs)
+
+    monkeypatch.setattr(annotator.model, "forward", small_memory)
+    got = [p.probabilities for p in annotator.predict(posts)]
+    assert sizes == [8, 4, 2, 2, 2, 2]
+    assert np.allclose(got, expected, atol=1e-5)
+    annotator._largest_batch = None
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_gpu_asked_for_and_absent_is_an_error(tiny_checkpoint: Path) -> None:
+    with pytest.raises(DeviceError, match="no usable GPU"):
+        Annotator.from_pretrained(str(tiny_checkpoint), device="cuda")
+
+
+def test_a_saved_model_says_the_same_when_loaded(annotator: Annotator, tmp_path: Path) -> None:
+    posts = [annotator.prepare("good sunny day in the rain", jpeg()), annotator.prepare("bad", None)]
+    annotator.model.save_pretrained(tmp_path)
+    annotator.processor.save_pretrained(str(tmp_path))
+    again = Annotator.from_pretrained(str(tmp_path), device="cpu", threads=1)
+    for before, after in zip(annotator.predict(posts), again.predict(posts), strict=True):
+        assert after == before
+
+
+def test_a_new_model_pads_texts_as_a_loaded_one(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    from drf_core.encoders import build_model
+
+    torch.manual_seed(0)
+    model, processor = build_model("small", "small", ("a", "b"), ["some words to learn"] * 4)
+    inputs = processor(["some words", "a"], [None, None])
+    with torch.inference_mode():
+        new = model.eval().encode_text(inputs["input_ids"], inputs["attention_mask"])
+        model.save_pretrained(tmp_path)
+        loaded = DRFModel.from_pretrained(tmp_path).eval()
+        after = loaded.encode_text(inputs["input_ids"], inputs["attention_mask"])
+    assert torch.allclose(new, after, atol=1e-6)
