@@ -143,8 +143,8 @@ def coerce_posts(batch: pa.RecordBatch, layout: PostsLayout) -> pa.RecordBatch:
 
     Columns, in this order: post_id (string), text (large_string), image (large_binary),
     image_uri (large_string), all null where the file has none, then the kept columns as they
-    were read. A kept column keeps its name, but for one that is called like a role: take
-    kept columns by position, with `kept_columns`.
+    were read. One that is called like a role stands as `keep.NAME` here; `kept_columns` gives
+    them back under their own names.
 
     Of struct<bytes, path>, path becomes image_uri where bytes is null. A blank image_uri is
     null. Bytes that are no UTF-8 become U+FFFD instead of failing the file.
@@ -177,9 +177,9 @@ def coerce_posts(batch: pa.RecordBatch, layout: PostsLayout) -> pa.RecordBatch:
     )
 
 
-def kept_columns(batch: pa.RecordBatch) -> list[pa.Array]:
-    """Return the kept columns of a coerced batch, in the order of PostsLayout.keep."""
-    return batch.columns[len(ROLES) :]
+def kept_columns(batch: pa.RecordBatch, layout: PostsLayout) -> pa.RecordBatch:
+    """Return the kept columns of a coerced batch alone, under the names they came with."""
+    return pa.RecordBatch.from_arrays(batch.columns[len(ROLES) :], schema=pa.schema(layout.keep))
 
 
 def _check_single(found: Sequence[int], file: str, name: str) -> None:
