@@ -1,0 +1,93 @@
+"""Where things lie in an output; every name is relative to the output root.
+
+    annotations/<partition>/part-….parquet, _parts.json (the ledger), _SUCCESS
+    dead_letters/<partition>/part-….parquet, _SUCCESS
+    _runs/<run_id>/manifest.json
+    _staging/commits/<key>.json, parts/…, attempts/…, intents/…, locks/…
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from urllib.parse import quote, unquote
+
+ANNOTATIONS = "annotations"
+DEAD_LETTERS = "dead_letters"
+TREES = (ANNOTATIONS, DEAD_LETTERS)
+
+COMMITS = "_staging/commits"
+STAGED_PARTS = "_staging/parts"
+ATTEMPTS = "_staging/attempts"
+INTENTS = "_staging/intents"
+LOCKS = "_staging/locks"
+
+LEDGER = "_parts.json"
+SUCCESS = "_SUCCESS"
+
+_PART_NAME = re.compile(r"part-([0-9a-f]{12})-\d{8,}-[0-9a-f]{16}\.parquet")
+
+
+def partition_folder(tree: str, partition: str) -> str:
+    """Return the folder of a partition in one of the two trees."""
+    return f"{tree}/{partition}" if partition else tree
+
+
+def in_partition(tree: str, partition: str, name: str) -> str:
+    """Return the name of a file of a partition."""
+    return f"{partition_folder(tree, partition)}/{name}"
+
+
+def part_name(source_file: str, first_row: int, key: str) -> str:
+    """Return the name of a shard's published part, the same in both trees."""
+    return f"part-{_file_hash(source_file)}-{first_row:08d}-{key[:16]}.parquet"
+
+
+def is_part(name: str) -> bool:
+    """Whether a file has the name of a published part."""
+    return _PART_NAME.fullmatch(name) is not None
+
+
+def is_part_of(name: str, source_file: str) -> bool:
+    """Whether a file has the name of a published part of that input file."""
+    match = _PART_NAME.fullmatch(name)
+    return match is not None and match[1] == _file_hash(source_file)
+
+
+def staged_part(tree: str, key: str, attempt: str) -> str:
+    """Return where one attempt at a shard writes its part of a tree."""
+    return f"{STAGED_PARTS}/{key}.{attempt}.{tree}.parquet"
+
+
+def commit_record(key: str) -> str:
+    """Return the name of a shard's commit record."""
+    return f"{COMMITS}/{key}.json"
+
+
+def attempt_record(key: str, attempt: str) -> str:
+    """Return the name of the record that one attempt at a shard keeps while it runs."""
+    return f"{ATTEMPTS}/{key}.{attempt}.json"
+
+
+def intent(partition: str) -> str:
+    """Return the name of the intent to publish a partition."""
+    return f"{INTENTS}/{quoted(partition)}.json"
+
+
+def manifest(run_id: str) -> str:
+    """Return the name of a run's manifest."""
+    return f"_runs/{run_id}/manifest.json"
+
+
+def quoted(partition: str) -> str:
+    """Return a partition as one file name; the empty partition has one too."""
+    return f"partition-{quote(partition, safe='=')}"
+
+
+def unquoted(name: str) -> str:
+    """Return the partition that quoted() made a name of."""
+    return unquote(name.removeprefix("partition-"))
+
+
+def _file_hash(source_file: str) -> str:
+    return hashlib.sha256(source_file.encode()).hexdigest()[:12]
