@@ -1,0 +1,315 @@
+"""Input files: what the user's paths name, what the footers say, what identifies a content."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+from fsspec.implementations.local import LocalFileSystem
+
+from pipelines.plan import FailedFile, InputFile, RowGroup
+from pipelines.reading import CorruptInputError
+from pipelines.store import list_sizes, reason_of, redact
+from schemas.errors import DRFError, UsageError
+from schemas.posts import PostColumns, check_posts_schema
+
+_FOOTER_READERS = 16
+
+# One read of this size gets most footers whole.
+_TAIL_BYTES = 64 * 1024
+
+_MAGIC = re.compile(r"[*?\[]")
+
+# What stores call a content checksum, the surest first.
+_CHECKSUMS = ("md5Hash", "crc32c", "content_md5", "ETag", "etag", "e_tag")
+
+
+@dataclass(frozen=True)
+class InputListing:
+    """What the input paths name.
+
+    roots: per input path, the URL below which it looked: the folder itself, the folder
+    before a glob's first wildcard, or the file itself.
+    """
+
+    files: tuple[InputFile, ...]
+    failed: tuple[FailedFile, ...]
+    warnings: tuple[str, ...]
+    roots: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Footer:
+    """A Parquet file's footer. identity: of the file's content, see input_identity."""
+
+    identity: str
+    metadata: pq.FileMetaData
+
+
+def list_inputs(
+    paths: Sequence[str],
+    columns: PostColumns = PostColumns(),
+    keep: Sequence[str] = (),
+    output: str | None = None,
+) -> InputListing:
+    """Return the input files that paths name: files, folders or globs on any fsspec URL.
+
+    A folder means every *.parquet below it, leaving out names that start with "." or "_".
+    A file that cannot be read, is empty, or whose columns do not fit is a failed file.
+    Raises UsageError where a path is missing, a folder or glob names no file, two inputs
+    would have the same source_file, or input and output lie in each other.
+    """
+    named: dict[str, tuple[str, str]] = {}
+    roots = []
+    for path in paths:
+        root, found = _expand(path, output)
+        roots.append(root)
+        for url, name in found:
+            source_file, partition = name_of(url, name)
+            named.setdefault(url, (source_file, partition))
+    _check_distinct(named)
+    with ThreadPoolExecutor(_FOOTER_READERS) as pool:
+        looked_at = list(
+            pool.map(lambda item: _look_at(item[0], *item[1], columns, keep), named.items())
+        )
+    looked_at.sort(key=lambda file: file.source_file)
+    files = tuple(file for file in looked_at if isinstance(file, InputFile))
+    return InputListing(
+        files=files,
+        failed=tuple(file for file in looked_at if isinstance(file, FailedFile)),
+        warnings=tuple(f"{f.source_file} has no rows" for f in files if f.rows == 0),
+        roots=tuple(dict.fromkeys(roots)),
+    )
+
+
+def open_input(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """Return an input URL's file system and its path there."""
+    fs, path = fsspec.core.url_to_fs(url)
+    return fs, path
+
+
+def input_identity(fs: fsspec.AbstractFileSystem, path: str) -> str:
+    """Return what identifies a file's content.
+
+    The store's checksum or etag where it has one, else size, modification time and a hash
+    of the footer. Raises FileNotFoundError, OSError, or DRFError where it is no Parquet file.
+    """
+    return read_footer(fs, path).identity
+
+
+def input_gone(url: str) -> bool:
+    """Whether an input file is not there any more; OSError and the like where nobody knows."""
+    fs, path = open_input(url)
+    fs.invalidate_cache()
+    try:
+        fs.info(path)
+    except FileNotFoundError:
+        return True
+    return False
+
+
+def partition_of(source_file: str) -> str:
+    """Return the hive partition that a source_file lies in: its key=value folders."""
+    return "/".join(part for part in source_file.split("/")[:-1] if _is_hive(part))
+
+
+def name_of(url: str, relative: str) -> tuple[str, str]:
+    """Return (source_file, partition) of an input file; relative: its name below the root."""
+    folders = url.partition("://")[2].split("/") if "://" in url else url.split("/")
+    first = next((i for i, part in enumerate(folders[:-1]) if _is_hive(part)), None)
+    source_file = relative if first is None else "/".join(folders[first:])
+    return source_file, partition_of(source_file)
+
+
+def read_footer(fs: fsspec.AbstractFileSystem, path: str) -> Footer:
+    """Return a Parquet file's footer and the identity of its content.
+
+    Raises FileNotFoundError, or CorruptInputError where there is no footer to be read.
+    """
+    fs.invalidate_cache(fs._parent(path))
+    info = fs.info(path)
+    size = int(info["size"])
+    shown = redact(fs.unstrip_protocol(path)) if "://" in path else path
+    if size == 0:
+        raise CorruptInputError(f"{shown} is empty (0 bytes); write it again")
+    tail = _read_range(fs, path, max(0, size - _TAIL_BYTES), size)
+    if size < 12 or tail[-4:] != b"PAR1":
+        raise CorruptInputError(
+            f"{shown} does not end as a Parquet file does: cut short, or something else; "
+            "write it again"
+        )
+    length = int.from_bytes(tail[-8:-4], "little") + 8
+    if length > size:
+        raise CorruptInputError(f"{shown} has a corrupt Parquet footer; write it again")
+    if length > len(tail):
+        tail = _read_range(fs, path, size - length, size)
+    footer = tail[-length:]
+    try:
+        metadata = pq.read_metadata(pa.BufferReader(footer))
+    except (OSError, pa.ArrowException) as error:
+        raise CorruptInputError(
+            f"{shown} has a corrupt Parquet footer ({reason_of(error)}); write it again"
+        ) from error
+    return Footer(_identity(fs, path, info, footer), metadata)
+
+
+def _read_range(fs: fsspec.AbstractFileSystem, path: str, start: int, end: int) -> bytes:
+    return bytes(fs.cat_file(path, start=start, end=end))
+
+
+def _identity(
+    fs: fsspec.AbstractFileSystem, path: str, info: dict[str, Any], footer: bytes
+) -> str:
+    for name in _CHECKSUMS:
+        if info.get(name):
+            return f"{name}:{info[name]}:{info['size']}"
+    if isinstance(fs, LocalFileSystem):
+        modified = str(os.stat(path).st_mtime_ns)
+    else:
+        try:
+            modified = fs.modified(path).isoformat()
+        except NotImplementedError:
+            modified = "unknown"
+    return f"size:{info['size']}:modified:{modified}:footer:{hashlib.sha256(footer).hexdigest()}"
+
+
+def _expand(path: str, output: str | None) -> tuple[str, list[tuple[str, str]]]:
+    """Return (root, [(URL, name relative to the root's folder)]) of one input path."""
+    shown = redact(path)
+    try:
+        fs, inner = open_input(path)
+        fs.invalidate_cache()
+        try:
+            kind = fs.info(inner)["type"]
+        except FileNotFoundError:
+            if not _MAGIC.search(inner):
+                raise UsageError(f"--input {shown}: no such file or folder") from None
+            kind = "glob"
+        url_of = _url_maker(path, inner, fs)
+        if kind == "file":
+            _check_apart(url_of(inner), False, output, shown)
+            return url_of(inner), [(url_of(inner), inner.rpartition("/")[2])]
+        if kind == "directory":
+            root, names = inner.rstrip("/"), _parquet_below(fs, inner)
+        else:
+            root = inner[: _MAGIC.search(inner).start()].rpartition("/")[0]  # type: ignore[union-attr]
+            names = _matches(fs, inner, root)
+    except DRFError:
+        raise
+    except Exception as error:
+        raise UsageError(f"--input {shown}: cannot be listed: {reason_of(error)}") from error
+    if not names:
+        what = "the folder holds no *.parquet file" if kind == "directory" else "matches no file"
+        raise UsageError(f"--input {shown}: {what}")
+    _check_apart(url_of(root), kind == "directory", output, shown)
+    found = [(url_of(f"{root}/{name}"), name) for name in names]
+    for url, _ in found:
+        _check_apart(url, False, output, shown)
+    return url_of(root), found
+
+
+def _parquet_below(fs: fsspec.AbstractFileSystem, folder: str) -> list[str]:
+    names = list_sizes(fs, folder, recursive=True)
+    return [name for name in names if name.endswith(".parquet") and not _hidden(name)]
+
+
+def _matches(fs: fsspec.AbstractFileSystem, pattern: str, root: str) -> list[str]:
+    names = set()
+    for path, info in fs.glob(pattern, detail=True).items():
+        name = path[len(root) + 1 :]
+        if info["type"] == "directory":
+            names.update(f"{name.rstrip('/')}/{below}" for below in _parquet_below(fs, path))
+        else:
+            names.add(name)
+    return sorted(name for name in names if not _hidden(name))
+
+
+def _hidden(name: str) -> bool:
+    return any(part.startswith((".", "_")) for part in name.split("/"))
+
+
+def _url_maker(
+    path: str, inner: str, fs: fsspec.AbstractFileSystem
+) -> Callable[[str], str]:
+    """Return what makes a URL, with the host and user of `path`, of a path on its store."""
+    if isinstance(fs, LocalFileSystem):
+        return lambda found: found
+    given = path.rstrip("/")
+    if given.endswith(inner.rstrip("/")):
+        prefix = given[: len(given) - len(inner.rstrip("/"))]
+        return lambda found: prefix + found
+    return lambda found: str(fs.unstrip_protocol(found))
+
+
+def _check_apart(url: str, folder: bool, output: str | None, shown: str) -> None:
+    if output is None:
+        return
+    fs, inner = open_input(output)
+    out = inner if isinstance(fs, LocalFileSystem) else str(fs.unstrip_protocol(inner))
+    if url == out or url.startswith(out.rstrip("/") + "/"):
+        raise UsageError(
+            f"--input {shown}: lies in the output {redact(output)}; "
+            "annotations are no posts, name another folder"
+        )
+    if folder and out.startswith(url.rstrip("/") + "/"):
+        raise UsageError(
+            f"--output {redact(output)} lies in the input folder {shown}: the next run would "
+            "read annotations as posts; name a folder outside it"
+        )
+
+
+def _check_distinct(named: dict[str, tuple[str, str]]) -> None:
+    urls: dict[str, str] = {}
+    for url, (source_file, _) in named.items():
+        other = urls.setdefault(source_file, url)
+        if other != url:
+            raise UsageError(
+                f"--input: {redact(other)} and {redact(url)} would both be source_file "
+                f"'{source_file}'; give the folder above both, or annotate them into two outputs"
+            )
+
+
+def _look_at(
+    url: str, source_file: str, partition: str, columns: PostColumns, keep: Sequence[str]
+) -> InputFile | FailedFile:
+    try:
+        fs, path = open_input(url)
+        footer = read_footer(fs, path)
+        schema = footer.metadata.schema.to_arrow_schema()
+        layout = check_posts_schema(schema, columns, keep, redact(url))
+    except UsageError:
+        raise
+    except DRFError as error:
+        return FailedFile(redact(url), source_file, partition, str(error))
+    except Exception as error:
+        message = f"{redact(url)} cannot be read: {reason_of(error)}"
+        return FailedFile(redact(url), source_file, partition, message)
+    groups = tuple(_row_groups(footer.metadata, layout.read))
+    return InputFile(url, source_file, partition, footer.identity, groups)
+
+
+def _row_groups(metadata: pq.FileMetaData, columns: Sequence[str]) -> Iterable[RowGroup]:
+    # A nested column's leaves are named "image.bytes", "image.path".
+    prefixes = tuple(f"{column}." for column in columns)
+    for index in range(metadata.num_row_groups):
+        group = metadata.row_group(index)
+        leaves = (group.column(i) for i in range(group.num_columns))
+        size = sum(
+            leaf.total_uncompressed_size
+            for leaf in leaves
+            if f"{leaf.path_in_schema}.".startswith(prefixes)
+        )
+        yield RowGroup(group.num_rows, size)
+
+
+def _is_hive(part: str) -> bool:
+    key, equals, value = part.partition("=")
+    return bool(key and equals and value)
