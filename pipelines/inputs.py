@@ -28,6 +28,8 @@ _TAIL_BYTES = 64 * 1024
 
 _MAGIC = re.compile(r"[*?\[]")
 
+_COLUMNS = PostColumns()
+
 # What stores call a content checksum, the surest first.
 _CHECKSUMS = ("md5Hash", "crc32c", "content_md5", "ETag", "etag", "e_tag")
 
@@ -56,7 +58,7 @@ class Footer:
 
 def list_inputs(
     paths: Sequence[str],
-    columns: PostColumns = PostColumns(),
+    columns: PostColumns = _COLUMNS,
     keep: Sequence[str] = (),
     output: str | None = None,
 ) -> InputListing:
@@ -165,9 +167,7 @@ def _read_range(fs: fsspec.AbstractFileSystem, path: str, start: int, end: int) 
     return bytes(fs.cat_file(path, start=start, end=end))
 
 
-def _identity(
-    fs: fsspec.AbstractFileSystem, path: str, info: dict[str, Any], footer: bytes
-) -> str:
+def _identity(fs: fsspec.AbstractFileSystem, path: str, info: dict[str, Any], footer: bytes) -> str:
     for name in _CHECKSUMS:
         if info.get(name):
             return f"{name}:{info[name]}:{info['size']}"
@@ -236,9 +236,7 @@ def _hidden(name: str) -> bool:
     return any(part.startswith((".", "_")) for part in name.split("/"))
 
 
-def _url_maker(
-    path: str, inner: str, fs: fsspec.AbstractFileSystem
-) -> Callable[[str], str]:
+def _url_maker(path: str, inner: str, fs: fsspec.AbstractFileSystem) -> Callable[[str], str]:
     """Return what makes a URL, with the host and user of `path`, of a path on its store."""
     if isinstance(fs, LocalFileSystem):
         return lambda found: found

@@ -1,9 +1,9 @@
 """Where things lie in an output; every name is relative to the output root.
 
-    annotations/<partition>/part-….parquet, _parts.json (the ledger), _SUCCESS
-    dead_letters/<partition>/part-….parquet, _SUCCESS
-    _runs/<run_id>/manifest.json
-    _staging/commits/<key>.json, parts/…, attempts/…, intents/…, locks/…
+annotations/<partition>/part-….parquet, _parts.json (the ledger), _SUCCESS
+dead_letters/<partition>/part-….parquet, _SUCCESS
+_runs/<run_id>/manifest.json
+_staging/commits/<key>.json, parts/…, attempts/…, intents/…, locks/…
 """
 
 from __future__ import annotations

@@ -68,7 +68,7 @@ class Store:
 
     @cached_property
     def local(self) -> bool:
-        """Whether it is this machine's disk, where renames are atomic and locks are the kernel's."""
+        """Whether it is this machine's disk: renames are atomic, locks are the kernel's."""
         return isinstance(self.fs, LocalFileSystem)
 
     @cached_property
@@ -184,9 +184,8 @@ class Store:
 
     def remove(self, name: str) -> None:
         """Remove a file if it is there."""
-        with self._explained("remove", name):
-            with contextlib.suppress(FileNotFoundError):
-                self.fs.rm_file(self.full(name))
+        with self._explained("remove", name), contextlib.suppress(FileNotFoundError):
+            self.fs.rm_file(self.full(name))
 
     def remove_empty_folders(self, folder: str, above: str) -> None:
         """Remove a folder and its parents below `above`, as far as they hold nothing."""
@@ -252,7 +251,11 @@ class PartFile:
         self._bytes = 0
         path = store.full(name)
         # Not the store's own open(): fsspec's local files hide their descriptor from fsync.
-        self._file: BinaryIO = open(path, "xb") if store.local else store.fs.open(path, "wb")
+        self._file: BinaryIO = (
+            open(path, "xb")  # noqa: SIM115: closed by close()
+            if store.local
+            else store.fs.open(path, "wb")
+        )
 
     def write(self, data: bytes) -> int:
         """Append bytes."""

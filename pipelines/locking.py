@@ -1,0 +1,164 @@
+"""One publisher per partition at a time, by a lock that a dead process cannot keep.
+
+On a local disk the kernel holds the lock and frees it when the process dies. Other stores
+have no such thing: there the lock is a lease. Its files are numbered (epochs), each is
+created exclusively, and the holder is who created the highest. A holder that slept past its
+lease finds a higher epoch when it checks, before its next visible step, and stops.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from pipelines import layout
+from pipelines.store import OutputError, Store, to_json
+
+LEASE_SECONDS = 120.0
+WAIT_SECONDS = 900.0
+
+
+class LockError(OutputError):
+    """A partition's lock was not to be had in time, or was lost."""
+
+
+class Lock:
+    """A lock that is held. check() before every visible step."""
+
+    def check(self) -> None:
+        """Raise LockError where another run has taken over."""
+
+
+@contextlib.contextmanager
+def partition_lock(
+    store: Store, partition: str, wait_seconds: float = WAIT_SECONDS
+) -> Iterator[Lock]:
+    """Hold the lock of a partition; raise LockError where others hold it all the time."""
+    lock = _kernel_lock if store.local else _lease_lock
+    with lock(store, partition, time.monotonic() + wait_seconds) as held:
+        yield held
+
+
+@contextlib.contextmanager
+def _kernel_lock(store: Store, partition: str, deadline: float) -> Iterator[Lock]:
+    import fcntl
+
+    path = store.full(f"{layout.LOCKS}/{layout.quoted(partition)}.lock")
+    while True:
+        try:
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except OSError as error:
+            raise OutputError(f"cannot write {path}: {error.strerror}") from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Whoever empties the staging folder takes the file away from under the lock.
+            if _same_file(descriptor, path):
+                break
+        except BlockingIOError:
+            pass
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+        _wait(partition, deadline, 0.05)
+    try:
+        yield Lock()
+    finally:
+        os.close(descriptor)
+
+
+def _same_file(descriptor: int, path: str) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+@dataclass(frozen=True)
+class _Lease:
+    """One epoch's file. expires: seconds since 1970; 0 once it is given back."""
+
+    holder: str
+    expires: float
+
+
+@contextlib.contextmanager
+def _lease_lock(store: Store, partition: str, deadline: float) -> Iterator[Lock]:
+    lock = None
+    while lock is None:
+        lock = _LeaseLock.take(store, partition)
+        if lock is None:
+            _wait(partition, deadline, 0.5)
+    try:
+        yield lock
+    finally:
+        lock.give_back()
+
+
+class _LeaseLock(Lock):
+    def __init__(self, store: Store, partition: str, epoch: int, lease: _Lease) -> None:
+        self._store = store
+        self._partition = partition
+        self._epoch = epoch
+        self._lease = lease
+
+    @classmethod
+    def take(cls, store: Store, partition: str) -> _LeaseLock | None:
+        epochs = _epochs(store, partition)
+        last = epochs[-1] if epochs else 0
+        if last:
+            value = store.read_json(_epoch_name(partition, last))
+            if value is not None and _Lease(**value).expires > time.time():
+                return None
+        lease = _Lease(uuid.uuid4().hex, time.time() + LEASE_SECONDS)
+        name = _epoch_name(partition, last + 1)
+        if not store.create(name, to_json(dataclasses.asdict(lease))):
+            return None
+        # The highest epoch stays for good: numbers are never used twice.
+        for epoch in epochs:
+            store.remove(_epoch_name(partition, epoch))
+        return cls(store, partition, last + 1, lease)
+
+    def check(self) -> None:
+        epochs = _epochs(self._store, self._partition)
+        if not epochs or epochs[-1] != self._epoch:
+            raise LockError(
+                f"partition {self._partition or '(none)'}: another run took over its publishing "
+                f"after this one had been silent for {LEASE_SECONDS:.0f} s; run again"
+            )
+        if self._lease.expires - time.time() < LEASE_SECONDS * 2 / 3:
+            self._write(time.time() + LEASE_SECONDS)
+
+    def give_back(self) -> None:
+        epochs = _epochs(self._store, self._partition)
+        if epochs and epochs[-1] == self._epoch:
+            self._write(0.0)
+
+    def _write(self, expires: float) -> None:
+        self._lease = _Lease(self._lease.holder, expires)
+        name = _epoch_name(self._partition, self._epoch)
+        self._store.write_json(name, dataclasses.asdict(self._lease))
+
+
+def _epochs(store: Store, partition: str) -> list[int]:
+    names = store.sizes(f"{layout.LOCKS}/{layout.quoted(partition)}")
+    return sorted(int(name.removesuffix(".json")) for name in names)
+
+
+def _epoch_name(partition: str, epoch: int) -> str:
+    return f"{layout.LOCKS}/{layout.quoted(partition)}/{epoch:09d}.json"
+
+
+def _wait(partition: str, deadline: float, seconds: float) -> None:
+    if time.monotonic() > deadline:
+        raise LockError(
+            f"partition {partition or '(none)'}: another run keeps publishing it; "
+            "run again when that one is done"
+        )
+    time.sleep(seconds)

@@ -1,0 +1,149 @@
+"""One partition: what a run wants of it, what it holds, and whether the two agree."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from pipelines import layout
+from pipelines.inputs import input_gone, partition_of
+from pipelines.ledger import Ledger, ShardEntry, UnpublishedFile, read_ledger
+from pipelines.plan import FailedFile, Plan, Shard
+from pipelines.store import Store, redact
+
+
+@dataclass(frozen=True)
+class FileTask:
+    """An input file that a run wants published. rows: by its footer when it was planned."""
+
+    path: str
+    source_file: str
+    identity: str
+    rows: int
+    shards: tuple[Shard, ...]
+
+
+@dataclass(frozen=True)
+class PartitionTask:
+    """What a run wants of a partition.
+
+    files: to be published. failed: what could not be read. prune: source files whose parts
+    shall go, as their input is gone. Files that it does not name stay as they are.
+    """
+
+    partition: str
+    files: tuple[FileTask, ...] = ()
+    failed: tuple[FailedFile, ...] = ()
+    prune: tuple[str, ...] = ()
+
+    def named(self) -> set[str]:
+        """Return the source files that it says something about."""
+        names = {file.source_file for file in (*self.files, *self.failed)}
+        return names | set(self.prune)
+
+
+@dataclass(frozen=True)
+class PartitionState:
+    """What a partition's two folders hold. sizes: per tree, files with their bytes."""
+
+    ledger: Ledger | None
+    sizes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+
+    def holds(self, entry: ShardEntry) -> bool:
+        """Whether both parts of a shard are there, with the bytes they should have."""
+        return all(
+            self.sizes.get(tree, {}).get(entry.name) == entry.part(tree).bytes
+            for tree in layout.TREES
+        )
+
+    def published(self, shard: Shard) -> ShardEntry | None:
+        """Return the shard's entry where it is published, as wanted or by a later --retry."""
+        file = self.ledger.files.get(shard.source_file) if self.ledger else None
+        for entry in file.shards if file else ():
+            if entry.base_key == shard.base_key and entry.generation >= shard.generation:
+                return entry if self.holds(entry) else None
+        return None
+
+    def parts(self) -> set[str]:
+        """Return the names of all parts that lie in either folder."""
+        return {name for names in self.sizes.values() for name in names if layout.is_part(name)}
+
+    def whole(self, ledger: Ledger) -> bool:
+        """Whether the parts there are exactly those of a ledger."""
+        entries = [entry for file in ledger.files.values() for entry in file.shards]
+        return self.parts() == ledger.names() and all(self.holds(entry) for entry in entries)
+
+    def succeeded(self) -> bool:
+        """Whether both trees say that the partition is complete."""
+        return all(layout.SUCCESS in self.sizes.get(tree, {}) for tree in layout.TREES)
+
+    def says_success(self) -> bool:
+        """Whether either tree does."""
+        return any(layout.SUCCESS in self.sizes.get(tree, {}) for tree in layout.TREES)
+
+
+def read_partition(store: Store, partition: str) -> PartitionState:
+    """Return what a partition holds."""
+    sizes = {tree: store.sizes(layout.partition_folder(tree, partition)) for tree in layout.TREES}
+    return PartitionState(read_ledger(store, partition), sizes)
+
+
+def is_settled(task: PartitionTask, state: PartitionState) -> bool:
+    """Whether a partition holds what a run wants, so that nothing is to be published."""
+    ledger = state.ledger
+    if ledger is None:
+        return not (task.files or state.parts() or state.says_success())
+    if set(task.prune) & set(ledger.files):
+        return False
+    for file in task.files:
+        published = ledger.files.get(file.source_file)
+        if published is None or published.path != redact(file.path):
+            return False
+        if [entry.key for entry in published.shards] != [shard.key for shard in file.shards]:
+            return False
+    unpublished = {file.source_file for file in task.failed} | set(remembered(task, ledger))
+    if unpublished != set(ledger.unpublished):
+        return False
+    if unpublished or not state.whole(ledger):
+        return not state.says_success() and bool(unpublished)
+    return state.succeeded()
+
+
+def remembered(task: PartitionTask, ledger: Ledger | None) -> dict[str, UnpublishedFile]:
+    """Return the files that earlier runs could not publish, this run does not name, and are there.
+
+    While there is one the partition is not complete, whatever part of the input a run is given.
+    """
+    left = {}
+    for source_file, file in (ledger.unpublished if ledger else {}).items():
+        if source_file not in task.named() and not gone(file.path):
+            left[source_file] = file
+    return left
+
+
+def gone(path: str) -> bool:
+    """Whether an input file is surely not there any more."""
+    try:
+        return input_gone(path)
+    except Exception:
+        return False
+
+
+def partition_tasks(plan: Plan) -> dict[str, PartitionTask]:
+    """Return what a plan wants, for every partition that it touches, also the settled ones."""
+    partitions = {file.partition for file in (*plan.files, *plan.failed_files)}
+    prune = plan.orphans if plan.prune else ()
+    partitions |= {partition_of(source_file) for source_file in prune}
+    return {
+        partition: PartitionTask(
+            partition,
+            files=tuple(
+                FileTask(f.path, f.source_file, f.identity, f.rows, plan.shards[f.source_file])
+                for f in plan.files
+                if f.partition == partition
+            ),
+            failed=tuple(file for file in plan.failed_files if file.partition == partition),
+            prune=tuple(name for name in prune if partition_of(name) == partition),
+        )
+        for partition in sorted(partitions)
+    }

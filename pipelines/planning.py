@@ -1,0 +1,205 @@
+"""The plan of a run: what the inputs ask for, less what the output has already.
+
+The client makes it without torch and Beam, so a night with nothing to do ends at once. It
+changes nothing; `--dry-run` is the plan, described.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import defaultdict
+from collections.abc import Collection, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from pipelines import layout
+from pipelines.inputs import InputListing, input_gone
+from pipelines.ledger import Ledger, read_ledger
+from pipelines.partitions import PartitionState, is_settled, partition_tasks
+from pipelines.plan import JobOptions, Plan, Shard
+from pipelines.sharding import SHARD_BYTES, SHARD_ROWS, cut_shards, fill_units, in_generation
+from pipelines.staging import committed_keys, find_commit
+from pipelines.store import Store, open_store, reason_of, redact
+from schemas.annotations import MODALITY_REASONS
+from schemas.dead_letters import DEAD_LETTER_REASONS
+from schemas.errors import UsageError
+
+_READERS = 16
+
+
+def make_plan(
+    options: JobOptions,
+    listing: InputListing,
+    *,
+    retry: Collection[str] = (),
+    prune: bool = False,
+    shard_rows: int = SHARD_ROWS,
+    shard_bytes: int = SHARD_BYTES,
+    workers: int = 1,
+) -> Plan:
+    """Return what is to be done for the inputs listed, and what is done already.
+
+    retry: shards with one of these reasons are computed once more. prune: orphans are
+    removed. workers: how many units are computed at once, so that none idles.
+    Raises UsageError where the output holds another label set or a reason is unknown, and
+    OutputError where the output cannot be read.
+    """
+    _check_reasons(retry)
+    store = open_store(options.output)
+    output = _read_output(store)
+    _check_labels(output, options)
+    chosen = {
+        file.source_file: tuple(
+            _choose(shard, output, set(retry))
+            for shard in cut_shards(file, options, shard_rows, shard_bytes)
+        )
+        for file in listing.files
+    }
+    done = _committed(store, (shard for shards in chosen.values() for shard in shards), output)
+    todo = [shard for shards in chosen.values() for shard in shards if shard.key not in done]
+    plan = Plan(
+        options=options,
+        files=listing.files,
+        failed_files=listing.failed,
+        shards=chosen,
+        units=fill_units(todo, listing.files, workers),
+        publish=(),
+        orphans=_orphans(listing, output, prune),
+        prune=prune,
+        warnings=listing.warnings,
+    )
+    unsettled = (
+        partition
+        for partition, task in partition_tasks(plan).items()
+        if not is_settled(task, output.partition(partition))
+    )
+    return dataclasses.replace(plan, publish=tuple(unsettled))
+
+
+def describe_plan(plan: Plan) -> str:
+    """Return what the plan would do, for a person."""
+    todo: dict[str, int] = defaultdict(int)
+    for unit in plan.units:
+        for shard in unit.shards:
+            todo[shard.source_file] += shard.rows
+    rows = sum(file.rows for file in plan.files)
+    lines = [
+        f"{len(plan.files)} files, {rows:,} posts; to annotate: {sum(todo.values()):,} posts of "
+        f"{len(todo)} files in {len(plan.units)} work units"
+    ]
+    lines += [
+        f"  {file.source_file}: {todo[file.source_file]:,} of {file.rows:,} posts"
+        for file in plan.files
+        if file.source_file in todo
+    ]
+    lines += [f"publish: {partition or '(no partition)'}" for partition in plan.publish]
+    lines += [f"failed: {file.source_file}: {file.error}" for file in plan.failed_files]
+    verb = "prune" if plan.prune else "orphan (input gone; --prune removes its parts)"
+    lines += [f"{verb}: {source_file}" for source_file in plan.orphans]
+    lines += [f"warning: {warning}" for warning in plan.warnings]
+    if not (plan.units or plan.publish):
+        lines.append("nothing to do")
+    return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class _Output:
+    """What an output holds. sizes: per tree, files by name below the tree, with bytes."""
+
+    ledgers: dict[str, Ledger]
+    sizes: dict[str, dict[str, dict[str, int]]]
+    commits: set[str]
+
+    def partition(self, partition: str) -> PartitionState:
+        sizes = {tree: self.sizes[tree].get(partition, {}) for tree in layout.TREES}
+        return PartitionState(self.ledgers.get(partition), sizes)
+
+
+def _read_output(store: Store) -> _Output:
+    sizes: dict[str, dict[str, dict[str, int]]] = {}
+    for tree in layout.TREES:
+        folders: dict[str, dict[str, int]] = {}
+        for path, size in store.sizes(tree, recursive=True).items():
+            folder, _, name = path.rpartition("/")
+            folders.setdefault(folder, {})[name] = size
+        sizes[tree] = folders
+    partitions = [p for p, names in sizes[layout.ANNOTATIONS].items() if layout.LEDGER in names]
+    with ThreadPoolExecutor(_READERS) as pool:
+        read = list(pool.map(lambda partition: read_ledger(store, partition), partitions))
+    ledgers = {p: ledger for p, ledger in zip(partitions, read, strict=True) if ledger}
+    return _Output(ledgers, sizes, committed_keys(store))
+
+
+def _choose(shard: Shard, output: _Output, retry: set[str]) -> Shard:
+    """Return the shard in the generation that this run wants."""
+    published = output.partition(shard.partition).published(shard)
+    if published is None:
+        return shard
+    again = bool(published.counts.all_reasons() & retry)
+    return in_generation(shard, published.generation + again)
+
+
+def _committed(store: Store, shards: Iterable[Shard], output: _Output) -> set[str]:
+    """Return the keys of the shards that are published or have a commit record."""
+    done, look_up = set(), []
+    for shard in shards:
+        published = output.partition(shard.partition).published(shard)
+        if published is not None and published.key == shard.key:
+            done.add(shard.key)
+        elif shard.key in output.commits:
+            look_up.append(shard.key)
+    with ThreadPoolExecutor(_READERS) as pool:
+        records = list(pool.map(lambda key: find_commit(store, key), look_up))
+    done.update(key for key, record in zip(look_up, records, strict=True) if record is not None)
+    return done
+
+
+def _orphans(listing: InputListing, output: _Output, prune: bool) -> tuple[str, ...]:
+    """Return the published files whose input lay below a root of this run and is gone.
+
+    Raises UsageError where that cannot be told and prune would remove them.
+    """
+    present = {file.source_file for file in (*listing.files, *listing.failed)}
+    orphans = []
+    for ledger in output.ledgers.values():
+        for source_file, file in ledger.files.items():
+            root = next((r for r in listing.roots if _below(file.path, r)), None)
+            if source_file in present or root is None:
+                continue
+            # The ledger's paths have no credentials; the root as given has.
+            path = root + file.path[len(redact(root)) :]
+            try:
+                is_gone = input_gone(path)
+            except Exception as error:
+                if prune:
+                    raise UsageError(
+                        f"--prune: cannot tell whether {file.path} is gone: {reason_of(error)}; "
+                        "nothing was removed, try again when the input can be listed"
+                    ) from error
+                continue
+            if is_gone:
+                orphans.append(source_file)
+    return tuple(sorted(orphans))
+
+
+def _below(path: str, root: str) -> bool:
+    root = redact(root).rstrip("/")
+    return path == root or path.startswith(root + "/")
+
+
+def _check_labels(output: _Output, options: JobOptions) -> None:
+    for partition, ledger in output.ledgers.items():
+        if ledger.files and ledger.labels != options.labels:
+            where = f" (partition {partition})" if partition else ""
+            raise UsageError(
+                f"--output {redact(options.output)} holds annotations with the labels "
+                f"{', '.join(ledger.labels)}{where}, the model has {', '.join(options.labels)}; "
+                "choose another output"
+            )
+
+
+def _check_reasons(retry: Collection[str]) -> None:
+    known = (*MODALITY_REASONS, *DEAD_LETTER_REASONS)
+    for reason in retry:
+        if reason not in known:
+            raise UsageError(f"--retry {reason}: unknown reason; it is one of {', '.join(known)}")
