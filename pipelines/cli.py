@@ -1,0 +1,118 @@
+"""The console command `drf`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from pipelines.version import package_version
+from schemas.errors import DRFError, UsageError
+
+INTERRUPTED = 130
+
+_EXIT_CODES = """\
+exit codes: 0 done; 1 failed; 2 wrong usage; 3 a partition held back for its dead letters;
+4 failed files (the others are published)"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Reports a usage error like any other: one line, no usage text."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message} (`{self.prog} --help` lists the options)")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; return its exit code. Prints one line for any error."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        return _run(sys.argv[1:] if argv is None else list(argv))
+    except KeyboardInterrupt:
+        _complain("interrupted; the same command goes on from what was committed")
+        return INTERRUPTED
+    except DRFError as error:
+        _debug()
+        _complain(f"error: {error}")
+        return error.exit_code
+    except Exception as error:
+        _debug()
+        lines = str(error).splitlines() or [""]
+        _complain(f"error: {type(error).__name__}: {lines[0]} (DRF_DEBUG=1 shows where)")
+        return 1
+
+
+def _run(argv: list[str]) -> int:
+    parser = _Parser(
+        prog="drf",
+        description="Sentiment of posts (text + image), nightly, also where one of the two is "
+        "broken or missing.",
+        epilog=_EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"drf {package_version()}")
+    commands = parser.add_subparsers(
+        dest="command", metavar="COMMAND", required=True, parser_class=_Parser
+    )
+    # A command is imported only where it was named: `drf --help` shall not wait for torch.
+    named = next((argument for argument in argv if not argument.startswith("-")), None)
+    annotate = commands.add_parser(
+        "annotate",
+        help="annotate Parquet files of posts",
+        epilog=_EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    train = commands.add_parser("train", help="train a checkpoint", allow_abbrev=False)
+    sample = commands.add_parser(
+        "sample", help="write a small sample corpus of posts, some broken", allow_abbrev=False
+    )
+    sample.add_argument("folder", metavar="DIR", help="where to write it")
+    if named == "annotate":
+        from pipelines.annotate_command import add_annotate_arguments
+
+        add_annotate_arguments(annotate)
+    if named == "train":
+        from pipelines.train import add_train_arguments
+
+        add_train_arguments(train)
+    arguments, rest = parser.parse_known_args(argv)
+    if arguments.command == "annotate":
+        from pipelines.annotate_command import run_annotate
+
+        return run_annotate(arguments, rest, own=list(annotate._option_string_actions))
+    if rest:
+        parser.error(f"unknown option or argument: {rest[0]}")
+    if arguments.command == "train":
+        from pipelines.train import run_train
+
+        return run_train(arguments)
+    from pipelines.sample import make_sample
+
+    make_sample(arguments.folder)
+    print(f"wrote sample posts to {arguments.folder}")
+    return 0
+
+
+def _interrupt(signum: int, frame: object) -> NoReturn:
+    # A scheduler that stops the job shall find its attempts ended in an orderly way.
+    raise KeyboardInterrupt
+
+
+def _complain(line: str) -> None:
+    print(f"drf: {line}", file=sys.stderr)
+
+
+def _debug() -> None:
+    if os.environ.get("DRF_DEBUG"):
+        import traceback
+
+        traceback.print_exc()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

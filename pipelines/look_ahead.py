@@ -1,0 +1,65 @@
+"""Running an iterator ahead of its consumer, on a thread of its own."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
+
+Item = TypeVar("Item")
+
+
+def look_ahead(items: Iterable[Item], cost: Callable[[Item], float]) -> Iterator[Item]:
+    """Yield `items` in order while a thread already produces the next ones.
+
+    cost: of an item; the thread rests while those that wait cost 1 or more together. An
+    exception of the producer is raised where its item would have come. A consumer that
+    stops early (close(), or an exception) stops the producer after its current item.
+    """
+    waiting: deque[Item] = deque()
+    changed = threading.Condition()
+    ended = stopped = False
+    raised: list[BaseException] = []
+    held = 0.0
+
+    def may_go_on() -> bool:
+        return held < 1 or stopped
+
+    def produce() -> None:
+        nonlocal ended, held
+        try:
+            for item in items:
+                with changed:
+                    changed.wait_for(may_go_on)
+                    if stopped:
+                        return
+                    waiting.append(item)
+                    held += cost(item)
+                    changed.notify_all()
+        except BaseException as error:
+            raised.append(error)
+        finally:
+            with changed:
+                ended = True
+                changed.notify_all()
+
+    thread = threading.Thread(target=produce, name="look-ahead", daemon=True)
+    thread.start()
+    try:
+        while True:
+            with changed:
+                changed.wait_for(lambda: waiting or ended)
+                if not waiting:
+                    break
+                item = waiting.popleft()
+                held -= cost(item)
+                changed.notify_all()
+            yield item
+        if raised:
+            raise raised[0]
+    finally:
+        with changed:
+            stopped = True
+            changed.notify_all()
+        thread.join()

@@ -1,0 +1,104 @@
+"""Beam's side of a command line: options checked by name, runner chosen, errors in one line."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import re
+from collections.abc import Sequence
+from typing import NoReturn
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+from apache_beam.runners.runner import PipelineRunner
+
+from schemas.errors import DRFError, UsageError
+
+# "package.module.ErrorName: message [while running 'step']", as runners quote a worker's error.
+_QUOTED_ERROR = re.compile(
+    r"^(?:[A-Za-z_]\w*\.)*(?P<name>[A-Z]\w*)(?:: (?P<message>.*))?$", re.MULTILINE
+)
+_WHILE_RUNNING = re.compile(r" \[while running '[^']*'\]")
+
+
+class JobError(DRFError):
+    """A job that failed on its runner, in one line."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message)
+
+
+def parse_beam_options(arguments: Sequence[str], own: Sequence[str] = ()) -> PipelineOptions:
+    """Beam's pipeline options from what is left of a command line.
+
+    own: the command's own option names, for suggestions. Raises UsageError for an option
+    that neither the command nor Beam knows: Beam itself would ignore it.
+    """
+    parser = _Parser(allow_abbrev=False, add_help=False)
+    for options in PipelineOptions.__subclasses__():
+        if options.__module__.startswith("apache_beam."):
+            options._add_argparse_args(parser)  # type: ignore[arg-type]
+    _, unknown = parser.parse_known_args(list(arguments))
+    if unknown:
+        name = unknown[0].split("=", 1)[0]
+        if not name.startswith("-"):
+            raise UsageError(f"unexpected argument {name!r}")
+        known = [*own, *parser._option_string_actions]
+        close = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {close[0]}?" if close else "`drf annotate --help` lists the options"
+        raise UsageError(f"unknown option {name}: {hint}")
+    return PipelineOptions(list(arguments))
+
+
+def choose_runner(options: PipelineOptions) -> PipelineRunner | str:
+    """The runner that was asked for, else one that works in this process, offline.
+
+    Beam's own default tries to download a runner first; FnApiRunner needs nothing. It takes
+    one work unit after another, so the model is loaded once.
+    """
+    name = options.view_as(StandardOptions).runner
+    if name and name != "FnApiRunner":
+        return name
+    from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
+
+    return FnApiRunner()
+
+
+def run_pipeline(pipeline: beam.Pipeline) -> None:
+    """Run to the end; raise JobError, or the worker's own DRFError, in one line."""
+    try:
+        state = pipeline.run().wait_until_finish()
+    except Exception as error:
+        raise as_one_line(error) from error
+    if state is not None and str(state) not in ("DONE", "RUNNING"):
+        raise JobError(f"the runner ended the job as {state}; its own log says more")
+
+
+def as_one_line(error: Exception) -> BaseException:
+    """What a worker raised, recovered from what the runner made of it.
+
+    Runners in this process re-raise the worker's exception, others quote its traceback. A
+    KeyboardInterrupt, wrapped by either, comes back as one.
+    """
+    text = _WHILE_RUNNING.sub("", str(error)).strip()
+    if isinstance(error, DRFError):
+        return _job_error(text, type(error))
+    if re.search(r"^KeyboardInterrupt\b", text, re.MULTILINE):
+        return KeyboardInterrupt()
+    known = {kind.__name__: kind for kind in _subclasses(DRFError)}
+    quoted = [match for match in _QUOTED_ERROR.finditer(text) if match["name"] in known]
+    if quoted:
+        return _job_error(quoted[-1]["message"] or "", known[quoted[-1]["name"]])
+    return JobError(f"{type(error).__name__}: {(text.splitlines() or [''])[-1].strip()}")
+
+
+def _job_error(message: str, kind: type[DRFError]) -> JobError:
+    error = JobError(message)
+    error.exit_code = kind.exit_code
+    return error
+
+
+def _subclasses(kind: type[DRFError]) -> list[type[DRFError]]:
+    return [kind, *(error for child in kind.__subclasses__() for error in _subclasses(child))]

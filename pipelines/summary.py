@@ -1,0 +1,85 @@
+"""The closing summary of a run, for a person."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from schemas.annotations import MODALITIES
+from schemas.manifest import Manifest
+
+# A long list of files or warnings belongs to the manifest, not to the screen.
+_SHOWN = 5
+
+
+def format_summary(manifest: Manifest, output: str) -> str:
+    """Counts, labels, states, reasons, what went wrong, and where the files are."""
+    totals = manifest.totals
+    lines = [_headline(manifest), ""]
+    if totals.annotations:
+        lines += _row("labels", _shares(totals.labels, totals.annotations))
+        for name in MODALITIES:
+            states = _shares(totals.states.get(name, {}), totals.annotations)
+            reasons = _counts(totals.reasons.get(name, {}))
+            lines += _row(name, states + (f"  (not used as it came: {reasons})" if reasons else ""))
+    if totals.dead_letters:
+        reasons = _counts(totals.dead_letter_reasons)
+        lines += _row("dead letters", f"{totals.dead_letters:,}  ({reasons})")
+    if totals.duplicate_ids:
+        lines += _row("duplicate ids", f"{totals.duplicate_ids:,}  (annotated like any other post)")
+    lines += _troubles(manifest)
+    root = output.rstrip("/")
+    lines += [
+        "",
+        *_row("annotations", f"{root}/annotations"),
+        *_row("dead letters", f"{root}/dead_letters"),
+        *_row("manifest", f"{root}/_runs/{manifest.run_id}/manifest.json"),
+    ]
+    return "\n".join(lines)
+
+
+def _headline(manifest: Manifest) -> str:
+    totals = manifest.totals
+    done = f"{totals.annotations:,} of {totals.rows:,} posts annotated, in {totals.files:,} files"
+    if not manifest.computed_rows:
+        return f"{done}; nothing was left to compute ({manifest.seconds:.1f} s)"
+    rate = manifest.computed_rows / max(manifest.seconds, 1e-9)
+    return (
+        f"{done}; {manifest.computed_rows:,} posts computed now, {manifest.skipped_rows:,} found "
+        f"done ({manifest.seconds:.1f} s, {rate:.1f} posts/s with start-up)"
+    )
+
+
+def _troubles(manifest: Manifest) -> list[str]:
+    lines: list[str] = []
+    for partition, status in sorted(manifest.partitions.items()):
+        if status not in ("published", "up_to_date"):
+            lines += _row(
+                status.replace("_", " "), f"partition {partition or '(the whole output)'}"
+            )
+    errors = [f"{file.source_file}: {file.error}" for file in manifest.files if file.error]
+    lines += _list("failed file", errors)
+    pruned = set(manifest.pruned)
+    lines += _list("orphan", [name for name in manifest.orphans if name not in pruned])
+    lines += _list("pruned", manifest.pruned)
+    lines += _list("warning", manifest.warnings)
+    return ["", *lines] if lines else []
+
+
+def _list(name: str, items: list[str]) -> list[str]:
+    lines = [line for item in items[:_SHOWN] for line in _row(name, item)]
+    if len(items) > _SHOWN:
+        lines += _row(name, f"… and {len(items) - _SHOWN:,} more, listed in the manifest")
+    return lines
+
+
+def _row(name: str, text: str) -> list[str]:
+    return [f"  {name:<14}{text}"]
+
+
+def _shares(counts: Mapping[str, int], total: int) -> str:
+    return "   ".join(f"{name} {n:,} ({n / total:.1%})" for name, n in counts.items())
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(f"{name} {n:,}" for name, n in ordered if n)

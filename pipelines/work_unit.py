@@ -1,0 +1,273 @@
+"""One work unit, whole, on one worker: read, check, decode, predict, stage, commit."""
+
+from __future__ import annotations
+
+import datetime
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import apache_beam as beam
+
+from drf_core.annotator import PreparedPost, available_cores
+from pipelines.annotation_rows import RunColumns, build_rows
+from pipelines.fetching import ImageFetcher
+from pipelines.inputs import open_input, read_footer
+from pipelines.layout import ATTEMPTS
+from pipelines.look_ahead import look_ahead
+from pipelines.model_handler import DRFModelHandler, ModelFailure
+from pipelines.plan import JobOptions, Shard, ShardOutcome, WorkUnit
+from pipelines.post_stream import (
+    Chunk,
+    InputChangedError,
+    Posts,
+    ShardEnd,
+    look_ahead_cost,
+    stream_posts,
+)
+from pipelines.preparing import DeadLetter, model_failed, prepare_post
+from pipelines.reading import read_unit_rows
+from pipelines.staging import (
+    Attempt,
+    CommitRecord,
+    StagedShard,
+    find_commit,
+    stale_attempts,
+    start_attempt,
+)
+from pipelines.store import Store, open_store
+from schemas.posts import PostsLayout, check_posts_schema
+
+# A shard that took its worker down this often is not tried again.
+MAX_ATTEMPTS = 3
+
+
+class AnnotateWorkUnit(beam.DoFn):
+    """A WorkUnit -> a ShardOutcome for each of its shards.
+
+    Descriptors go in and counts come out; rows go straight to the staged parts. What can
+    never be computed is an outcome with a failure; what may pass is raised, for the engine
+    to try again.
+    """
+
+    def __init__(self, options: JobOptions) -> None:
+        self._options = options
+        self._handler = DRFModelHandler.from_options(options)
+
+    def process(self, unit: WorkUnit) -> Iterator[ShardOutcome]:
+        """Annotate the shards of `unit` that have no commit record yet."""
+        yield from annotate_unit(unit, self._options, self._handler)
+
+
+def annotate_unit(
+    unit: WorkUnit, options: JobOptions, handler: DRFModelHandler
+) -> Iterator[ShardOutcome]:
+    """Annotate the shards of `unit` that have no commit record yet; one outcome per shard.
+
+    Shards with an attempt on record that never ended come last, each alone: whichever of
+    them kills its worker does not take others' work, or attempts, with it.
+    """
+    store = open_store(options.output)
+    together: list[Shard] = []
+    alone: list[list[Shard]] = []
+    for shard in unit.shards:
+        record = find_commit(store, shard.key)
+        if record is not None:
+            yield _committed(shard, record, computed=False)
+            continue
+        attempts = stale_attempts(store, shard.key)
+        if attempts >= MAX_ATTEMPTS:
+            yield _failed(shard, _killed(shard, attempts, store))
+        elif attempts:
+            alone.append([shard])
+        else:
+            together.append(shard)
+    for shards in [together, *alone]:
+        if shards:
+            yield from _Annotation(shards, store, options, handler).run()
+
+
+class _Annotation:
+    """Shards whose posts share batches, from the first read to the last commit."""
+
+    def __init__(
+        self,
+        shards: Sequence[Shard],
+        store: Store,
+        options: JobOptions,
+        handler: DRFModelHandler,
+    ) -> None:
+        self._shards = shards
+        self._store = store
+        self._options = options
+        self._handler = handler
+        self._model = handler.load_model()
+        self._fetcher = ImageFetcher(options.rows.image_uri_prefixes, options.rows.max_image_bytes)
+        self._run = RunColumns(
+            options.labels, options.model_id, options.model_revision, options.run_id
+        )
+        self._attempts: dict[str, Attempt] = {}
+        self._staged: dict[str, StagedShard] = {}
+        # Rows and dead letters written, by shard key.
+        self._rows: Counter[str] = Counter()
+        self._dead_letters: Counter[str] = Counter()
+        self._waiting: deque[Chunk | ShardEnd] = deque()
+        self._batch: list[tuple[Chunk, int, PreparedPost]] = []
+
+    def run(self) -> Iterator[ShardOutcome]:
+        pool = ThreadPoolExecutor(available_cores(), "decode")
+        posts = stream_posts(self._shards, self._begin, self._read, self._prepare, pool)
+        ahead = look_ahead(posts, look_ahead_cost)
+        try:
+            for item in ahead:
+                self._waiting.append(item)
+                if isinstance(item, Chunk):
+                    self._collect(item)
+                yield from self._settle()
+            self._predict()
+            yield from self._settle()
+        finally:
+            ahead.close()
+            pool.shutdown(cancel_futures=True)
+            for staged in self._staged.values():
+                staged.discard()
+            for attempt in self._attempts.values():
+                attempt.end()
+
+    def _begin(self, shard: Shard) -> None:
+        self._attempts[shard.key] = start_attempt(self._store, shard.key, self._options.run_id)
+
+    def _read(self, shards: Sequence[Shard]) -> Posts:
+        """Open the shards' file, if it still is what was planned."""
+        first, rows = shards[0], self._options.rows
+        fs, path = open_input(first.path)
+        try:
+            footer = read_footer(fs, path)
+        except FileNotFoundError as error:
+            raise InputChangedError(f"{first.source_file} is gone since the run began") from error
+        if footer.identity != first.identity:
+            raise InputChangedError(
+                f"{first.source_file} changed since the run began; the next run annotates it anew"
+            )
+        schema = footer.metadata.schema.to_arrow_schema()
+        layout = check_posts_schema(schema, rows.columns, rows.keep, first.source_file)
+        return layout, read_unit_rows(fs, path, shards, layout)
+
+    def _prepare(
+        self, text: str | None, image: bytes | None, image_uri: str | None
+    ) -> PreparedPost | DeadLetter:
+        return prepare_post(self._model, self._fetcher, self._options.rows, text, image, image_uri)
+
+    def _collect(self, chunk: Chunk) -> None:
+        """Put what the model must see into the batch, the rest straight into the results."""
+        for row, prepared in enumerate(chunk.prepared):
+            result = prepared if isinstance(prepared, DeadLetter) else prepared.result()
+            if isinstance(result, DeadLetter):
+                chunk.results[row] = result
+                continue
+            self._batch.append((chunk, row, result))
+            if len(self._batch) >= self._options.batch_size:
+                self._predict()
+        chunk.prepared.clear()
+
+    def _predict(self) -> None:
+        """Predict the batch, however full it is."""
+        if not self._batch:
+            return
+        posts = [post for _, _, post in self._batch]
+        for (chunk, row, _), result in zip(
+            self._batch, self._handler.run_inference(posts, self._model), strict=True
+        ):
+            failed = isinstance(result, ModelFailure)
+            chunk.results[row] = model_failed(result.error) if failed else result
+        self._batch.clear()
+        for key, attempt in list(self._attempts.items()):
+            attempt.touch(self._rows[key], self._dead_letters[key])
+
+    def _settle(self) -> Iterator[ShardOutcome]:
+        """Write what is complete, in source order; commit or give up the shards that end."""
+        while self._waiting:
+            item = self._waiting[0]
+            if isinstance(item, ShardEnd):
+                self._waiting.popleft()
+                yield self._end(item)
+            elif None not in item.results:
+                self._waiting.popleft()
+                self._write(item)
+            else:
+                return
+
+    def _write(self, chunk: Chunk) -> None:
+        key = chunk.shard.key
+        annotations, dead_letters = build_rows(
+            self._run,
+            chunk.shard.source_file,
+            chunk.first_row,
+            chunk.post_ids,
+            chunk.results,
+            chunk.kept,
+            datetime.datetime.now(datetime.timezone.utc),
+        )
+        staged = self._staged_shard(chunk.shard, chunk.layout)
+        staged.add_annotations(annotations)
+        lost = [
+            reason
+            for result in chunk.results
+            if isinstance(result, DeadLetter)
+            for reason in result.lost
+        ]
+        staged.add_dead_letters(dead_letters, lost)
+        self._rows[key] += len(chunk.results)
+        self._dead_letters[key] += dead_letters.num_rows
+
+    def _staged_shard(self, shard: Shard, layout: PostsLayout) -> StagedShard:
+        if shard.key not in self._staged:
+            self._staged[shard.key] = StagedShard(
+                self._store,
+                self._options,
+                shard,
+                self._attempts[shard.key],
+                keep=layout.keep,
+                device=self._model.device.type,
+            )
+        return self._staged[shard.key]
+
+    def _end(self, end: ShardEnd) -> ShardOutcome:
+        shard = end.shard
+        if end.layout is None:
+            outcome = _failed(shard, end.failure)
+        else:
+            record = self._staged_shard(shard, end.layout).commit()
+            outcome = _committed(shard, record, computed=True)
+        if staged := self._staged.pop(shard.key, None):
+            staged.discard()
+        if attempt := self._attempts.pop(shard.key, None):
+            attempt.end()
+        return outcome
+
+
+def _committed(shard: Shard, record: CommitRecord, computed: bool) -> ShardOutcome:
+    return ShardOutcome(
+        shard.key,
+        shard.source_file,
+        shard.partition,
+        shard.rows,
+        record.entry.annotations.rows,
+        record.entry.dead_letters.rows,
+        computed=computed,
+    )
+
+
+def _failed(shard: Shard, failure: str | None) -> ShardOutcome:
+    return ShardOutcome(
+        shard.key, shard.source_file, shard.partition, shard.rows, computed=False, failure=failure
+    )
+
+
+def _killed(shard: Shard, attempts: int, store: Store) -> str:
+    last = shard.first_row + shard.rows - 1
+    return (
+        f"rows {shard.first_row} to {last} of {shard.source_file} killed their worker {attempts} "
+        "times; take the post that does it out of the file, or, to try them again, delete "
+        f"{store.url}/{ATTEMPTS}/{shard.key}.*"
+    )
