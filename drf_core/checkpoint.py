@@ -130,6 +130,9 @@ def _revision(folder: str, names: list[str]) -> str:
             continue
         digest.update(name.encode())
         with open(os.path.join(folder, name), "rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest()
-                          if hasattr(hashlib, "file_digest") else hashlib.sha256(file.read()).digest())
+            digest.update(
+                hashlib.file_digest(file, "sha256").digest()
+                if hasattr(hashlib, "file_digest")
+                else hashlib.sha256(file.read()).digest()
+            )
     return digest.hexdigest()[:16]

@@ -58,4 +58,6 @@ def ledoit_wolf(centred: Tensor) -> Tensor:
     spread = (fourth / rows - covariance.square().sum()) / rows
     distance = covariance.square().sum() - size * scale**2
     shrinkage = (spread / distance).clamp(0.0, 1.0) if float(distance) > 0 else torch.tensor(1.0)
-    return (1 - shrinkage) * covariance + shrinkage * scale * torch.eye(size, dtype=centred.dtype, device=centred.device)
+    return (1 - shrinkage) * covariance + shrinkage * scale * torch.eye(
+        size, dtype=centred.dtype, device=centred.device
+    )

@@ -103,7 +103,11 @@ def _load(option: str, name: str) -> tuple[PreTrainedModel, Any]:
 
 
 def small_text_encoder(
-    texts: Iterable[str], vocabulary: int = 8000, hidden: int = 192, layers: int = 3, heads: int = 4,
+    texts: Iterable[str],
+    vocabulary: int = 8000,
+    hidden: int = 192,
+    layers: int = 3,
+    heads: int = 4,
     max_tokens: int = 128,
 ) -> tuple[PreTrainedModel, Any]:
     """A small BERT with random weights and a WordPiece tokenizer trained on texts."""
@@ -117,24 +121,31 @@ def small_text_encoder(
         vocab=pieces.get_vocab(), do_lower_case=True, model_max_length=max_tokens
     )
     config = BertConfig(
-        vocab_size=len(tokenizer), hidden_size=hidden, num_hidden_layers=layers,
-        num_attention_heads=heads, intermediate_size=4 * hidden, max_position_embeddings=max_tokens,
+        vocab_size=len(tokenizer),
+        hidden_size=hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        intermediate_size=4 * hidden,
+        max_position_embeddings=max_tokens,
         pad_token_id=tokenizer.pad_token_id,
     )
     return AutoModel.from_config(config), tokenizer
 
 
 def small_image_encoder(
-    widths: Sequence[int] = (32, 64, 128, 256), depths: Sequence[int] = (1, 1, 1, 1), side: int = 128
+    widths: Sequence[int] = (32, 64, 128, 256),
+    depths: Sequence[int] = (1, 1, 1, 1),
+    side: int = 128,
 ) -> tuple[PreTrainedModel, Any]:
     """A small ResNet with random weights and the image processor for side x side pixels."""
     config = ResNetConfig(
         embedding_size=widths[0], hidden_sizes=list(widths), depths=list(depths), layer_type="basic"
     )
     processor = BitImageProcessorPil(
-        size={"shortest_edge": side + side // 8}, crop_size={"height": side, "width": side},
-        image_mean=[0.5, 0.5, 0.5], image_std=[0.5, 0.5, 0.5], resample=2,
+        size={"shortest_edge": side + side // 8},
+        crop_size={"height": side, "width": side},
+        image_mean=[0.5, 0.5, 0.5],
+        image_std=[0.5, 0.5, 0.5],
+        resample=2,
     )
     return AutoModel.from_config(config), processor
-
-

@@ -38,7 +38,9 @@ class FeatureQueue(nn.Module):
         # Of more rows than slots only the last may stay: duplicate slots write in no order.
         keep = slice(max(0, rows - self.length), rows)
         for name in self.names:
-            getattr(self, name)[slots[keep]] = features[name][keep].detach().to(self.post.device, torch.float32)
+            getattr(self, name)[slots[keep]] = (
+                features[name][keep].detach().to(self.post.device, torch.float32)
+            )
         self.post[slots[keep]] = post[keep]
         self.pushed += rows
 

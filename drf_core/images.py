@@ -11,8 +11,20 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 # What Pillow raises for broken files, seen by fuzzing its decoders: beside OSError (truncated,
 # bad data) several plug-ins leak lower-level errors.
-_BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError,
-           AttributeError, OverflowError, RuntimeError, struct.error, zlib.error)
+_BROKEN = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    IndexError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    OverflowError,
+    RuntimeError,
+    struct.error,
+    zlib.error,
+)
 
 
 def decode_image(

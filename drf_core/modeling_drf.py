@@ -96,7 +96,10 @@ class DRFModel(PreTrainedModel):
         self.image_encoder = image_encoder or AutoModel.from_config(config.vision_config)
         # Registering the sub-configurations resets their attention implementation, and an
         # encoder without one applies its padding mask wrongly.
-        for encoder, part in ((self.text_encoder, "text_config"), (self.image_encoder, "vision_config")):
+        for encoder, part in (
+            (self.text_encoder, "text_config"),
+            (self.image_encoder, "vision_config"),
+        ):
             getattr(config, part)._attn_implementation = encoder.config._attn_implementation
             encoder.config = getattr(config, part)
         sizes = {"text": config.text_feature_size, "image": config.image_feature_size}
@@ -149,7 +152,9 @@ class DRFModel(PreTrainedModel):
         hidden = self.image_encoder(pixel_values=pixel_values).last_hidden_state
         if hidden.ndim == 4:
             return hidden.float().mean((2, 3))
-        return hidden[:, 0].float() if self.config.image_pooling == "first" else hidden.float().mean(1)
+        return (
+            hidden[:, 0].float() if self.config.image_pooling == "first" else hidden.float().mean(1)
+        )
 
     def forward(
         self,
@@ -166,16 +171,25 @@ class DRFModel(PreTrainedModel):
         image_present: (batch,) bool; without them every post has what the inputs hold.
         Each post needs at least one. Raises ValueError for a post with none.
         """
-        text = None if input_ids is None or attention_mask is None or not len(input_ids) \
+        text = (
+            None
+            if input_ids is None or attention_mask is None or not len(input_ids)
             else self.encode_text(input_ids, attention_mask)
-        image = None if pixel_values is None or not len(pixel_values) \
+        )
+        image = (
+            None
+            if pixel_values is None or not len(pixel_values)
             else self.encode_image(pixel_values)
+        )
         present = self._present(text, image, text_present, image_present)
         return self.forward_features(text, image, present)
 
     def _present(
-        self, text: Tensor | None, image: Tensor | None,
-        text_present: Tensor | None, image_present: Tensor | None,
+        self,
+        text: Tensor | None,
+        image: Tensor | None,
+        text_present: Tensor | None,
+        image_present: Tensor | None,
     ) -> Tensor:
         batch = max(len(x) for x in (text_present, image_present, text, image, ()) if x is not None)
         columns = []

@@ -52,7 +52,10 @@ class DRFProcessor(ProcessorMixin):
 
     def save_pretrained(self, folder: str, **kwargs: Any) -> list[str]:  # type: ignore[override]
         """Write tokenizer and image-processor files; returns their paths."""
-        files = [*self.tokenizer.save_pretrained(folder), *self.image_processor.save_pretrained(folder)]
+        files = [
+            *self.tokenizer.save_pretrained(folder),
+            *self.image_processor.save_pretrained(folder),
+        ]
         return [str(file) for file in files]
 
     @property
@@ -91,7 +94,9 @@ class DRFProcessor(ProcessorMixin):
         return (pixels.float() * self._factor - mean) / std
 
     def collate(
-        self, token_ids: Sequence[list[int] | None], pixels: Sequence[np.ndarray | None],
+        self,
+        token_ids: Sequence[list[int] | None],
+        pixels: Sequence[np.ndarray | None],
         device: torch.device | str = "cpu",
     ) -> BatchFeature:
         """Model inputs of a batch; None stands for an absent modality.
@@ -104,7 +109,9 @@ class DRFProcessor(ProcessorMixin):
         batch: dict[str, Any] = {
             "text_present": torch.tensor([ids is not None for ids in token_ids], device=device),
             "image_present": torch.tensor([image is not None for image in pixels], device=device),
-            "input_ids": None, "attention_mask": None, "pixel_values": None,
+            "input_ids": None,
+            "attention_mask": None,
+            "pixel_values": None,
         }
         if texts:
             width = max(map(len, texts))
@@ -123,7 +130,9 @@ class DRFProcessor(ProcessorMixin):
         return BatchFeature(batch)
 
     def __call__(  # type: ignore[override]
-        self, text: Sequence[str | None], images: Sequence[Image.Image | None],
+        self,
+        text: Sequence[str | None],
+        images: Sequence[Image.Image | None],
         max_tokens: int = 96,
     ) -> BatchFeature:
         """Model inputs of a batch of texts and RGB images, None where absent."""

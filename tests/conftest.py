@@ -31,7 +31,9 @@ def make_tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[.
 
         torch.manual_seed(seed)
         rng = np.random.default_rng(seed)
-        words = [f"{a}{b}" for a in ("sun", "rain", "good", "bad") for b in ("ny", "day", "ish", "")]
+        words = [
+            f"{a}{b}" for a in ("sun", "rain", "good", "bad") for b in ("ny", "day", "ish", "")
+        ]
         texts = [" ".join(rng.choice(words, 6)) for _ in range(64)]
         model, processor = build_model(
             "small",

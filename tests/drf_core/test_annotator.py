@@ -115,7 +115,10 @@ def test_a_gpu_asked_for_and_absent_is_an_error(tiny_checkpoint: Path) -> None:
 
 
 def test_a_saved_model_says_the_same_when_loaded(annotator: Annotator, tmp_path: Path) -> None:
-    posts = [annotator.prepare("good sunny day in the rain", jpeg()), annotator.prepare("bad", None)]
+    posts = [
+        annotator.prepare("good sunny day in the rain", jpeg()),
+        annotator.prepare("bad", None),
+    ]
     annotator.model.save_pretrained(tmp_path)
     annotator.processor.save_pretrained(str(tmp_path))
     again = Annotator.from_pretrained(str(tmp_path), device="cpu", threads=1)

@@ -1,0 +1,68 @@
+"""The model card that travels with a checkpoint."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class CardFacts:
+    """What a card says beside the figures; command: what printed them."""
+
+    name: str
+    labels: tuple[str, ...]
+    text_encoder: str
+    image_encoder: str
+    training_posts: int
+    validation_posts: int
+    parameters: int
+    command: str
+    notes: str = ""
+
+
+def write_card(facts: CardFacts, figures: dict[str, dict[str, float]]) -> str:
+    """Model card in Markdown; figures as `drf_core.evaluation.evaluate` returns them."""
+    return f"""---
+library_name: drf
+license: apache-2.0
+pipeline_tag: text-classification
+---
+
+# {facts.name}
+
+A DRF checkpoint ("Robust Multimodal Sentiment Analysis of Image-Text Pairs by
+Distribution-Based Feature Recovery and Fusion", arXiv:2511.18751; the formulas are this
+project's own reading of its abstract). Labels: {", ".join(facts.labels)}.
+Text encoder: {facts.text_encoder}. Image encoder: {facts.image_encoder}.
+{facts.parameters / 1e6:.1f} M parameters.
+
+{facts.notes}
+
+## Figures
+
+On the {facts.validation_posts} validation posts, after training on {facts.training_posts}
+posts. The same validation posts chose the epoch, fitted the temperature and are the reference
+of the qualities, so expect a little less on new posts.
+
+{figures_table(figures)}
+
+quality AUROC: how well the quality of the named modality tells undisrupted from corrupted
+posts. corrupt: 40-80 % of the words masked or pixels black; discard: the modality is gone.
+
+Written by:
+
+```
+{facts.command}
+```
+"""
+
+
+def figures_table(figures: dict[str, dict[str, float]]) -> str:
+    """Figures per cell as a Markdown table."""
+    names = ["accuracy", "weighted_f1", "macro_f1", "calibration_error", "quality_auroc"]
+    head = "| | " + " | ".join(name.replace("_", " ") for name in names) + " |"
+    lines = [head, "|---" * (len(names) + 1) + "|"]
+    for cell, values in figures.items():
+        row = [f"{values[name]:.3f}" if name in values else "" for name in names]
+        lines.append(f"| {cell} | " + " | ".join(row) + " |")
+    return "\n".join(lines)

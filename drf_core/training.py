@@ -1,0 +1,360 @@
+"""Training a DRF model under disruption."""
+
+from __future__ import annotations
+
+import copy
+import math
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from drf_core.annotator import available_cores
+from drf_core.configuration_drf import MODALITIES
+from drf_core.disruption import (
+    IMAGE_DAMAGES,
+    TEXT_DAMAGES,
+    Disruption,
+    draw_training_disruptions,
+)
+from drf_core.evaluation import encode_undisrupted, evaluate, mean_accuracy, predict_cell
+from drf_core.losses import distillation_loss, recovery_loss, sentiment_loss
+from drf_core.modeling_drf import DRFModel
+from drf_core.training_corpus import FeatureBatch, TrainingCorpus, encode_batch
+
+STATE_FILE = "training_state.pt"
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How to train; learning rates at the peak of a cosine, weights of the loss terms.
+
+    ema_decay: of the averaged model, which is evaluated, kept, and the teacher of the
+    disrupted student. patience: epochs without improvement before stopping.
+    image_views: damaged copies of each image encoded once when the image encoder is frozen.
+    """
+
+    epochs: int = 8
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    encoder_learning_rate: float = 3e-5
+    weight_decay: float = 0.05
+    ema_decay: float = 0.99
+    distillation_weight: float = 0.5
+    unimodal_weight: float = 0.3
+    sample_weight: float = 0.3
+    distribution_weight: float = 0.1
+    disrupted_share: float = 0.5
+    train_text_encoder: bool = True
+    train_image_encoder: bool = False
+    image_views: int = 3
+    patience: int = 3
+    seed: int = 0
+    text_kinds: list[str] = field(default_factory=lambda: list(TEXT_DAMAGES))
+    image_kinds: list[str] = field(default_factory=lambda: list(IMAGE_DAMAGES))
+
+
+class Trainer:
+    """One training: student, its moving average, optimiser and schedule.
+
+    teacher_logits (posts, labels): what a larger checkpoint says of the undisrupted posts;
+    without it the averaged model is the teacher. Runs on a GPU where there is one.
+    """
+
+    def __init__(
+        self,
+        model: DRFModel,
+        corpus: TrainingCorpus,
+        validation: TrainingCorpus,
+        settings: TrainingSettings,
+        teacher_logits: Tensor | None = None,
+    ) -> None:
+        self.model, self.corpus, self.validation = model, corpus, validation
+        self.settings = settings
+        self.teacher_logits = teacher_logits
+        self.rng = np.random.default_rng(settings.seed)
+        torch.manual_seed(settings.seed)
+        model.text_encoder.requires_grad_(settings.train_text_encoder)
+        model.image_encoder.requires_grad_(settings.train_image_encoder)
+        fill_queues(model, corpus, settings, self.rng)
+        model.fit_distributions(standardise=True)
+        set_reference(model, validation)
+        self.averaged = copy.deepcopy(model).eval().requires_grad_(False)
+        self.steps = math.ceil(len(corpus) / settings.batch_size)
+        self.optimizer = torch.optim.AdamW(
+            self._parameter_groups(), weight_decay=settings.weight_decay
+        )
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._warm_cosine)
+        self.epoch = 0
+        self.history: list[dict[str, Any]] = []
+        self.best_state: dict[str, Tensor] = {}
+
+    def _parameter_groups(self) -> list[dict[str, Any]]:
+        encoders = {
+            id(p)
+            for part in (self.model.text_encoder, self.model.image_encoder)
+            for p in part.parameters()
+        }
+        learned = [p for p in self.model.parameters() if p.requires_grad]
+        return [
+            {
+                "params": [p for p in learned if id(p) in encoders],
+                "lr": self.settings.encoder_learning_rate,
+            },
+            {
+                "params": [p for p in learned if id(p) not in encoders],
+                "lr": self.settings.learning_rate,
+            },
+        ]
+
+    def _warm_cosine(self, step: int) -> float:
+        total = max(1, self.settings.epochs * self.steps)
+        warm = max(1, total // 20)
+        if step < warm:
+            return (step + 1) / warm
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warm) / max(1, total - warm))))
+
+    def run(self, folder: str, report: Callable[[str], None] = print) -> None:
+        """Train to the end, saving after every epoch to folder; continues a saved training.
+
+        Leaves the best averaged weights in `model`, with queues, distributions, reference
+        and temperature refitted to them.
+        """
+        state = os.path.join(folder, STATE_FILE)
+        if os.path.exists(state):
+            self.load(state)
+            report(f"resuming after epoch {self.epoch}")
+        while self.epoch < self.settings.epochs and not self._out_of_patience():
+            self.train_epoch()
+            figures = evaluate(self.averaged, self.validation, self.settings.seed)
+            score = mean_accuracy(figures)
+            if score > max((entry["score"] for entry in self.history), default=-1.0):
+                self.best_state = _on_cpu(self.averaged.state_dict())
+            self.history.append({"epoch": self.epoch, "score": score, "figures": figures})
+            self.save(state)
+            report(
+                f"epoch {self.epoch}: "
+                + ", ".join(f"{name} {cell['accuracy']:.3f}" for name, cell in figures.items())
+            )
+        self.finish()
+
+    def _out_of_patience(self) -> bool:
+        scores = [entry["score"] for entry in self.history]
+        return bool(scores) and len(scores) - 1 - int(np.argmax(scores)) >= self.settings.patience
+
+    def train_epoch(self) -> None:
+        """One pass over the corpus, then refit distributions and reference."""
+        self._train_mode()
+        order = torch.from_numpy(self.rng.permutation(len(self.corpus)))
+        with ThreadPoolExecutor(available_cores()) as pool:
+            for index in tqdm(
+                order.split(self.settings.batch_size), f"epoch {self.epoch + 1}", unit="batch"
+            ):
+                self._step(index, pool)
+        self.epoch += 1
+        self.model.fit_distributions(standardise=False)
+        set_reference(self.model, self.validation)
+        self._copy_buffers()
+
+    def _train_mode(self) -> None:
+        self.model.train()
+        if not self.settings.train_text_encoder:
+            self.model.text_encoder.eval()
+        if not self.settings.train_image_encoder:
+            self.model.image_encoder.eval()
+
+    def _step(self, index: Tensor, pool: ThreadPoolExecutor) -> None:
+        settings = self.settings
+        disruptions = draw_training_disruptions(
+            len(index),
+            self.rng,
+            settings.disrupted_share,
+            settings.text_kinds,
+            settings.image_kinds,
+        )
+        device = self.model.device
+        batch = encode_batch(self.model, self.corpus, index, disruptions, self.rng, pool)
+        output = self.model.forward_features(
+            batch.text, batch.image, batch.present, index.to(device)
+        )
+        assert output.logits is not None
+        undisrupted = batch.present.all(1) & ~(batch.text_damaged | batch.image_damaged).to(device)
+        loss = sentiment_loss(
+            output, self.corpus.labels[index].to(device), batch.present, settings.unimodal_weight
+        )
+        loss = loss + recovery_loss(
+            output, undisrupted, settings.sample_weight, settings.distribution_weight
+        )
+        teacher = self._teacher(index, pool).to(device)
+        loss = loss + settings.distillation_weight * distillation_loss(output.logits, teacher)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.schedule.step()
+        self._average()
+        push_to_queues(self.model, batch, index)
+
+    @torch.no_grad()
+    def _teacher(self, index: Tensor, pool: ThreadPoolExecutor) -> Tensor:
+        if self.teacher_logits is not None:
+            return self.teacher_logits[index]
+        whole = [Disruption()] * len(index)
+        batch = encode_batch(self.averaged, self.corpus, index, whole, self.rng, pool)
+        logits = self.averaged.forward_features(
+            batch.text, batch.image, batch.present, index.to(self.averaged.device)
+        ).logits
+        assert logits is not None
+        return logits
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        # Early averages follow quickly, or the random start would linger.
+        seen = self.schedule.last_epoch
+        decay = min(self.settings.ema_decay, (1 + seen) / (10 + seen))
+        for mean, value in zip(self.averaged.parameters(), self.model.parameters(), strict=True):
+            if value.requires_grad:
+                mean.lerp_(value, 1 - decay)
+        self.averaged._memory = None
+
+    @torch.no_grad()
+    def _copy_buffers(self) -> None:
+        for mean, value in zip(self.averaged.buffers(), self.model.buffers(), strict=True):
+            mean.copy_(value)
+        self.averaged._memory = None
+
+    def save(self, path: str) -> None:
+        """Write the whole state of the training, atomically."""
+        state = {
+            "settings": asdict(self.settings),
+            "epoch": self.epoch,
+            "history": self.history,
+            "model": self.model.state_dict(),
+            "averaged": self.averaged.state_dict(),
+            "best": self.best_state,
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "torch_rng": torch.get_rng_state(),
+            "numpy_rng": self.rng.bit_generator.state,
+        }
+        torch.save(state, path + ".tmp")
+        os.replace(path + ".tmp", path)
+
+    def load(self, path: str) -> None:
+        """Continue from a saved state; raises ValueError where it had other settings."""
+        state = torch.load(path, map_location=self.model.device, weights_only=True)
+        if state["settings"] != asdict(self.settings):
+            raise ValueError(
+                "the training to resume had other settings; give them again, or another --output"
+            )
+        self.model.load_state_dict(state["model"])
+        self.averaged.load_state_dict(state["averaged"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.epoch, self.history, self.best_state = state["epoch"], state["history"], state["best"]
+        torch.set_rng_state(state["torch_rng"].cpu())
+        self.rng.bit_generator.state = state["numpy_rng"]
+
+    def finish(self) -> None:
+        """Leave the best weights in `model`, everything that hangs on them refitted."""
+        if self.best_state:
+            self.model.load_state_dict(self.best_state)
+        self.model.eval()
+        fill_queues(
+            self.model, self.corpus, self.settings, np.random.default_rng(self.settings.seed)
+        )
+        self.model.fit_distributions(standardise=False)
+        set_reference(self.model, self.validation)
+        fit_temperature(self.model, self.validation)
+
+
+def push_to_queues(model: DRFModel, batch: FeatureBatch, index: Tensor) -> None:
+    """Undisrupted pairs to the paired queue, damaged modalities to theirs."""
+    device = batch.present.device
+    damaged = torch.stack([batch.text_damaged, batch.image_damaged], 1).to(device)
+    pairs = batch.present.all(1) & ~damaged.any(1)
+    raw = {"text": batch.text, "image": batch.image}
+    index = index.to(device)
+    if bool(pairs.any()):
+        rows = {}
+        for column, m in enumerate(MODALITIES):
+            features = raw[m]
+            assert features is not None
+            rows[m] = features[pairs[batch.present[:, column]]]
+        model.undisrupted_queue.push(rows, index[pairs])
+    for column, m in enumerate(MODALITIES):
+        chosen, features = batch.present[:, column] & damaged[:, column], raw[m]
+        if features is not None and bool(chosen.any()):
+            picked = features[chosen[batch.present[:, column]]]
+            model.disrupted_queues[m].push({m: picked}, index[chosen])
+
+
+@torch.no_grad()
+def fill_queues(
+    model: DRFModel, corpus: TrainingCorpus, settings: TrainingSettings, rng: np.random.Generator
+) -> None:
+    """Fill all queues with the corpus as the model encodes it now.
+
+    Raises ValueError for a corpus with fewer than 2 posts that have both modalities.
+    """
+    model.eval()
+    both = (corpus.text_present & corpus.image_present).nonzero().flatten()
+    if len(both) < 2:
+        raise ValueError("training needs posts that have both a text and an image")
+    chosen = both[torch.from_numpy(rng.permutation(len(both)))][: model.config.queue_length]
+    for rows in chosen.split(128):
+        whole = [Disruption()] * len(rows)
+        push_to_queues(model, encode_batch(model, corpus, rows, whole, rng), rows)
+        damages = [
+            Disruption(
+                text=settings.text_kinds[rng.integers(len(settings.text_kinds))],
+                image=settings.image_kinds[rng.integers(len(settings.image_kinds))],
+            )
+            for _ in range(len(rows))
+        ]
+        push_to_queues(model, encode_batch(model, corpus, rows, damages, rng), rows)
+
+
+def set_reference(model: DRFModel, corpus: TrainingCorpus) -> None:
+    """Rank qualities among these held-out posts."""
+    features = encode_undisrupted(model, corpus, torch.arange(len(corpus)))
+    present = features.present
+    if features.text is None or features.image is None:
+        raise ValueError("validation needs posts with a text and posts with an image")
+    rank = present.long().cumsum(0) - 1
+    model.set_reference(features.text, features.image, rank[present.all(1)])
+
+
+def fit_temperature(model: DRFModel, corpus: TrainingCorpus) -> None:
+    """Scale the logits so that confidence matches accuracy on held-out posts, clean and not."""
+    from drf_core.evaluation import CELLS
+
+    model.temperature.fill_(1.0)
+    known = corpus.labels >= 0
+    labels = corpus.labels[known]
+    logs = [
+        torch.from_numpy(predict_cell(model, corpus, d).probabilities).clamp_min(1e-9).log()[known]
+        for d in CELLS.values()
+    ]
+    candidates = torch.linspace(0.5, 3.0, 51)
+    losses = [
+        sum(float(nn.functional.cross_entropy(log / t, labels)) for log in logs) for t in candidates
+    ]
+    model.temperature.fill_(float(candidates[int(np.argmin(losses))]))
+
+
+def _on_cpu(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach().cpu().clone() for name, value in state.items()}
+
+
+@torch.no_grad()
+def teacher_logits(teacher: DRFModel, corpus: TrainingCorpus, batch: int = 128) -> Tensor:
+    """What a checkpoint says of every undisrupted post; (posts, labels)."""
+    cell = predict_cell(teacher, corpus, Disruption(), batch=batch)
+    return torch.from_numpy(cell.probabilities).clamp_min(1e-9).log()

@@ -1,0 +1,109 @@
+"""Reading posts to train on from Parquet."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from drf_core.training_corpus import UNLABELLED, TrainingPost
+from pipelines.inputs import list_inputs, open_input
+from pipelines.reading import CorruptInputError
+from schemas.errors import SchemaError, UsageError
+from schemas.posts import PostColumns, check_posts_schema, coerce_posts
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelledRow:
+    """A post and its label as the file has it, None where it has none."""
+
+    post_id: str | None
+    text: str | None
+    image: bytes | None
+    label: str | None
+
+
+def read_training_rows(
+    paths: Sequence[str], columns: PostColumns, label_column: str | None
+) -> list[LabelledRow]:
+    """Read all posts of files, folders or globs; label_column None reads no labels.
+
+    A file without an image column holds posts whose image is missing. Raises UsageError for
+    paths that name nothing, SchemaError for a missing or wrong column, and the listing's
+    error for a file that cannot be read: unlike annotating, training stops at the first.
+    """
+    listing = list_inputs(paths, dataclasses.replace(columns, image=None, image_uri=None))
+    if listing.failed:
+        raise CorruptInputError(listing.failed[0].error)
+    rows: list[LabelledRow] = []
+    for file in listing.files:
+        fs, path = open_input(file.path)
+        with fs.open(path, "rb") as handle:
+            try:
+                rows += _read_file(pq.ParquetFile(handle), columns, label_column, file.source_file)
+            except (pa.ArrowInvalid, OSError) as error:
+                first = str(error).splitlines()[0]
+                raise CorruptInputError(f"{file.source_file}: cannot be read: {first}") from error
+    return rows
+
+
+def _read_file(
+    file: pq.ParquetFile, columns: PostColumns, label_column: str | None, name: str
+) -> list[LabelledRow]:
+    schema = file.schema_arrow
+    if columns.image not in schema.names and columns.image_uri not in schema.names:
+        columns = dataclasses.replace(columns, image=None, image_uri=None)
+    keep = []
+    if label_column is not None:
+        if label_column not in schema.names:
+            raise SchemaError(
+                name,
+                label_column,
+                "no such column",
+                "a label per post",
+                "name the column that holds them with --label-column",
+            )
+        found = schema.field(label_column).type
+        value = found.value_type if pa.types.is_dictionary(found) else found
+        if not (pa.types.is_string(value) or pa.types.is_large_string(value)):
+            raise SchemaError(name, label_column, str(found), "string", "give labels as words")
+        keep = [label_column]
+    layout = check_posts_schema(schema, columns, (), name)
+    rows = []
+    for batch in file.iter_batches(256, columns=[*layout.read, *keep]):
+        posts = coerce_posts(batch, layout).to_pydict()
+        labels = batch.column(label_column).to_pylist() if label_column else [None] * batch.num_rows
+        rows += [
+            LabelledRow(*values)
+            for values in zip(posts["post_id"], posts["text"], posts["image"], labels, strict=True)
+        ]
+    return rows
+
+
+def labels_of(rows: Sequence[LabelledRow]) -> tuple[str, ...]:
+    """The labels that occur, sorted; raises UsageError for fewer than two."""
+    labels = sorted({row.label for row in rows if row.label is not None})
+    if len(labels) < 2:
+        raise UsageError(
+            f"--posts: found {len(labels)} different labels; training needs at least two "
+            "(is --label-column the right one?)"
+        )
+    return tuple(labels)
+
+
+def to_training_posts(
+    rows: Sequence[LabelledRow], labels: Sequence[str], option: str
+) -> list[TrainingPost]:
+    """Rows as posts with label indices; raises UsageError for a label that is unknown."""
+    index = {label: number for number, label in enumerate(labels)}
+    unknown = sorted({row.label for row in rows if row.label is not None} - set(index))
+    if unknown:
+        raise UsageError(
+            f"{option}: label {unknown[0]!r} is not among the labels {', '.join(labels)}"
+        )
+    return [
+        TrainingPost(row.text, row.image, UNLABELLED if row.label is None else index[row.label])
+        for row in rows
+    ]
