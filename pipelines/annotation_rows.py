@@ -61,7 +61,7 @@ def build_rows(
     dead_letters: list[dict[str, Any]] = []
     annotated: list[int] = []
     for offset, (post_id, result) in enumerate(zip(post_ids, results, strict=True)):
-        row = {
+        row: dict[str, Any] = {
             "post_id": post_id,
             "source_file": source_file,
             "source_row": first_row + offset,

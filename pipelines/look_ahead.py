@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from typing import TypeVar
 
 Item = TypeVar("Item")
 
 
-def look_ahead(items: Iterable[Item], cost: Callable[[Item], float]) -> Iterator[Item]:
+def look_ahead(items: Iterable[Item], cost: Callable[[Item], float]) -> Generator[Item, None, None]:
     """Yield `items` in order while a thread already produces the next ones.
 
     cost: of an item; the thread rests while those that wait cost 1 or more together. An

@@ -41,8 +41,8 @@ LASTING_ERRORS = (InputChangedError, CorruptInputError, SchemaError)
 class Chunk:
     """Consecutive rows of one shard on their way from the file to the part.
 
-    prepared: per row, a future or a dead letter of the check. results: per row, None until
-    it is known. kept: the values of the columns named with --keep. bytes: of the rows as
+    prepared: per row, a future or a dead letter of the check. results: by row of
+    the chunk, as far as they are known. kept: the values of the columns named with --keep. bytes: of the rows as
     they were read.
     """
 
@@ -51,7 +51,7 @@ class Chunk:
     first_row: int
     post_ids: list[str | None]
     prepared: list[Future[PreparedPost | DeadLetter] | DeadLetter]
-    results: list[Result | None]
+    results: dict[int, Result]
     kept: pa.RecordBatch
     bytes: int
 
@@ -124,7 +124,7 @@ def _chunk(
             no_post_id(post_id) or pool.submit(prepare_row, row)
             for row, post_id in enumerate(post_ids)
         ],
-        results=[None] * len(post_ids),
+        results={},
         kept=kept_columns(posts, layout),
         bytes=posts.nbytes,
     )
@@ -134,4 +134,4 @@ def look_ahead_cost(item: Chunk | ShardEnd) -> float:
     """The share of a worker's look-ahead that an item takes, by its posts and their bytes."""
     if isinstance(item, ShardEnd):
         return 0.0
-    return len(item.results) / LOOK_AHEAD_POSTS + item.bytes / LOOK_AHEAD_BYTES
+    return len(item.post_ids) / LOOK_AHEAD_POSTS + item.bytes / LOOK_AHEAD_BYTES

@@ -39,7 +39,7 @@ def parse_beam_options(arguments: Sequence[str], own: Sequence[str] = ()) -> Pip
     parser = _Parser(allow_abbrev=False, add_help=False)
     for options in PipelineOptions.__subclasses__():
         if options.__module__.startswith("apache_beam."):
-            options._add_argparse_args(parser)  # type: ignore[arg-type]
+            options._add_argparse_args(parser)
     _, unknown = parser.parse_known_args(list(arguments))
     if unknown:
         name = unknown[0].split("=", 1)[0]

@@ -178,8 +178,10 @@ class _Annotation:
         for (chunk, row, _), result in zip(
             self._batch, self._handler.run_inference(posts, self._model), strict=True
         ):
-            failed = isinstance(result, ModelFailure)
-            chunk.results[row] = model_failed(result.error) if failed else result
+            if isinstance(result, ModelFailure):
+                chunk.results[row] = model_failed(result.error)
+            else:
+                chunk.results[row] = result
         self._batch.clear()
         for key, attempt in list(self._attempts.items()):
             attempt.touch(self._rows[key], self._dead_letters[key])
@@ -191,7 +193,7 @@ class _Annotation:
             if isinstance(item, ShardEnd):
                 self._waiting.popleft()
                 yield self._end(item)
-            elif None not in item.results:
+            elif len(item.results) == len(item.post_ids):
                 self._waiting.popleft()
                 self._write(item)
             else:
@@ -199,26 +201,23 @@ class _Annotation:
 
     def _write(self, chunk: Chunk) -> None:
         key = chunk.shard.key
+        results = [chunk.results[row] for row in range(len(chunk.post_ids))]
+        now = datetime.datetime.now(datetime.timezone.utc)
         annotations, dead_letters = build_rows(
             self._run,
             chunk.shard.source_file,
             chunk.first_row,
             chunk.post_ids,
-            chunk.results,
+            results,
             chunk.kept,
-            datetime.datetime.now(datetime.timezone.utc),
+            now,
         )
+        letters = [result for result in results if isinstance(result, DeadLetter)]
         staged = self._staged_shard(chunk.shard, chunk.layout)
         staged.add_annotations(annotations)
-        lost = [
-            reason
-            for result in chunk.results
-            if isinstance(result, DeadLetter)
-            for reason in result.lost
-        ]
-        staged.add_dead_letters(dead_letters, lost)
-        self._rows[key] += len(chunk.results)
-        self._dead_letters[key] += dead_letters.num_rows
+        staged.add_dead_letters(dead_letters, [why for letter in letters for why in letter.lost])
+        self._rows[key] += len(results)
+        self._dead_letters[key] += len(letters)
 
     def _staged_shard(self, shard: Shard, layout: PostsLayout) -> StagedShard:
         if shard.key not in self._staged:
