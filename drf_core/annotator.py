@@ -76,7 +76,7 @@ class Annotator:
     def __init__(self, model: DRFModel, processor: DRFProcessor, device: torch.device) -> None:
         self.model = model.to(device).eval()
         # Convolutions run faster on channels-last weights, on CPU and GPU alike.
-        self.model.image_encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model.image_encoder.to(memory_format=torch.channels_last)
         self.processor = processor
         self.device = device
         self.labels = model.config.labels

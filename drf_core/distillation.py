@@ -108,7 +108,7 @@ def distil_image_encoder(
         inputs = processor.normalise(shown).contiguous(memory_format=torch.channels_last)
         return model.encode_image(inputs)
 
-    model.image_encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model.image_encoder.to(memory_format=torch.channels_last)
     return _distil(
         model.image_encoder,
         forward,

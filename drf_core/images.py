@@ -7,6 +7,7 @@ import struct
 import warnings
 import zlib
 
+import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 # What Pillow raises for broken files, seen by fuzzing its decoders: beside OSError (truncated,
@@ -34,8 +35,8 @@ def decode_image(
 
     data: the encoded file. max_pixels, max_bytes: limits checked before any pixel is
     decoded. target: shortest side needed; JPEGs are decoded at the smallest of their built-in
-    scales (1/2, 1/4, 1/8) that is at least as large. Returns (image, None), or (None, reason) with reason one of missing,
-    too_large, truncated, undecodable.
+    scales (1/2, 1/4, 1/8) that is at least as large. Returns (image, None), or (None,
+    reason) with reason one of missing, too_large, truncated, undecodable.
     """
     if data is None or len(data) == 0:
         return None, "missing"
@@ -71,9 +72,9 @@ def _rgb(image: Image.Image) -> Image.Image:
         return image
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
         # Pillow clips 16-bit grey at 255 when converting; scale it instead.
-        low, high = image.convert("F").getextrema()
-        scale = 255.0 / max(float(high), 255.0)
-        return image.convert("F").point(lambda value: value * scale).convert("L").convert("RGB")
+        levels = np.asarray(image.convert("F"))
+        scaled = levels * (255.0 / max(float(levels.max()), 255.0))
+        return Image.fromarray(np.clip(scaled, 0, 255).astype(np.uint8)).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         layer = image.convert("RGBA")
         white = Image.new("RGBA", layer.size, (255, 255, 255, 255))

@@ -38,7 +38,7 @@ class DRFProcessor(ProcessorMixin):
         self._factor = factor
 
     @classmethod
-    def from_pretrained(cls, folder: str, **kwargs: Any) -> DRFProcessor:  # type: ignore[override]
+    def from_pretrained(cls, folder: str, **kwargs: Any) -> DRFProcessor:
         """Load tokenizer and image processor from a checkpoint folder or hub id."""
         return cls.from_encoders(folder, folder, **kwargs)
 
@@ -50,7 +50,7 @@ class DRFProcessor(ProcessorMixin):
         # happens to be installed.
         return cls(AutoImageProcessor.from_pretrained(image, backend="pil", **kwargs), tokenizer)
 
-    def save_pretrained(self, folder: str, **kwargs: Any) -> list[str]:  # type: ignore[override]
+    def save_pretrained(self, folder: str, **kwargs: Any) -> list[str]:
         """Write tokenizer and image-processor files; returns their paths."""
         files = [
             *self.tokenizer.save_pretrained(folder),
@@ -129,7 +129,7 @@ class DRFProcessor(ProcessorMixin):
             )
         return BatchFeature(batch)
 
-    def __call__(  # type: ignore[override]
+    def __call__(
         self,
         text: Sequence[str | None],
         images: Sequence[Image.Image | None],

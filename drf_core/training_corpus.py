@@ -60,6 +60,7 @@ class TrainingCorpus:
         self.views: ImageViews | None = None
 
     def __len__(self) -> int:
+        """Return the number of posts."""
         return len(self.posts)
 
     def pixels(self, index: int) -> np.ndarray | None:
