@@ -120,7 +120,11 @@ class _LeaseLock(Lock):
         name = _epoch_name(partition, last + 1)
         if not store.create(name, to_json(dataclasses.asdict(lease))):
             return None
-        # The highest epoch stays for good: numbers are never used twice.
+        if _epochs(store, partition)[-1:] != [last + 1]:
+            # Others came and went since the list was read, and this number is an old one.
+            store.remove(name)
+            return None
+        # The highest epoch stays for good: it is what the next number is counted from.
         for epoch in epochs:
             store.remove(_epoch_name(partition, epoch))
         return cls(store, partition, last + 1, lease)

@@ -8,33 +8,28 @@ names, and the attempt record that says who was at work.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
 import socket
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from pipelines import layout
-from pipelines.ledger import Counts, Part, ShardEntry
+from pipelines.ledger import Counts, ShardEntry
+from pipelines.part_writer import PartWriter
 from pipelines.plan import JobOptions, Shard
-from pipelines.store import OutputError, PartFile, Store, reason_of, to_json
+from pipelines.store import Store, to_json
 from schemas.annotations import MODALITIES, annotations_schema
 from schemas.dead_letters import dead_letters_schema
 
 # An attempt that says nothing for this long is taken for dead, wherever it ran.
 _SILENCE_SECONDS = 120.0
 _TOUCH_SECONDS = 2.0
-
-# A part is one row group unless its kept columns are large.
-_FLUSH_BYTES = 32 * 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -164,6 +159,22 @@ def stale_attempts(store: Store, key: str) -> int:
     return sum(not state.alive() for state in list_attempts(store, [key]))
 
 
+def clear_shards(store: Store, keys: Iterable[str]) -> None:
+    """Remove what the staging folder holds of published shards, but for attempts at work."""
+    keys = set(keys)
+    attempts = list_attempts(store, keys)
+    at_work = {state.attempt for state in attempts if state.alive()}
+    for key in keys:
+        store.remove(layout.commit_record(key))
+    for state in attempts:
+        if state.attempt not in at_work:
+            store.remove(layout.attempt_record(state.key, state.attempt))
+    for name in store.sizes(layout.STAGED_PARTS):
+        key, attempt, *_ = name.split(".")
+        if key in keys and attempt not in at_work:
+            store.remove(f"{layout.STAGED_PARTS}/{name}")
+
+
 def sweep_staging(store: Store, older_than_seconds: float = 7 * 86_400) -> int:
     """Remove what nobody will ask for again from the staging folder; return how many files.
 
@@ -217,12 +228,12 @@ class StagedShard:
             layout.ANNOTATIONS: annotations_schema(options.labels, keep),
             layout.DEAD_LETTERS: dead_letters_schema(),
         }
-        self._parts: dict[str, _PartWriter] = {}
+        self._parts: dict[str, PartWriter] = {}
         try:
             for tree, schema in schemas.items():
                 name = layout.staged_part(tree, shard.key, self._attempt)
                 schema = schema.with_metadata({**(schema.metadata or {}), **metadata})
-                self._parts[tree] = _PartWriter(store, name, schema)
+                self._parts[tree] = PartWriter(store, name, schema)
         except BaseException:
             self.discard()
             raise
@@ -322,78 +333,6 @@ class StagedShard:
 
     def _count(self, tree: str, column: str) -> dict[str, int]:
         return self._parts[tree].counts[column]
-
-
-# The columns whose values are counted as they are written, by tree.
-_COUNTED = {
-    "label",
-    "reason",
-    *(f"{modality}_{what}" for modality in MODALITIES for what in ("state", "reason")),
-}
-
-
-class _PartWriter:
-    """One Parquet file in the making: buffers rows, counts values, checks their order."""
-
-    def __init__(self, store: Store, name: str, schema: pa.Schema) -> None:
-        self.schema = schema
-        self.counts: dict[str, dict[str, int]] = {c: {} for c in schema.names if c in _COUNTED}
-        self._store = store
-        self._name = name
-        self._file: PartFile = store.open_part(name)
-        self._writer = pq.ParquetWriter(self._file, schema, compression="zstd")
-        self._buffer: list[pa.Table] = []
-        self._rows = 0
-        self._last_row = -1
-
-    def add(self, rows: pa.RecordBatch | pa.Table) -> None:
-        if rows.num_rows == 0:
-            return
-        table = pa.Table.from_batches([rows]) if isinstance(rows, pa.RecordBatch) else rows
-        source_rows = table["source_row"].to_pylist()
-        for row in source_rows:
-            if row <= self._last_row:
-                raise ValueError(f"source_row {row} after {self._last_row}: rows out of order")
-            self._last_row = row
-        for column, counts in self.counts.items():
-            for item in pc.value_counts(table[column]).to_pylist():
-                if item["values"] is not None:
-                    counts[item["values"]] = counts.get(item["values"], 0) + item["counts"]
-        self._rows += table.num_rows
-        self._buffer.append(table)
-        if sum(part.nbytes for part in self._buffer) > _FLUSH_BYTES:
-            self._flush()
-
-    def close(self) -> Part:
-        self._flush()
-        with self._explained():
-            self._writer.close()
-        self._file.close()
-        return Part(self._rows, self._file.bytes, self._file.sha256)
-
-    def discard(self) -> None:
-        with contextlib.suppress(Exception):
-            self._writer.close()
-        with contextlib.suppress(Exception):
-            self._file.close()
-        with contextlib.suppress(Exception):
-            self._store.remove(self._name)
-
-    def _flush(self) -> None:
-        if self._buffer:
-            table = pa.concat_tables(self._buffer)
-            self._buffer.clear()
-            with self._explained():
-                self._writer.write_table(table)
-
-    @contextlib.contextmanager
-    def _explained(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise OutputError(
-                f"cannot write {self._store.url}/{self._name}: {reason_of(error)}"
-            ) from error
 
 
 def _process_runs(process: int) -> bool:

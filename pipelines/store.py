@@ -252,9 +252,7 @@ class PartFile:
         path = store.full(name)
         # Not the store's own open(): fsspec's local files hide their descriptor from fsync.
         self._file: BinaryIO = (
-            open(path, "xb")  # noqa: SIM115: closed by close()
-            if store.local
-            else store.fs.open(path, "wb")
+            open(path, "xb") if store.local else store.fs.open(path, "wb")  # noqa: SIM115
         )
 
     def write(self, data: bytes) -> int:

@@ -1,0 +1,84 @@
+"""The promise, proven from the files: every input row is in exactly one published part."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipelines import layout
+from pipelines.ledger import Ledger, LedgerFile, ShardEntry
+from pipelines.store import Store, reason_of
+
+_READERS = 8
+
+
+def find_faults(store: Store, partition: str, files: Mapping[str, LedgerFile]) -> dict[str, str]:
+    """Return what is wrong with published files, by source_file; {} is the proof.
+
+    Per file: the rows in the footers of its parts are the rows in its own footer, and the
+    parts' source_row columns hold each of its rows once.
+    """
+    with ThreadPoolExecutor(_READERS) as pool:
+        faults = pool.map(lambda item: _fault(store, partition, *item), files.items())
+        return {name: fault for name, fault in zip(files, faults, strict=True) if fault}
+
+
+def count_duplicate_ids(store: Store, partition: str, ledger: Ledger) -> int:
+    """Return how many of the partition's posts have an id that had already occurred in it."""
+    places = [
+        layout.in_partition(tree, partition, name)
+        for tree in layout.TREES
+        for name in sorted(ledger.names())
+    ]
+    with ThreadPoolExecutor(_READERS) as pool:
+        columns = [column for _, column in pool.map(lambda p: _read(store, p, "post_id"), places)]
+    ids = pa.chunked_array((chunk for column in columns for chunk in column.chunks), pa.string())
+    return len(ids) - ids.null_count - pc.count_distinct(ids, mode="only_valid").as_py()
+
+
+def _fault(store: Store, partition: str, source_file: str, file: LedgerFile) -> str | None:
+    rows = 0
+    numbers = []
+    for tree in layout.TREES:
+        for entry in file.shards:
+            place = layout.in_partition(tree, partition, entry.name)
+            try:
+                metadata, column = _read(store, place, "source_row")
+            except (OSError, pa.ArrowException) as error:
+                return f"{place} cannot be read: {reason_of(error)}"
+            fault = _stranger(metadata, source_file, entry, tree)
+            if fault:
+                return f"{place} {fault}"
+            rows += metadata.num_rows
+            numbers.append(column.to_numpy())
+    if rows != file.rows:
+        return f"{source_file} has {file.rows} rows, its published parts have {rows}"
+    found = np.sort(np.concatenate(numbers)) if numbers else np.empty(0, np.int64)
+    if not np.array_equal(found, np.arange(file.rows)):
+        return f"{source_file}: its published parts do not hold each of its rows once"
+    return None
+
+
+def _stranger(
+    metadata: pq.FileMetaData, source_file: str, entry: ShardEntry, tree: str
+) -> str | None:
+    written = metadata.metadata or {}
+    if written.get(b"drf.source_file") != source_file.encode():
+        return f"is no part of {source_file}"
+    if written.get(b"drf.key") != entry.key.encode():
+        return f"is not the part that was committed of {source_file}"
+    if metadata.num_rows != entry.part(tree).rows:
+        return f"has {metadata.num_rows} rows, {entry.part(tree).rows} were committed"
+    return None
+
+
+def _read(store: Store, place: str, column: str) -> tuple[pq.FileMetaData, pa.ChunkedArray]:
+    """Return a part's footer and one of its columns."""
+    with store.fs.open(store.full(place), "rb") as file:
+        part = pq.ParquetFile(file)
+        return part.metadata, part.read([column], use_threads=False)[column]
