@@ -79,9 +79,7 @@ def list_inputs(
             named.setdefault(url, (source_file, partition))
     _check_distinct(named)
     with ThreadPoolExecutor(_FOOTER_READERS) as pool:
-        looked_at = list(
-            pool.map(lambda item: _look_at(item[0], *item[1], columns, keep), named.items())
-        )
+        looked_at = list(pool.map(lambda url: _look_at(url, *named[url], columns, keep), named))
     looked_at.sort(key=lambda file: file.source_file)
     files = tuple(file for file in looked_at if isinstance(file, InputFile))
     return InputListing(
@@ -222,7 +220,7 @@ def _parquet_below(fs: fsspec.AbstractFileSystem, folder: str) -> list[str]:
 
 
 def _matches(fs: fsspec.AbstractFileSystem, pattern: str, root: str) -> list[str]:
-    names = set()
+    names: set[str] = set()
     for path, info in fs.glob(pattern, detail=True).items():
         name = path[len(root) + 1 :]
         if info["type"] == "directory":

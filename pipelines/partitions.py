@@ -38,8 +38,12 @@ class PartitionTask:
 
     def named(self) -> set[str]:
         """Return the source files that it says something about."""
-        names = {file.source_file for file in (*self.files, *self.failed)}
-        return names | set(self.prune)
+        return {*self.paths(), *self.prune}
+
+    def paths(self) -> dict[str, str]:
+        """Return the input files that are there, with their paths, by source_file."""
+        readable = {file.source_file: file.path for file in self.files}
+        return readable | {file.source_file: file.path for file in self.failed}
 
 
 @dataclass(frozen=True)
@@ -131,7 +135,8 @@ def gone(path: str) -> bool:
 
 def partition_tasks(plan: Plan) -> dict[str, PartitionTask]:
     """Return what a plan wants, for every partition that it touches, also the settled ones."""
-    partitions = {file.partition for file in (*plan.files, *plan.failed_files)}
+    partitions = {file.partition for file in plan.files}
+    partitions |= {file.partition for file in plan.failed_files}
     prune = plan.orphans if plan.prune else ()
     partitions |= {partition_of(source_file) for source_file in prune}
     return {

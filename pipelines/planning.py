@@ -159,7 +159,8 @@ def _orphans(listing: InputListing, output: _Output, prune: bool) -> tuple[str, 
 
     Raises UsageError where that cannot be told and prune would remove them.
     """
-    present = {file.source_file for file in (*listing.files, *listing.failed)}
+    present = {file.source_file for file in listing.files}
+    present |= {file.source_file for file in listing.failed}
     orphans = []
     for ledger in output.ledgers.values():
         for source_file, file in ledger.files.items():

@@ -223,10 +223,9 @@ def _unpublished(
     task: PartitionTask, before: Ledger, problems: Mapping[str, FileResult]
 ) -> dict[str, UnpublishedFile]:
     found = remembered(task, before)
-    for file in (*task.files, *task.failed):
-        if file.source_file in problems:
-            error = problems[file.source_file].error or ""
-            found[file.source_file] = UnpublishedFile(redact(file.path), error)
+    for name, path in task.paths().items():
+        if name in problems:
+            found[name] = UnpublishedFile(redact(path), problems[name].error or "")
     # What is known to fail already keeps its words: the ledger changes when the data does.
     return {name: before.unpublished.get(name, file) for name, file in sorted(found.items())}
 
