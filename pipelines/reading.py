@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from pipelines.plan import Shard
 from schemas.errors import DRFError
-from schemas.posts import PostColumns, PostsLayout, check_posts_schema, coerce_posts
+from schemas.posts import PostsLayout, coerce_posts
 
 # A request to an object store of this size costs little more than a smaller one.
 _BUFFER_BYTES = 4 << 20
@@ -24,7 +24,7 @@ _BATCH_BYTES = 32 << 20
 
 
 class CorruptInputError(DRFError):
-    """A file whose footer or pages cannot be read; trying again would not help."""
+    """A file whose pages cannot be read; trying again would not help."""
 
     exit_code = 4
 
@@ -49,39 +49,6 @@ class _WatchedFile:
         except Exception as error:
             self.error = error
             raise
-
-
-def read_layout(
-    fs: fsspec.AbstractFileSystem,
-    path: str,
-    columns: PostColumns,
-    keep: Sequence[str],
-    source_file: str,
-) -> PostsLayout:
-    """Return what to read from the file, by its footer.
-
-    path: as fs knows it. source_file: its name for messages.
-    Raises CorruptInputError where the footer cannot be read, SchemaError where the columns
-    do not fit, and whatever the store raises.
-    """
-    with _opened(fs, path) as file, _explained(file, f"{source_file}: its Parquet footer"):
-        schema = pq.ParquetFile(file).schema_arrow
-    return check_posts_schema(schema, columns, keep, source_file)
-
-
-def read_rows(
-    fs: fsspec.AbstractFileSystem,
-    path: str,
-    shard: Shard,
-    layout: PostsLayout,
-    batch_rows: int = 64,
-) -> Iterator[tuple[int, pa.RecordBatch]]:
-    """Yield (source row of the first post, posts) over one shard, in source order.
-
-    Parameters and errors as those of read_unit_rows.
-    """
-    for _, first_row, batch in read_unit_rows(fs, path, [shard], layout, batch_rows):
-        yield first_row, batch
 
 
 def read_unit_rows(

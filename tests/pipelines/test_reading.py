@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import http.server
+import random
+import threading
 import tracemalloc
 from pathlib import Path
+from typing import ClassVar
 
 import fsspec
 import pyarrow as pa
@@ -11,9 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.plan import Shard
-from pipelines.reading import CorruptInputError, read_layout, read_rows, read_unit_rows
-from schemas.errors import SchemaError
-from schemas.posts import PostColumns
+from pipelines.reading import CorruptInputError, read_unit_rows
+from schemas.posts import PostColumns, check_posts_schema
 from tests.data import corpora
 
 FS = fsspec.filesystem("file")
@@ -35,7 +38,12 @@ def make_shard(path: Path, first_row: int, rows: int, row_groups: tuple[int, ...
 
 
 def layout_of(path: Path, keep: tuple[str, ...] = ()):
-    return read_layout(FS, str(path), PostColumns(), keep, path.name)
+    return check_posts_schema(pq.read_schema(path), PostColumns(), keep, path.name)
+
+
+def read_rows(fs, path: str, shard: Shard, layout, batch_rows: int = 64):
+    for _, first_row, batch in read_unit_rows(fs, path, [shard], layout, batch_rows):
+        yield first_row, batch
 
 
 def ids_of(batches) -> list[tuple[int, str]]:
@@ -174,28 +182,12 @@ def test_a_file_with_fewer_rows_than_planned_is_corrupt(corpus: Path):
         list(read_rows(FS, str(corpus), make_shard(corpus, 40, 15, (2,)), layout_of(corpus)))
 
 
-@pytest.mark.parametrize("content", [b"", b"PAR1", b"no parquet at all, but long enough"])
-def test_a_file_without_a_footer_is_corrupt(tmp_path: Path, content: bytes):
-    path = tmp_path / "posts.parquet"
-    path.write_bytes(content)
-    with pytest.raises(CorruptInputError, match=r"^posts\.parquet: its Parquet footer"):
-        layout_of(path)
-
-
-def test_a_damaged_footer_is_corrupt(corpus: Path):
-    corpora.damage_footer(corpus)
-    with pytest.raises(CorruptInputError, match="footer"):
-        layout_of(corpus)
-
-
-def test_a_wrong_type_is_found_by_the_footer_alone(tmp_path: Path):
-    path = corpora.write_posts(
-        tmp_path / "posts.parquet",
-        [{"post_id": "1", "text": 2.5, "image": b""}],
-        types={"post_id": pa.string(), "text": pa.float64(), "image": pa.binary()},
-    )
-    with pytest.raises(SchemaError, match="'text': found double"):
-        layout_of(path)
+@pytest.mark.parametrize("damage", [corpora.damage_footer, lambda path: path.write_bytes(b"")])
+def test_a_footer_that_was_damaged_since_is_corrupt(corpus: Path, damage):
+    layout = layout_of(corpus)
+    damage(corpus)
+    with pytest.raises(CorruptInputError, match="cannot be read"):
+        list(read_rows(FS, str(corpus), make_shard(corpus, 0, 20, (0,)), layout))
 
 
 def test_a_fault_of_the_store_is_not_taken_for_a_corrupt_file(corpus: Path):
@@ -226,6 +218,57 @@ def test_a_fault_of_the_store_is_not_taken_for_a_corrupt_file(corpus: Path):
 
     with pytest.raises(ConnectionResetError):
         list(read_rows(FailingFS(), str(corpus), make_shard(corpus, 0, 20, (0,)), layout))
+
+
+class RangeHandler(http.server.BaseHTTPRequestHandler):
+    """Serves one file in ranges, as object stores do, and notes how much it sent."""
+
+    content: bytes
+    sent: ClassVar[list[int]]
+
+    def log_message(self, *args) -> None:
+        pass
+
+    def do_HEAD(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(self.content)))
+        self.send_header("Accept-Ranges", "bytes")
+        self.end_headers()
+
+    def do_GET(self) -> None:
+        first, last = self.headers["Range"].removeprefix("bytes=").split("-")
+        part = self.content[int(first) : int(last) + 1]
+        self.send_response(206)
+        self.send_header("Content-Length", str(len(part)))
+        self.send_header("Content-Range", f"bytes {first}-{last}/{len(self.content)}")
+        self.end_headers()
+        self.wfile.write(part)
+        self.sent.append(len(part))
+
+
+def test_a_remote_file_is_read_in_ranges_and_only_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    # Noise does not compress: each row group is 2 MB.
+    posts = [
+        {"post_id": str(n), "text": "t", "image": random.Random(n).randbytes(100_000)}
+        for n in range(60)
+    ]
+    path = corpora.write_posts(tmp_path / "posts.parquet", posts, row_group_rows=20)
+
+    class Handler(RangeHandler):
+        content = path.read_bytes()
+        sent: ClassVar[list[int]] = []
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/posts.parquet"
+        shard = make_shard(path, 20, 20, (1,))
+        rows = ids_of(read_rows(fsspec.filesystem("http"), url, shard, layout_of(path)))
+        server.shutdown()
+    assert rows == [(row, str(row)) for row in range(20, 40)]
+    assert 2_000_000 < sum(Handler.sent) < 2_500_000
 
 
 def test_the_nights_are_read_as_they_are(shared: Path):
