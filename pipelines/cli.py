@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import signal
 import sys
@@ -28,7 +29,7 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code. Prints one line for any error."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    terminated = signal.signal(signal.SIGTERM, _interrupt)
     try:
         return _run(sys.argv[1:] if argv is None else list(argv))
     except KeyboardInterrupt:
@@ -43,6 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         lines = str(error).splitlines() or [""]
         _complain(f"error: {type(error).__name__}: {lines[0]} (DRF_DEBUG=1 shows where)")
         return 1
+    finally:
+        signal.signal(signal.SIGTERM, terminated)
 
 
 def _run(argv: list[str]) -> int:
@@ -81,6 +84,7 @@ def _run(argv: list[str]) -> int:
 
         add_train_arguments(train)
     arguments, rest = parser.parse_known_args(argv)
+    _quiet_libraries()
     if arguments.command == "annotate":
         from pipelines.annotate_command import run_annotate
 
@@ -96,6 +100,16 @@ def _run(argv: list[str]) -> int:
     make_sample(arguments.folder)
     print(f"wrote sample posts to {arguments.folder}")
     return 0
+
+
+def _quiet_libraries() -> None:
+    """Leave the terminal to what the user asked for; errors are told in one line at the end."""
+    if os.environ.get("DRF_DEBUG"):
+        return
+    logging.basicConfig(level=logging.ERROR)
+    # Beam logs the traceback of every error that it passes on.
+    logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 
 def _interrupt(signum: int, frame: object) -> NoReturn:

@@ -41,9 +41,8 @@ LASTING_ERRORS = (InputChangedError, CorruptInputError, SchemaError)
 class Chunk:
     """Consecutive rows of one shard on their way from the file to the part.
 
-    prepared: per row, a future or a dead letter of the check. results: by row of
-    the chunk, as far as they are known. kept: the values of the columns named with --keep. bytes: of the rows as
-    they were read.
+    prepared: per row, a future or a dead letter of the check. results: by row of the chunk,
+    as far as they are known. kept: the columns named with --keep. bytes: of the rows as read.
     """
 
     shard: Shard

@@ -14,8 +14,8 @@ from pipelines.ledger import Ledger, LedgerFile, read_ledger, sum_counts
 from pipelines.partitions import PartitionTask, partition_tasks
 from pipelines.plan import Plan
 from pipelines.publishing import FileResult, PartitionResult
-from pipelines.store import open_store, redact
-from schemas.manifest import FileCounts, Manifest, Totals, to_json
+from pipelines.store import OutputError, open_store, redact
+from schemas.manifest import FileCounts, Manifest, Totals, from_json, to_json
 
 # Of the packages whose version may matter to the rows.
 _PACKAGES = ("apache-beam", "torch", "transformers", "pyarrow", "pillow", "fsspec")
@@ -100,6 +100,19 @@ def write_manifest(output: str, manifest: Manifest) -> str:
     name = layout.manifest(manifest.run_id)
     store.write(name, to_json(manifest).encode())
     return f"{store.url}/{name}"
+
+
+def read_manifest(output: str, run_id: str) -> Manifest:
+    """Return the manifest of a run, wherever it was written from.
+
+    Raises OutputError where there is none, DRFError where it is damaged.
+    """
+    store = open_store(output)
+    name = layout.manifest(run_id)
+    data = store.read(name)
+    if data is None:
+        raise OutputError(f"the run ended without its manifest {store.url}/{name}; run again")
+    return from_json(data.decode())
 
 
 def _settled(task: PartitionTask, ledger: Ledger | None) -> PartitionResult:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from schemas.annotations import MODALITIES
+from schemas.annotations import MODALITIES, STATES
 from schemas.manifest import Manifest
 
 # A long list of files or warnings belongs to the manifest, not to the screen.
@@ -16,11 +16,14 @@ def format_summary(manifest: Manifest, output: str) -> str:
     totals = manifest.totals
     lines = [_headline(manifest), ""]
     if totals.annotations:
-        lines += _row("labels", _shares(totals.labels, totals.annotations))
+        labels = dict(sorted(totals.labels.items(), key=lambda item: -item[1]))
+        lines += _row("labels", _shares(labels, totals.annotations))
         for name in MODALITIES:
-            states = _shares(totals.states.get(name, {}), totals.annotations)
+            counts = totals.states.get(name, {})
+            states = {state: counts[state] for state in STATES if state in counts}
             reasons = _counts(totals.reasons.get(name, {}))
-            lines += _row(name, states + (f"  (not used as it came: {reasons})" if reasons else ""))
+            shares = _shares(states, totals.annotations)
+            lines += _row(name, f"{shares}: {reasons}" if reasons else shares)
     if totals.dead_letters:
         reasons = _counts(totals.dead_letter_reasons)
         lines += _row("dead letters", f"{totals.dead_letters:,}  ({reasons})")

@@ -1,0 +1,200 @@
+"""`drf annotate`: its options, and what it does with them before and after the pipeline."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING
+
+from drf_core.checkpoint import DEFAULT_MODEL, read_checkpoint, resolve_model
+from pipelines.closing import RunStart, close_without_computing
+from pipelines.inputs import list_inputs
+from pipelines.intents import replay_intents
+from pipelines.plan import JobOptions, Plan, RowOptions
+from pipelines.planning import describe_plan, make_plan
+from pipelines.reporting import read_manifest
+from pipelines.sharding import SHARD_ROWS
+from pipelines.staging import sweep_staging
+from pipelines.store import open_store, redact
+from pipelines.summary import format_summary
+from pipelines.version import package_version
+from schemas.errors import UsageError
+from schemas.manifest import Manifest, to_json
+from schemas.posts import parse_columns
+
+if TYPE_CHECKING:
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+_RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_ROWS = RowOptions()
+
+
+def add_annotate_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `drf annotate`; Beam's own come on top and are checked by name."""
+    add = parser.add_argument
+    add(
+        "--input",
+        nargs="+",
+        required=True,
+        action="extend",
+        metavar="PATH",
+        help="Parquet files, folders or globs, on any fsspec URL",
+    )
+    add(
+        "--output", required=True, metavar="DIR", help="folder or fsspec URL; may hold earlier runs"
+    )
+    add(
+        "--model",
+        default=DEFAULT_MODEL,
+        metavar="DIR|HUB_ID|URL",
+        help="checkpoint; default: the one in the package",
+    )
+    add("--keep", default="", metavar="COL,...", help="input columns that travel through untouched")
+    add(
+        "--column",
+        action="append",
+        default=[],
+        metavar="ROLE=NAME",
+        help="which column is post_id, text, image or image_uri; `image=` for none",
+    )
+    add(
+        "--image-uri-prefix",
+        action="append",
+        default=[],
+        metavar="URL",
+        help="images are fetched only from below these; without one, none is fetched",
+    )
+    add("--run-id", metavar="ID", help="name of the run; default: its start")
+    add(
+        "--max-dead-letter-share",
+        type=_share,
+        default=0.05,
+        metavar="SHARE",
+        help="a partition with more is held back (default %(default)s)",
+    )
+    add("--strict", action="store_true", help="publish nothing if any file failed")
+    add("--prune", action="store_true", help="remove parts whose input file is gone")
+    add("--retry", default="", metavar="REASON,...", help="annotate shards with these once more")
+    add("--dry-run", action="store_true", help="say what would be done, and stop")
+    add("--json", action="store_true", help="print the run's manifest instead of a summary")
+    add("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    add("--batch-size", type=_count, default=64, metavar="N", help="posts per forward")
+    add("--threads", type=_number, default=0, metavar="N", help="torch threads, 0 for one per core")
+    add(
+        "--shard-rows",
+        type=_count,
+        default=SHARD_ROWS,
+        metavar="N",
+        help="most rows that are committed at once (default %(default)s)",
+    )
+    add("--max-image-pixels", type=_count, default=_ROWS.max_image_pixels, metavar="N")
+    add("--max-image-bytes", type=_count, default=_ROWS.max_image_bytes, metavar="N")
+
+
+def run_annotate(
+    arguments: argparse.Namespace, beam_arguments: Sequence[str], own: Sequence[str]
+) -> int:
+    """Annotate; return the exit code. own: the option names of `drf annotate` itself."""
+    start = datetime.now(timezone.utc)
+    options = job_options(arguments, start)
+    beam_options = None
+    if beam_arguments:
+        from pipelines.runners import parse_beam_options
+
+        beam_options = parse_beam_options(beam_arguments, own)
+    warnings: tuple[str, ...] = ()
+    if not arguments.dry_run:
+        open_store(options.output).check_writable()
+        warnings = tuple(replay_intents(options.output))
+    plan = make_plan(
+        options,
+        list_inputs(arguments.input, options.rows.columns, options.rows.keep, options.output),
+        retry=_split(arguments.retry),
+        prune=arguments.prune,
+        shard_rows=arguments.shard_rows,
+    )
+    if arguments.dry_run:
+        print(describe_plan(plan))
+        return 0
+    manifest = _carry_out(plan, RunStart(start, warnings), beam_options)
+    sweep_staging(open_store(options.output))
+    if arguments.json:
+        print(to_json(manifest), end="")
+    else:
+        print(format_summary(manifest, options.output))
+    return manifest.exit_code
+
+
+def _carry_out(plan: Plan, start: RunStart, beam_options: PipelineOptions | None) -> Manifest:
+    """Compute what is to be computed, and publish; without work, neither torch nor Beam."""
+    if not plan.units:
+        return close_without_computing(plan, start)
+    from pipelines import annotate
+    from pipelines.runners import parse_beam_options
+
+    annotate.run(plan, start, beam_options or parse_beam_options([]))
+    return read_manifest(plan.options.output, plan.options.run_id)
+
+
+def job_options(arguments: argparse.Namespace, started: datetime) -> JobOptions:
+    """The options of the run, with the checkpoint looked up; raises UsageError."""
+    run_id = arguments.run_id or started.strftime("%Y%m%dT%H%M%S.%fZ")
+    if not _RUN_ID.fullmatch(run_id):
+        raise UsageError(
+            f"--run-id {run_id!r}: use up to 128 letters, digits, '.', '_' and '-', "
+            "beginning with a letter or digit"
+        )
+    # A relative path would mean another place to a worker.
+    output = arguments.output if "://" in arguments.output else os.path.abspath(arguments.output)
+    folder = resolve_model(arguments.model)
+    checkpoint = read_checkpoint(folder)
+    local = arguments.model != DEFAULT_MODEL and os.path.isdir(arguments.model)
+    return JobOptions(
+        output=output,
+        run_id=run_id,
+        model=os.path.abspath(folder) if local else arguments.model,
+        model_id=redact(arguments.model),
+        model_revision=checkpoint.revision,
+        package_version=package_version(),
+        labels=checkpoint.labels,
+        rows=RowOptions(
+            columns=parse_columns(arguments.column),
+            keep=_split(arguments.keep),
+            image_uri_prefixes=tuple(arguments.image_uri_prefix),
+            max_image_pixels=arguments.max_image_pixels,
+            max_image_bytes=arguments.max_image_bytes,
+        ),
+        device=arguments.device,
+        batch_size=arguments.batch_size,
+        threads=arguments.threads,
+        max_dead_letter_share=arguments.max_dead_letter_share,
+        strict=arguments.strict,
+    )
+
+
+def _split(names: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in names.split(",") if name.strip())
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
+    return value
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
+    return value
+
+
+def _number(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is negative")
+    return value

@@ -1,0 +1,81 @@
+"""The end of a run: each partition published, then one manifest. Needs no Beam.
+
+The pipeline's last steps call it, and so does the client where nothing is to be computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from pipelines.partitions import PartitionTask, partition_tasks
+from pipelines.plan import JobOptions, Plan, ShardOutcome
+from pipelines.publishing import PartitionResult, publish_partition
+from pipelines.reporting import build_manifest, write_manifest
+from schemas.manifest import Manifest
+
+
+@dataclass(frozen=True)
+class RunStart:
+    """When a run began (UTC), and what it warned of before its pipeline."""
+
+    time: datetime
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ClosedPartition:
+    """What became of a partition; rows computed by this run, and rows found committed."""
+
+    result: PartitionResult
+    computed_rows: int
+    found_rows: int
+
+
+def partitions_to_publish(plan: Plan) -> list[PartitionTask]:
+    """What the plan wants of every partition that is not as it should be yet."""
+    tasks = partition_tasks(plan)
+    return [tasks[partition] for partition in plan.publish]
+
+
+def close_partition(
+    options: JobOptions,
+    task: PartitionTask,
+    outcomes: Sequence[ShardOutcome],
+    failed_files: Sequence[str],
+) -> ClosedPartition:
+    """Publish one partition. failed_files: of the whole run; under --strict one is enough."""
+    failures = {o.source_file: o.failure for o in outcomes if o.failure is not None}
+    withhold = None
+    if options.strict and failed_files:
+        withhold = f"--strict: nothing is published, as {failed_files[0]} failed"
+    return ClosedPartition(
+        publish_partition(options, task, failures, withhold),
+        computed_rows=sum(outcome.rows for outcome in outcomes if outcome.computed),
+        found_rows=sum(
+            outcome.rows for outcome in outcomes if not outcome.computed and outcome.failure is None
+        ),
+    )
+
+
+def close_run(plan: Plan, closed: Iterable[ClosedPartition], start: RunStart) -> Manifest:
+    """Write the run's manifest and return it."""
+    partitions = sorted(closed, key=lambda one: one.result.partition)
+    manifest = build_manifest(
+        plan,
+        {one.result.partition: one.result for one in partitions},
+        started=start.time,
+        computed_rows=sum(one.computed_rows for one in partitions),
+        found_rows=sum(one.found_rows for one in partitions),
+        warnings=start.warnings,
+    )
+    write_manifest(plan.options.output, manifest)
+    return manifest
+
+
+def close_without_computing(plan: Plan, start: RunStart) -> Manifest:
+    """Publish what a killed run left committed, prune, and write the manifest."""
+    failed = [file.source_file for file in plan.failed_files]
+    tasks = partitions_to_publish(plan)
+    return close_run(plan, [close_partition(plan.options, t, (), failed) for t in tasks], start)

@@ -1,0 +1,51 @@
+"""`drf annotate` as tests call it: in this process, with a tiny checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from drf_core.annotator import Annotator
+from pipelines.cli import main
+from tests.pipelines.running import Output, Run, annotate_arguments
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Output:
+    return Output(tmp_path / "out")
+
+
+@pytest.fixture
+def drf(capfd: pytest.CaptureFixture[str]) -> Callable[..., Run]:
+    """Calls the console command in this process."""
+
+    def call(*arguments: object) -> Run:
+        capfd.readouterr()
+        code = main([str(argument) for argument in arguments])
+        captured = capfd.readouterr()
+        return Run(code, captured.out, captured.err)
+
+    return call
+
+
+@pytest.fixture
+def annotate(drf: Callable[..., Run], output: Output, tiny_checkpoint: Path) -> Callable[..., Run]:
+    """Calls `drf annotate --json` on an input, with the tiny checkpoint."""
+
+    def call(source: object, *arguments: object) -> Run:
+        return drf(*annotate_arguments(source, output, tiny_checkpoint), *arguments)
+
+    return call
+
+
+@pytest.fixture
+def inferred(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Sizes of the batches that the model saw in this process."""
+    sizes: list[int] = []
+    predict = Annotator.predict
+    monkeypatch.setattr(
+        Annotator, "predict", lambda self, posts: sizes.append(len(posts)) or predict(self, posts)
+    )
+    return sizes

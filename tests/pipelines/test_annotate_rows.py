@@ -1,0 +1,226 @@
+"""`drf annotate` end to end: what rows come out, and how readers see them."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+
+from schemas.annotations import annotations_schema
+from tests.conftest import LABELS
+from tests.data.corpora import (
+    IMAGE_STRUCT,
+    faulty_posts,
+    make_posts,
+    odd_posts,
+    write_nights,
+    write_posts,
+)
+from tests.pipelines.running import Output, Run
+
+Annotate = Callable[..., Run]
+
+
+def test_every_row_of_every_night_is_exactly_once_in_the_output(
+    tmp_path: Path, annotate: Annotate, output: Output
+) -> None:
+    paths = write_nights(tmp_path / "nightly", files_per_night=2, posts_per_file=20)
+
+    run = annotate(tmp_path / "nightly")
+
+    assert run.code == 0, run.err
+    expected = [
+        (str(path.relative_to(tmp_path / "nightly")), row) for path in paths for row in range(20)
+    ]
+    assert output.places() == sorted(expected)
+    assert output.succeeded() == ["dt=2026-11-17", "dt=2026-11-18"]
+
+
+def test_the_manifest_counts_each_input_file_and_the_whole(
+    tmp_path: Path, annotate: Annotate, output: Output
+) -> None:
+    write_nights(tmp_path / "nightly", files_per_night=1, posts_per_file=20)
+    bad = [fault.post for fault in faulty_posts()]
+    write_posts(tmp_path / "nightly" / "dt=2026-11-17" / "more.parquet", make_posts(80) + bad)
+
+    run = annotate(tmp_path / "nightly", "--run-id", "night-1")
+
+    manifest = run.manifest
+    assert (output.root / "_runs" / "night-1" / "manifest.json").read_text() == run.out
+    files = {file["source_file"]: file for file in manifest["files"]}
+    more = files["dt=2026-11-17/more.parquet"]
+    assert (more["rows"], more["annotations"], more["dead_letters"]) == (89, 86, 3)
+    for file in manifest["files"]:
+        assert file["rows"] == file["annotations"] + file["dead_letters"]
+        for part in file["parts"]:
+            assert (output.root / "annotations" / file["partition"] / Path(part).name).exists()
+    totals = manifest["totals"]
+    assert (totals["files"], totals["rows"]) == (3, 129)
+    assert sum(totals["labels"].values()) == totals["annotations"] == len(output.annotations)
+    assert totals["dead_letter_reasons"] == dict(
+        Counter(row["reason"] for row in output.dead_letters)
+    )
+    for name in ("text", "image"):
+        states = Counter(row[f"{name}_state"] for row in output.annotations)
+        assert totals["states"][name] == dict(states)
+    assert manifest["computed_rows"] == 129
+
+
+def test_faults_end_in_the_right_state_and_odd_posts_are_used(
+    tmp_path: Path, annotate: Annotate, output: Output
+) -> None:
+    faults = faulty_posts()
+    posts = [*make_posts(60), *odd_posts(), *(fault.post for fault in faults)]
+    write_posts(tmp_path / "posts.parquet", posts)
+
+    assert annotate(tmp_path / "posts.parquet").code == 0
+
+    by_id = {row["post_id"]: row for row in output.annotations}
+    letters = {row["post_id"]: row for row in output.dead_letters}
+    for fault in faults:
+        if fault.dead_letter:
+            assert letters[fault.post["post_id"]]["reason"] == fault.dead_letter
+            continue
+        row = by_id[fault.name]
+        for name, reason in (("text", fault.text_reason), ("image", fault.image_reason)):
+            assert row[f"{name}_reason"] == reason, fault.name
+            assert (row[f"{name}_state"] == "recovered") == (reason is not None), fault.name
+    for post in odd_posts():
+        row = by_id[post["post_id"]]
+        assert (row["text_reason"], row["image_reason"]) == (None, None), post["post_id"]
+
+
+def test_duplicate_ids_are_annotated_and_counted(
+    tmp_path: Path, annotate: Annotate, output: Output
+) -> None:
+    posts = make_posts(20)
+    posts[7]["post_id"] = posts[3]["post_id"]
+    write_posts(tmp_path / "posts.parquet", posts)
+
+    manifest = annotate(tmp_path / "posts.parquet").manifest
+
+    assert manifest["totals"]["duplicate_ids"] == 1
+    assert [row["source_row"] for row in output.annotations if row["post_id"] == "p3"] == [3, 7]
+
+
+def test_struct_images_mapped_columns_and_kept_columns(
+    tmp_path: Path, annotate: Annotate, output: Output
+) -> None:
+    types = {
+        "ID": pa.int64(),
+        "text": pa.large_string(),
+        "PICTURE": IMAGE_STRUCT,
+        "language": pa.string(),
+    }
+    posts = [
+        {"ID": number, "text": post["text"], "PICTURE": post["image"], "language": "en"}
+        for number, post in enumerate(make_posts(5))
+    ]
+    write_posts(tmp_path / "posts.parquet", posts, types=types)
+
+    run = annotate(
+        tmp_path / "posts.parquet",
+        *("--column", "post_id=ID", "--column", "image=PICTURE", "--keep", "language"),
+    )
+
+    assert run.code == 0, run.err
+    rows = output.annotations
+    assert [row["post_id"] for row in rows] == ["0", "1", "2", "3", "4"]
+    assert {row["image_reason"] for row in rows} == {None}
+    assert {row["language"] for row in rows} == {"en"}
+
+
+def test_a_corpus_without_images_is_annotated_from_its_texts(
+    tmp_path: Path, annotate: Annotate, output: Output
+) -> None:
+    types = {"post_id": pa.string(), "text": pa.string()}
+    write_posts(tmp_path / "posts.parquet", make_posts(5), types=types)
+
+    assert annotate(tmp_path / "posts.parquet", "--column", "image=").code == 0
+
+    assert {row["image_state"] for row in output.annotations} == {"recovered"}
+    assert {row["image_reason"] for row in output.annotations} == {"missing"}
+
+
+def test_pyarrow_pandas_and_duckdb_read_the_output_as_it_is(
+    tmp_path: Path, annotate: Annotate, output: Output
+) -> None:
+    write_nights(tmp_path / "nightly", files_per_night=1, posts_per_file=10)
+    annotate(tmp_path / "nightly")
+    folder = output.root / "annotations"
+
+    dataset = ds.dataset(folder, format="parquet", partitioning="hive")
+    frame = pd.read_parquet(folder)
+    in_duckdb = output.duckdb(
+        "select dt, count(*), min(probabilities.negative) from annotations group by dt order by dt"
+    )
+
+    schema = annotations_schema(LABELS)
+    assert [field.name for field in dataset.schema] == [*schema.names, "dt"]
+    assert dataset.count_rows() == len(frame) == 20
+    assert str(frame["annotated_at"].dtype).endswith("UTC]")
+    assert [(str(dt), rows) for dt, rows, _ in in_duckdb] == [
+        ("2026-11-17", 10),
+        ("2026-11-18", 10),
+    ]
+    for part in folder.rglob("*.parquet"):
+        assert pq.read_schema(part).remove_metadata().equals(schema.remove_metadata())
+
+
+def test_parts_hold_rows_in_source_order_and_say_where_they_come_from(
+    tmp_path: Path, annotate: Annotate, output: Output
+) -> None:
+    write_posts(tmp_path / "posts.parquet", make_posts(50), row_group_rows=7)
+
+    annotate(tmp_path / "posts.parquet", "--shard-rows", "20")
+
+    parts = sorted((output.root / "annotations").glob("*.parquet"))
+    assert len(parts) == 4
+    rows: list[int] = []
+    for part in parts:
+        table = pq.read_table(part)
+        metadata = pq.read_schema(part).metadata
+        assert metadata[b"drf.source_file"] == b"posts.parquet"
+        assert metadata[b"drf.device"] == b"cpu"
+        rows += table["source_row"].to_pylist()
+    assert rows == list(range(50))
+
+
+def test_a_file_with_zero_rows_is_valid_with_a_warning(
+    tmp_path: Path, annotate: Annotate, output: Output
+) -> None:
+    write_posts(tmp_path / "in" / "posts.parquet", make_posts(3))
+    write_posts(tmp_path / "in" / "empty.parquet", [])
+
+    run = annotate(tmp_path / "in")
+
+    assert run.code == 0
+    assert any("empty.parquet" in warning for warning in run.manifest["warnings"])
+    assert output.succeeded() == ["."]
+    assert len(output.annotations) == 3
+
+
+def test_the_real_nights_come_out_whole(shared: Path, annotate: Annotate, output: Output) -> None:
+    nightly = shared / "corpora" / "nightly"
+
+    run = annotate(nightly)
+
+    assert run.code == 0, run.err
+    expected = {
+        str(path.relative_to(nightly)): pq.ParquetFile(path).metadata.num_rows
+        for path in sorted(nightly.rglob("*.parquet"))
+    }
+    places = output.places()
+    assert len(places) == len(set(places)) == sum(expected.values())
+    assert {file["source_file"]: file["rows"] for file in run.manifest["files"]} == expected
+    assert len(output.succeeded()) == 3
+    assert run.manifest["totals"]["duplicate_ids"] > 0
+    for row in output.annotations:
+        assert row["label"] in LABELS
+        assert math.isclose(row["text_weight"] + row["image_weight"], 1, abs_tol=1e-3)
