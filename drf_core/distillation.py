@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -13,117 +13,118 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from drf_core.annotator import available_cores
+from drf_core.evaluation import encode_undisrupted
 from drf_core.modeling_drf import DRFModel
-from drf_core.processing_drf import DRFProcessor
-from drf_core.training_corpus import TrainingCorpus, autocast, encode_pixels
+from drf_core.training_corpus import TrainingCorpus, autocast
 
 
 @dataclass(frozen=True)
 class DistillationSettings:
-    """Passes over the texts and over the images, batch size and peak learning rate."""
+    """Passes over the texts and over the images, batch size and peak learning rate.
 
-    text_epochs: int = 12
-    image_epochs: int = 25
+    unlabelled_posts: how many of --unlabelled to learn from, drawn at random; 0 for all.
+    """
+
+    text_epochs: int = 8
+    image_epochs: int = 20
+    unlabelled_posts: int = 0
     batch_size: int = 64
     learning_rate: float = 1e-3
     weight_decay: float = 0.01
     seed: int = 0
 
 
-def distil_text_encoder(
-    model: DRFModel,
-    processor: DRFProcessor,
-    teacher: DRFModel,
-    teacher_processor: DRFProcessor,
-    texts: Sequence[str],
-    settings: DistillationSettings,
-) -> float:
-    """Teach model's text encoder the teacher's raw text features; returns the last mean cosine.
+@dataclass(frozen=True)
+class TeacherView:
+    """What a larger checkpoint makes of a corpus, undisrupted.
 
-    texts: any, labelled or not; no text may be blank.
+    text (posts with a text, size), image (posts with an image, size): raw features, in the
+    order of the posts; present (posts, 2) bool; logits (posts, labels).
     """
-    order = np.argsort([len(text) for text in texts])
-    target = torch.zeros(len(texts), teacher.config.text_feature_size)
-    for rows in tqdm(
-        np.array_split(order, max(1, len(texts) // 128)), "teacher reads", unit="batch"
-    ):
-        with torch.no_grad(), autocast(teacher.device):
-            target[rows] = _encode_texts(teacher, teacher_processor, [texts[i] for i in rows]).cpu()
-    tokens = [processor.token_ids(text, model.config.max_text_tokens) for text in texts]
+
+    text: Tensor
+    image: Tensor
+    present: Tensor
+    logits: Tensor
+
+
+@torch.no_grad()
+def look_as_teacher(teacher: DRFModel, corpus: TrainingCorpus, batch: int = 128) -> TeacherView:
+    """Encode and predict every post of corpus, which must be made for the teacher's processor."""
+    teacher.eval()
+    text, image, present, logits = [], [], [], []
+    for index in tqdm(torch.arange(len(corpus)).split(batch), "teacher", unit="batch"):
+        features = encode_undisrupted(teacher, corpus, index, batch)
+        output = teacher.forward_features(features.text, features.image, features.present)
+        assert output.logits is not None
+        text += [features.text.cpu()] if features.text is not None else []
+        image += [features.image.cpu()] if features.image is not None else []
+        present.append(features.present.cpu())
+        logits.append(output.logits.log_softmax(-1).cpu())
+    empty = torch.zeros(0, 1)
+    return TeacherView(
+        torch.cat(text) if text else empty,
+        torch.cat(image) if image else empty,
+        torch.cat(present),
+        torch.cat(logits),
+    )
+
+
+def distil_text_encoder(
+    model: DRFModel, corpus: TrainingCorpus, view: TeacherView, settings: DistillationSettings
+) -> float:
+    """Teach model's text encoder the teacher's raw text features; returns the last mean cosine."""
+    posts = view.present[:, 0].nonzero().flatten().tolist()
+    tokens = [
+        corpus.processor.token_ids(corpus.posts[i].text or "", corpus.max_tokens) for i in posts
+    ]
 
     def forward(rows: Tensor) -> Tensor:
-        inputs = processor.collate(
-            [tokens[i] for i in rows.tolist()], [None] * len(rows), model.device
-        )
+        ids = [tokens[i] for i in rows.tolist()]
+        inputs = corpus.processor.collate(ids, [None] * len(ids), model.device)
         return model.encode_text(inputs["input_ids"], inputs["attention_mask"])
 
-    lengths = np.array([len(ids) for ids in tokens])
     return _distil(
         model.text_encoder,
         forward,
-        target,
+        view.text,
         model.config.text_feature_size,
         settings,
         settings.text_epochs,
         "text",
-        lengths,
+        np.array([len(ids) for ids in tokens]),
     )
 
 
 def distil_image_encoder(
-    model: DRFModel,
-    processor: DRFProcessor,
-    teacher: DRFModel,
-    teacher_corpus: TrainingCorpus,
-    corpus: TrainingCorpus,
-    settings: DistillationSettings,
+    model: DRFModel, corpus: TrainingCorpus, view: TeacherView, settings: DistillationSettings
 ) -> float:
     """Teach model's image encoder the teacher's raw image features; returns the last mean cosine.
 
-    teacher_corpus, corpus: the same posts, for the teacher's and the model's processor. The
-    student sees its images flipped and shifted at random.
+    The student sees its images flipped and shifted at random.
     """
-    images, targets = [], []
-    with_image = corpus.image_present.nonzero().flatten().tolist()
+    posts = view.present[:, 1].nonzero().flatten().tolist()
     with ThreadPoolExecutor(available_cores()) as pool:
-        for start in tqdm(range(0, len(with_image), 64), "teacher looks", unit="batch"):
-            batch = with_image[start : start + 64]
-            both = [
-                (mine, its)
-                for mine, its in zip(
-                    pool.map(corpus.pixels, batch),
-                    pool.map(teacher_corpus.pixels, batch),
-                    strict=True,
-                )
-                if mine is not None and its is not None
-            ]
-            if both:
-                images += [mine for mine, _ in both]
-                looked_at = torch.from_numpy(np.stack([its for _, its in both]))
-                targets.append(encode_pixels(teacher, teacher_corpus.processor, looked_at).cpu())
-    pixels, rng = torch.from_numpy(np.stack(images)), np.random.default_rng(settings.seed)
+        decoded = list(tqdm(pool.map(corpus.pixels, posts), "images", len(posts), unit="post"))
+    # The teacher decoded all of these, and the decoder is the same.
+    pixels = torch.from_numpy(np.stack([image for image in decoded if image is not None]))
+    rng = np.random.default_rng(settings.seed)
 
     def forward(rows: Tensor) -> Tensor:
         shown = _flipped_and_shifted(pixels[rows], rng).to(model.device)
-        inputs = processor.normalise(shown).contiguous(memory_format=torch.channels_last)
+        inputs = corpus.processor.normalise(shown).contiguous(memory_format=torch.channels_last)
         return model.encode_image(inputs)
 
     model.image_encoder.to(memory_format=torch.channels_last)
     return _distil(
         model.image_encoder,
         forward,
-        torch.cat(targets),
+        view.image,
         model.config.image_feature_size,
         settings,
         settings.image_epochs,
         "image",
     )
-
-
-def _encode_texts(model: DRFModel, processor: DRFProcessor, texts: Sequence[str]) -> Tensor:
-    ids = [processor.token_ids(text, model.config.max_text_tokens) for text in texts]
-    inputs = processor.collate(ids, [None] * len(ids), model.device)
-    return model.encode_text(inputs["input_ids"], inputs["attention_mask"])
 
 
 def _flipped_and_shifted(pixels: Tensor, rng: np.random.Generator) -> Tensor:

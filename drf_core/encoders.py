@@ -9,9 +9,9 @@ import torch
 from transformers import (
     AutoModel,
     BertConfig,
-    BertTokenizerFast,
     BitImageProcessorPil,
     PreTrainedModel,
+    PreTrainedTokenizerFast,
     ResNetConfig,
 )
 
@@ -110,16 +110,8 @@ def small_text_encoder(
     heads: int = 4,
     max_tokens: int = 128,
 ) -> tuple[PreTrainedModel, Any]:
-    """A small BERT with random weights and a WordPiece tokenizer trained on texts."""
-    from tokenizers import BertWordPieceTokenizer
-
-    pieces = BertWordPieceTokenizer(lowercase=True)
-    pieces.train_from_iterator(
-        texts, vocab_size=vocabulary, min_frequency=2, special_tokens=_SPECIAL, show_progress=False
-    )
-    tokenizer = BertTokenizerFast(
-        vocab=pieces.get_vocab(), do_lower_case=True, model_max_length=max_tokens
-    )
+    """A small BERT with random weights and a byte-level BPE tokenizer trained on texts."""
+    tokenizer = train_tokenizer(texts, vocabulary, max_tokens)
     config = BertConfig(
         vocab_size=len(tokenizer),
         hidden_size=hidden,
@@ -130,6 +122,39 @@ def small_text_encoder(
         pad_token_id=tokenizer.pad_token_id,
     )
     return AutoModel.from_config(config), tokenizer
+
+
+def train_tokenizer(texts: Iterable[str], vocabulary: int, max_tokens: int) -> Any:
+    """A lower-casing byte-level BPE tokenizer: any script and emoji, nothing unknown.
+
+    Not WordPiece, whose trainer numbers pieces in another order every time.
+    """
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+
+    pieces = Tokenizer(models.BPE())
+    pieces.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+    pieces.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        min_frequency=2,
+        special_tokens=_SPECIAL,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    pieces.train_from_iterator(texts, trainer)
+    pieces.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        special_tokens=[(name, pieces.token_to_id(name)) for name in ("[CLS]", "[SEP]")],
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=pieces,
+        model_max_length=max_tokens,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+    )
 
 
 def small_image_encoder(

@@ -351,10 +351,3 @@ def fit_temperature(model: DRFModel, corpus: TrainingCorpus) -> None:
 
 def _on_cpu(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: value.detach().cpu().clone() for name, value in state.items()}
-
-
-@torch.no_grad()
-def teacher_logits(teacher: DRFModel, corpus: TrainingCorpus, batch: int = 128) -> Tensor:
-    """What a checkpoint says of every undisrupted post; (posts, labels)."""
-    cell = predict_cell(teacher, corpus, Disruption(), batch=batch)
-    return torch.from_numpy(cell.probabilities).clamp_min(1e-9).log()

@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import json
 import os
+import random
 import shlex
 import sys
 from pathlib import Path
@@ -138,23 +139,14 @@ class _Training:
 
     def run(self) -> None:
         """Read, build, distil, train, evaluate, save."""
-        from drf_core.encoders import build_model
         from drf_core.evaluation import evaluate
         from drf_core.training import STATE_FILE, Trainer
         from drf_core.training_corpus import TrainingCorpus
 
         labels = self._read()
-        texts = [post.text for post in self.posts if post.text]
-        model, self.processor = build_model(
-            self.args.text_encoder,
-            self.args.image_encoder,
-            labels,
-            texts,
-            self.config["small"],
-            **self.config["model"],
-        )
-        self.model = model.to(self.device)
-        tokens = model.config.max_text_tokens
+        self.model, self.processor = self._new_model(labels)
+        self.model.to(self.device)
+        tokens = self.model.config.max_text_tokens
         self.corpus = TrainingCorpus(self.posts, self.processor, tokens)
         validation = TrainingCorpus(self.validation_posts, self.processor, tokens)
         logits = self._learn_from_teacher() if self.args.teacher else None
@@ -169,6 +161,30 @@ class _Training:
         figures = evaluate(self.model, validation, self.settings.seed)
         self._save(figures, len(validation))
         _say(f"checkpoint in {self.output}; training state in {self.work / STATE_FILE}")
+
+    def _new_model(self, labels: tuple[str, ...]) -> tuple[Any, Any]:
+        """Build the model, or load the one that the training to resume began with."""
+        from drf_core.encoders import build_model
+        from drf_core.modeling_drf import DRFModel
+        from drf_core.processing_drf import DRFProcessor
+
+        # Training a tokenizer twice may number its pieces in another order.
+        folder, done = self.work / "initial", self.work / "initial" / "done"
+        if done.exists():
+            return DRFModel.from_pretrained(folder), DRFProcessor.from_pretrained(str(folder))
+        texts = [post.text for post in self.posts if post.text]
+        model, processor = build_model(
+            self.args.text_encoder,
+            self.args.image_encoder,
+            labels,
+            texts,
+            self.config["small"],
+            **self.config["model"],
+        )
+        model.save_pretrained(folder)
+        processor.save_pretrained(str(folder))
+        done.touch()
+        return model, processor
 
     def _read(self) -> tuple[str, ...]:
         from pipelines.training_posts import labels_of, read_training_rows, to_training_posts
@@ -186,6 +202,9 @@ class _Training:
             if not self.args.teacher:
                 raise UsageError("--unlabelled: needs --teacher to learn from")
             rows = read_training_rows(self.args.unlabelled, columns, None)
+            wanted = self.distillation.unlabelled_posts
+            if wanted and wanted < len(rows):
+                rows = random.Random(self.args.seed).sample(rows, wanted)
             self.posts += [p for p in to_training_posts(rows, labels, "") if p.text or p.image]
         _say(
             f"{len(self.posts)} posts to train on ({self.labelled} labelled), "
@@ -198,12 +217,14 @@ class _Training:
         from safetensors.torch import load_file, save_file
 
         from drf_core.checkpoint import read_checkpoint, resolve_model
-        from drf_core.distillation import distil_image_encoder, distil_text_encoder
+        from drf_core.distillation import (
+            distil_image_encoder,
+            distil_text_encoder,
+            look_as_teacher,
+        )
         from drf_core.encoders import SMALL
         from drf_core.modeling_drf import DRFModel
         from drf_core.processing_drf import DRFProcessor
-        from drf_core.texts import text_reason
-        from drf_core.training import teacher_logits
         from drf_core.training_corpus import TrainingCorpus
 
         info = read_checkpoint(resolve_model(self.args.teacher))
@@ -218,33 +239,23 @@ class _Training:
             logits = kept.pop("teacher_logits")
             self.model.load_state_dict(kept, strict=False)
             return logits
-        teacher = DRFModel.from_pretrained(info.folder, dtype=torch.float32).to(self.device).eval()
+        teacher = DRFModel.from_pretrained(info.folder, dtype=torch.float32).to(self.device)
         processor = DRFProcessor.from_pretrained(info.folder)
-        seen_by_teacher = TrainingCorpus(self.posts, processor, teacher.config.max_text_tokens)
-        logits = teacher_logits(teacher, seen_by_teacher)
+        corpus = TrainingCorpus(self.posts, processor, teacher.config.max_text_tokens)
+        view = look_as_teacher(teacher, corpus)
         if self.args.text_encoder == SMALL:
-            texts = [p.text for p in self.posts if p.text and text_reason(p.text) is None]
-            cosine = distil_text_encoder(
-                self.model, self.processor, teacher, processor, texts, self.distillation
-            )
-            _say(f"text encoder distilled from {len(texts)} texts, mean cosine {cosine:.3f}")
+            cosine = distil_text_encoder(self.model, self.corpus, view, self.distillation)
+            _say(f"text encoder distilled from {len(view.text)} texts, mean cosine {cosine:.3f}")
         if self.args.image_encoder == SMALL:
-            cosine = distil_image_encoder(
-                self.model,
-                self.processor,
-                teacher,
-                seen_by_teacher,
-                self.corpus,
-                self.distillation,
-            )
-            _say(f"image encoder distilled, mean cosine {cosine:.3f}")
+            cosine = distil_image_encoder(self.model, self.corpus, view, self.distillation)
+            _say(f"image encoder distilled from {len(view.image)} images, mean cosine {cosine:.3f}")
         encoders = {
             name: value.contiguous()
             for name, value in self.model.state_dict().items()
             if name.startswith(("text_encoder.", "image_encoder."))
         }
-        save_file({**encoders, "teacher_logits": logits}, saved)
-        return logits
+        save_file({**encoders, "teacher_logits": view.logits}, saved)
+        return view.logits
 
     def _encode_images(self, corpus: Any, name: str) -> None:
         import torch
@@ -300,11 +311,25 @@ class _Training:
             training_posts=len(self.posts),
             validation_posts=validation,
             parameters=sum(p.numel() for p in self.model.parameters()),
-            command=shlex.join(["drf", "train", *map(_shown, sys.argv[2:])]),
+            command=_command(self.args),
             notes=self.config["card"].get("notes", ""),
         )
         (self.output / "README.md").write_text(write_card(facts, figures), encoding="utf-8")
         _say(figures_table(figures))
+
+
+def _command(args: argparse.Namespace) -> str:
+    """The command line that the arguments stand for, without options left at their default."""
+    parser = argparse.ArgumentParser()
+    add_train_arguments(parser)
+    words = ["drf", "train"]
+    for action in parser._actions:
+        value = getattr(args, action.dest, action.default)
+        if action.dest == "help" or value == action.default:
+            continue
+        values = value if isinstance(value, list) else [str(value)]
+        words += [action.option_strings[0], *map(_shown, values)]
+    return shlex.join(words)
 
 
 def _shown(path: str) -> str:

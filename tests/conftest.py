@@ -41,7 +41,7 @@ def make_tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[.
             labels,
             texts,
             small={
-                "text": {"vocabulary": 200, "hidden": 32, "layers": 1, "heads": 2},
+                "text": {"vocabulary": 400, "hidden": 32, "layers": 1, "heads": 2},
                 "image": {"widths": (8, 16, 16, 32), "side": 32},
             },
             queue_length=64,

@@ -24,8 +24,12 @@ def test_calling_everything_the_majority_costs_macro_f1() -> None:
 
 def test_calibration_error_is_the_gap_between_confidence_and_accuracy() -> None:
     probabilities = np.tile([0.8, 0.2], (10, 1))
-    assert expected_calibration_error(np.array([0] * 8 + [1] * 2), probabilities) == pytest.approx(0)
-    assert expected_calibration_error(np.array([0] * 5 + [1] * 5), probabilities) == pytest.approx(0.3)
+    assert expected_calibration_error(np.array([0] * 8 + [1] * 2), probabilities) == pytest.approx(
+        0
+    )
+    assert expected_calibration_error(np.array([0] * 5 + [1] * 5), probabilities) == pytest.approx(
+        0.3
+    )
 
 
 def test_auroc_counts_ties_half() -> None:
