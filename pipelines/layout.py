@@ -22,6 +22,9 @@ ATTEMPTS = "_staging/attempts"
 INTENTS = "_staging/intents"
 LOCKS = "_staging/locks"
 
+# Half-written files lie here, never beside the data: DuckDB's globs skip no leading "." or "_".
+TEMPORARY = "_staging/tmp"
+
 LEDGER = "_parts.json"
 SUCCESS = "_SUCCESS"
 

@@ -62,9 +62,9 @@ def _kernel_lock(store: Store, partition: str, deadline: float) -> Iterator[Lock
                 break
         except BlockingIOError:
             pass
-        except BaseException:
+        except OSError as error:
             os.close(descriptor)
-            raise
+            raise LockError(f"cannot lock {path}: {error.strerror}") from error
         os.close(descriptor)
         _wait(partition, deadline, 0.05)
     try:

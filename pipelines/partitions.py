@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from pipelines import layout
 from pipelines.inputs import input_gone, partition_of
@@ -62,11 +63,15 @@ class PartitionState:
 
     def published(self, shard: Shard) -> ShardEntry | None:
         """Return the shard's entry where it is published, as wanted or by a later --retry."""
-        file = self.ledger.files.get(shard.source_file) if self.ledger else None
-        for entry in file.shards if file else ():
-            if entry.base_key == shard.base_key and entry.generation >= shard.generation:
-                return entry if self.holds(entry) else None
-        return None
+        entry = self._entries.get(shard.base_key)
+        if entry is None or entry.generation < shard.generation or not self.holds(entry):
+            return None
+        return entry
+
+    @cached_property
+    def _entries(self) -> dict[str, ShardEntry]:
+        files = self.ledger.files.values() if self.ledger else ()
+        return {entry.base_key: entry for file in files for entry in file.shards}
 
     def parts(self) -> set[str]:
         """Return the names of all parts that lie in either folder."""

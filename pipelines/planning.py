@@ -104,15 +104,17 @@ def describe_plan(plan: Plan) -> str:
 
 @dataclass(frozen=True)
 class _Output:
-    """What an output holds. sizes: per tree, files by name below the tree, with bytes."""
+    """What an output holds. commits: keys that have a commit record."""
 
-    ledgers: dict[str, Ledger]
-    sizes: dict[str, dict[str, dict[str, int]]]
+    partitions: dict[str, PartitionState]
     commits: set[str]
 
     def partition(self, partition: str) -> PartitionState:
-        sizes = {tree: self.sizes[tree].get(partition, {}) for tree in layout.TREES}
-        return PartitionState(self.ledgers.get(partition), sizes)
+        return self.partitions.get(partition) or PartitionState(None)
+
+    @property
+    def ledgers(self) -> dict[str, Ledger]:
+        return {name: state.ledger for name, state in self.partitions.items() if state.ledger}
 
 
 def _read_output(store: Store) -> _Output:
@@ -126,8 +128,14 @@ def _read_output(store: Store) -> _Output:
     partitions = [p for p, names in sizes[layout.ANNOTATIONS].items() if layout.LEDGER in names]
     with ThreadPoolExecutor(_READERS) as pool:
         read = list(pool.map(lambda partition: read_ledger(store, partition), partitions))
-    ledgers = {p: ledger for p, ledger in zip(partitions, read, strict=True) if ledger}
-    return _Output(ledgers, sizes, committed_keys(store))
+    ledgers = dict(zip(partitions, read, strict=True))
+    states = {
+        partition: PartitionState(
+            ledgers.get(partition), {tree: sizes[tree].get(partition, {}) for tree in layout.TREES}
+        )
+        for partition in sorted({partition for folders in sizes.values() for partition in folders})
+    }
+    return _Output(states, committed_keys(store))
 
 
 def _choose(shard: Shard, output: _Output, retry: set[str]) -> Shard:

@@ -182,7 +182,8 @@ def sweep_staging(store: Store, older_than_seconds: float = 7 * 86_400) -> int:
     younger may belong to a run at work.
     """
     removed = 0
-    for folder in (layout.STAGED_PARTS, layout.COMMITS, layout.ATTEMPTS):
+    folders = (layout.STAGED_PARTS, layout.COMMITS, layout.ATTEMPTS, layout.TEMPORARY)
+    for folder in folders:
         for name in store.sizes(folder):
             if store.age(f"{folder}/{name}") > older_than_seconds:
                 store.remove(f"{folder}/{name}")

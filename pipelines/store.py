@@ -22,10 +22,8 @@ from typing import Any, BinaryIO
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+from pipelines.layout import TEMPORARY
 from schemas.errors import DRFError
-
-# Half-written files lie here, never beside the data: DuckDB's globs skip no leading "." or "_".
-_TEMPORARY = "_staging/tmp"
 
 # In these URLs the part before "@" is a container, not a credential.
 _CONTAINER_SCHEMES = ("abfs", "abfss", "wasb", "wasbs")
@@ -208,13 +206,13 @@ class Store:
 
     def check_writable(self) -> None:
         """Raise OutputError unless files can be created, read and removed below the root."""
-        name = f"{_TEMPORARY}/{uuid.uuid4().hex}"
+        name = f"{TEMPORARY}/{uuid.uuid4().hex}"
         self.write(name, b"", durable=False)
         self.remove(name)
 
     @contextlib.contextmanager
     def _temporary(self, data: bytes, durable: bool) -> Iterator[str]:
-        name = f"{_TEMPORARY}/{uuid.uuid4().hex}"
+        name = f"{TEMPORARY}/{uuid.uuid4().hex}"
         self._make_parent(name)
         try:
             with open(self.full(name), "xb") as file:

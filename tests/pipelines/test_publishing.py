@@ -1,0 +1,673 @@
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipelines import layout, locking
+from pipelines.intents import PublishError, replay_intents
+from pipelines.ledger import read_ledger
+from pipelines.partitions import partition_tasks
+from pipelines.plan import Plan
+from pipelines.publishing import publish_partition
+from pipelines.staging import StagedShard, start_attempt
+from pipelines.store import open_store
+from schemas.dead_letters import dead_letters_schema
+from tests.data.corpora import damage_footer, make_posts, write_nights, write_posts
+from tests.pipelines.killing import run_and_kill, start
+from tests.pipelines.stand_in import (
+    annotate,
+    annotate_shard,
+    annotation,
+    dead_letter,
+    memory_store,
+    plan_run,
+    publish,
+    published_bytes,
+    published_rows,
+    run_job,
+    staged_files,
+    success_files,
+)
+
+NIGHT = "dt=2026-11-17"
+FIRST = f"{NIGHT}/part-00000.parquet"
+SECOND = f"{NIGHT}/part-00001.parquet"
+COMPLETE = {f"annotations/{NIGHT}/_SUCCESS", f"dead_letters/{NIGHT}/_SUCCESS"}
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    """One night of two files with ten posts each, three shards per file."""
+    write_nights(tmp_path / "in", ["2026-11-17"])
+    return tmp_path / "in"
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Path:
+    return tmp_path / "out"
+
+
+def rows_of(**rows: int) -> list[tuple[str, int]]:
+    names = {"first": FIRST, "second": SECOND}
+    return sorted((names[name], row) for name, count in rows.items() for row in range(count))
+
+
+def replace_with(path: Path, count: int, first: int = 500) -> None:
+    write_posts(path, make_posts(count, first))
+
+
+class TestOneRun:
+    def test_every_input_row_is_published_once_and_both_trees_say_so(
+        self, corpus: Path, output: Path
+    ) -> None:
+        manifest, _ = run_job(output, corpus)
+        assert published_rows(output) == rows_of(first=10, second=10)
+        assert success_files(output) == COMPLETE
+        assert manifest.partitions == {NIGHT: "published"}
+        assert staged_files(output) == set()
+
+    def test_a_second_run_changes_no_byte(self, corpus: Path, output: Path) -> None:
+        run_job(output, corpus)
+        before = published_bytes(output)
+        manifest, computed = run_job(output, corpus)
+        assert not computed
+        assert published_bytes(output) == before
+        assert manifest.partitions == {NIGHT: "up_to_date"}
+
+    def test_a_file_that_is_not_all_committed_is_left_out_whole(
+        self, corpus: Path, output: Path
+    ) -> None:
+        plan = plan_run(output, corpus)
+        for shard in (*plan.shards[FIRST][:2], *plan.shards[SECOND]):
+            annotate_shard(plan.options, shard)
+        result = publish(plan)[NIGHT]
+        assert result.status == "incomplete"
+        assert result.files[FIRST].status == "incomplete"
+        assert result.files[SECOND].status == "published"
+        assert published_rows(output) == rows_of(second=10)
+        assert success_files(output) == set()
+        _, computed = run_job(output, corpus)
+        assert computed == {FIRST: 1}
+        assert success_files(output) == COMPLETE
+
+    def test_a_file_without_rows_has_empty_parts(self, tmp_path: Path, output: Path) -> None:
+        write_posts(tmp_path / "in" / "none.parquet", [])
+        manifest, _ = run_job(output, tmp_path / "in")
+        (part,) = (output / "annotations").glob("*.parquet")
+        assert pq.read_metadata(part).num_rows == 0
+        assert success_files(output) == {"annotations/_SUCCESS", "dead_letters/_SUCCESS"}
+        assert manifest.warnings == ["none.parquet has no rows"]
+
+    def test_duplicate_ids_are_counted_within_a_partition(
+        self, tmp_path: Path, output: Path
+    ) -> None:
+        for night in ("1", "2"):
+            posts = [*make_posts(3), *make_posts(2), {"post_id": None}, {"post_id": None}]
+            write_posts(tmp_path / "in" / f"dt={night}" / "a.parquet", posts)
+        manifest, _ = run_job(output, tmp_path / "in")
+        assert manifest.totals.duplicate_ids == 4
+
+
+class TestFailedFiles:
+    def test_its_earlier_parts_stay_and_the_partition_is_not_complete(
+        self, corpus: Path, output: Path
+    ) -> None:
+        run_job(output, corpus)
+        earlier = {n: b for n, b in published_bytes(output).items() if n.endswith(".parquet")}
+        damage_footer(corpus / FIRST)
+        manifest, computed = run_job(output, corpus)
+        assert not computed
+        assert manifest.exit_code == 4
+        assert manifest.failed_files == [FIRST]
+        assert success_files(output) == set()
+        parts = {n: b for n, b in published_bytes(output).items() if n.endswith(".parquet")}
+        assert parts == earlier
+
+    def test_the_other_files_are_published(self, corpus: Path, output: Path) -> None:
+        damage_footer(corpus / FIRST)
+        manifest, _ = run_job(output, corpus)
+        assert manifest.partitions == {NIGHT: "failed"}
+        assert published_rows(output) == rows_of(second=10)
+        before = published_bytes(output)
+        run_job(output, corpus)
+        assert published_bytes(output) == before
+
+    def test_a_file_that_fails_at_a_worker_keeps_its_earlier_parts(
+        self, corpus: Path, output: Path
+    ) -> None:
+        run_job(output, corpus)
+        replace_with(corpus / FIRST, 5)
+        plan = plan_run(output, corpus)
+        result = publish(plan, {FIRST: "a page of it is corrupt"})[NIGHT]
+        assert result.status == "failed"
+        assert "a page of it is corrupt" in (result.message or "")
+        assert published_rows(output) == rows_of(first=10, second=10)
+        assert success_files(output) == set()
+
+    def test_readable_again_it_completes_the_partition(self, corpus: Path, output: Path) -> None:
+        content = (corpus / FIRST).read_bytes()
+        damage_footer(corpus / FIRST)
+        run_job(output, corpus)
+        (corpus / FIRST).write_bytes(content)
+        manifest, _ = run_job(output, corpus)
+        assert manifest.exit_code == 0
+        assert success_files(output) == COMPLETE
+
+    def test_a_run_over_another_part_of_the_night_does_not_call_it_complete(
+        self, corpus: Path, output: Path
+    ) -> None:
+        damage_footer(corpus / FIRST)
+        run_job(output, corpus)
+        run_job(output, corpus / SECOND)
+        assert success_files(output) == set()
+
+    def test_removed_from_the_input_it_no_longer_counts(self, corpus: Path, output: Path) -> None:
+        damage_footer(corpus / FIRST)
+        run_job(output, corpus)
+        (corpus / FIRST).unlink()
+        manifest, computed = run_job(output, corpus)
+        assert not computed
+        assert manifest.exit_code == 0
+        assert success_files(output) == COMPLETE
+
+    def test_withheld_nothing_changes(self, corpus: Path, output: Path) -> None:
+        plan = plan_run(output, corpus)
+        annotate(plan)
+        task = partition_tasks(plan)[NIGHT]
+        result = publish_partition(plan.options, task, withhold="--strict: another file failed")
+        assert result.status == "held_back"
+        assert published_bytes(output) == {}
+
+
+class TestHeldBack:
+    @pytest.fixture
+    def corpus(self, tmp_path: Path) -> Path:
+        posts = [*make_posts(8), {"post_id": None}, {"post_id": None}]
+        write_posts(tmp_path / "in" / FIRST, posts)
+        return tmp_path / "in"
+
+    def test_too_many_dead_letters_change_nothing(self, corpus: Path, output: Path) -> None:
+        manifest, _ = run_job(output, corpus, max_dead_letter_share=0.1)
+        assert manifest.exit_code == 3
+        assert manifest.partitions == {NIGHT: "held_back"}
+        assert published_bytes(output) == {}
+        assert "2 of 10 posts" in manifest.warnings[0]
+
+    def test_a_higher_share_publishes_what_is_committed(self, corpus: Path, output: Path) -> None:
+        run_job(output, corpus, max_dead_letter_share=0.1)
+        manifest, computed = run_job(output, corpus, max_dead_letter_share=0.2)
+        assert not computed
+        assert manifest.totals.dead_letters == 2
+        assert success_files(output) == COMPLETE
+
+    def test_published_once_it_stays_so(self, corpus: Path, output: Path) -> None:
+        run_job(output, corpus, max_dead_letter_share=0.2)
+        manifest, _ = run_job(output, corpus, max_dead_letter_share=0.1)
+        assert manifest.exit_code == 0
+
+
+class TestChangedInput:
+    def test_exactly_the_parts_of_a_changed_file_are_replaced(
+        self, corpus: Path, output: Path
+    ) -> None:
+        run_job(output, corpus)
+        before = published_bytes(output)
+        replace_with(corpus / FIRST, 3)
+        _, computed = run_job(output, corpus)
+        assert computed == {FIRST: 1}
+        assert published_rows(output) == rows_of(first=3, second=10)
+        after = published_bytes(output)
+        kept = {name for name in before if layout.is_part_of(Path(name).name, SECOND)}
+        assert len(kept) == 6
+        assert all(after[name] == before[name] for name in kept)
+        assert success_files(output) == COMPLETE
+
+    def test_another_model_replaces_everything(self, corpus: Path, output: Path) -> None:
+        run_job(output, corpus)
+        _, computed = run_job(output, corpus, model_revision="revision-2")
+        assert computed == {FIRST: 3, SECOND: 3}
+        assert published_rows(output) == rows_of(first=10, second=10)
+
+    def test_changed_after_it_was_planned_it_is_not_published(
+        self, corpus: Path, output: Path
+    ) -> None:
+        plan = plan_run(output, corpus)
+        annotate(plan)
+        replace_with(corpus / FIRST, 3)
+        result = publish(plan)[NIGHT]
+        assert result.files[FIRST].status == "failed"
+        assert "was changed while" in str(result.files[FIRST].error)
+        assert published_rows(output) == rows_of(second=10)
+
+    def test_an_old_plan_does_not_undo_a_newer_content(self, corpus: Path, output: Path) -> None:
+        old = plan_run(output, corpus)
+        annotate(old)
+        replace_with(corpus / FIRST, 3)
+        run_job(output, corpus)
+        newer = {n: b for n, b in published_bytes(output).items() if n.endswith(".parquet")}
+        result = publish(old)[NIGHT]
+        assert result.files[FIRST].status == "failed"
+        parts = {n: b for n, b in published_bytes(output).items() if n.endswith(".parquet")}
+        assert parts == newer
+        manifest, computed = run_job(output, corpus)
+        assert not computed
+        assert manifest.exit_code == 0
+        assert success_files(output) == COMPLETE
+
+    def test_removed_after_it_was_planned_it_is_not_published(
+        self, corpus: Path, output: Path
+    ) -> None:
+        plan = plan_run(output, corpus)
+        annotate(plan)
+        (corpus / FIRST).unlink()
+        assert "was removed while" in str(publish(plan)[NIGHT].files[FIRST].error)
+
+    def test_another_label_set_meanwhile_is_refused(self, corpus: Path, output: Path) -> None:
+        plan = plan_run(output, corpus)
+        annotate(plan)
+        run_job(output, corpus)
+        other = dataclasses.replace(plan.options, labels=("no", "yes"))
+        with pytest.raises(PublishError, match="no, yes"):
+            publish_partition(other, partition_tasks(plan)[NIGHT])
+
+
+class TestPruning:
+    def test_the_parts_of_a_file_whose_input_is_gone_are_removed_only_with_prune(
+        self, corpus: Path, output: Path
+    ) -> None:
+        run_job(output, corpus)
+        (corpus / FIRST).unlink()
+        manifest, _ = run_job(output, corpus)
+        assert manifest.orphans == [FIRST]
+        assert manifest.pruned == []
+        assert published_rows(output) == rows_of(first=10, second=10)
+        manifest, _ = run_job(output, corpus, prune=True)
+        assert manifest.pruned == [FIRST]
+        assert published_rows(output) == rows_of(second=10)
+        assert success_files(output) == COMPLETE
+
+    def test_a_partition_without_files_leaves_no_folder(self, tmp_path: Path, output: Path) -> None:
+        write_nights(tmp_path / "in")
+        run_job(output, tmp_path / "in")
+        shutil.rmtree(tmp_path / "in" / NIGHT)
+        manifest, _ = run_job(output, tmp_path / "in", prune=True)
+        assert manifest.pruned == [FIRST, SECOND]
+        assert [path.name for path in (output / "annotations").iterdir()] == ["dt=2026-11-18"]
+        assert [path.name for path in (output / "dead_letters").iterdir()] == ["dt=2026-11-18"]
+
+    def test_an_input_that_came_back_after_planning_is_not_pruned(
+        self, corpus: Path, output: Path
+    ) -> None:
+        run_job(output, corpus)
+        content = (corpus / FIRST).read_bytes()
+        (corpus / FIRST).unlink()
+        plan = plan_run(output, corpus, prune=True)
+        (corpus / FIRST).write_bytes(content)
+        assert publish(plan)[NIGHT].pruned == ()
+        assert published_rows(output) == rows_of(first=10, second=10)
+
+
+class TestRetry:
+    def corpus_with_missing_text(self, tmp_path: Path) -> Path:
+        posts = make_posts(8)
+        posts[5]["text"] = None
+        write_posts(tmp_path / "in" / FIRST, posts)
+        return tmp_path / "in"
+
+    def test_shards_with_the_reason_are_computed_again_and_replaced(
+        self, tmp_path: Path, output: Path
+    ) -> None:
+        corpus = self.corpus_with_missing_text(tmp_path)
+        run_job(output, corpus)
+        before = published_bytes(output)
+        _, computed = run_job(output, corpus, retry=["missing"])
+        assert computed == {FIRST: 1}
+        assert published_rows(output) == rows_of(first=8)
+        after = published_bytes(output)
+        assert len(after.keys() - before.keys()) == 2
+        assert len(before.keys() - after.keys()) == 2
+        _, computed = run_job(output, corpus, retry=["missing"])
+        assert computed == {FIRST: 1}
+
+    def test_later_runs_keep_what_a_retry_brought(self, tmp_path: Path, output: Path) -> None:
+        corpus = self.corpus_with_missing_text(tmp_path)
+        run_job(output, corpus)
+        run_job(output, corpus, retry=["missing"])
+        before = published_bytes(output)
+        _, computed = run_job(output, corpus)
+        assert not computed
+        assert published_bytes(output) == before
+
+    def test_a_run_planned_before_the_retry_does_not_undo_it(
+        self, tmp_path: Path, output: Path
+    ) -> None:
+        corpus = self.corpus_with_missing_text(tmp_path)
+        plan = plan_run(output, corpus)
+        annotate(plan)
+        run_job(output, corpus)
+        run_job(output, corpus, retry=["missing"])
+        before = published_bytes(output)
+        annotate_shard(plan.options, plan.shards[FIRST][1])
+        assert publish(plan)[NIGHT].status == "up_to_date"
+        assert published_bytes(output) == before
+
+
+class TestHandsOnTheOutput:
+    def test_a_deleted_part_is_computed_again_alone(self, corpus: Path, output: Path) -> None:
+        run_job(output, corpus)
+        before = published_bytes(output)
+        next((output / "annotations" / NIGHT).glob("*.parquet")).unlink()
+        _, computed = run_job(output, corpus)
+        assert sum(computed.values()) == 1
+        assert published_bytes(output) == before
+
+    def test_a_part_cut_short_is_computed_again(self, corpus: Path, output: Path) -> None:
+        run_job(output, corpus)
+        before = published_bytes(output)
+        part = next((output / "dead_letters" / NIGHT).glob("*.parquet"))
+        part.write_bytes(part.read_bytes()[:-1])
+        _, computed = run_job(output, corpus)
+        assert sum(computed.values()) == 1
+        assert published_bytes(output) == before
+
+    @pytest.mark.parametrize("tree", ["annotations", "dead_letters"])
+    def test_a_deleted_partition_is_computed_again(
+        self, corpus: Path, output: Path, tree: str
+    ) -> None:
+        run_job(output, corpus)
+        before = published_bytes(output)
+        shutil.rmtree(output / tree / NIGHT)
+        _, computed = run_job(output, corpus)
+        assert computed == {FIRST: 3, SECOND: 3}
+        assert published_bytes(output) == before
+
+    def test_without_its_ledger_no_row_is_doubled(self, corpus: Path, output: Path) -> None:
+        run_job(output, corpus)
+        (output / "annotations" / NIGHT / "_parts.json").unlink()
+        run_job(output, corpus, model_revision="revision-2")
+        assert published_rows(output) == rows_of(first=10, second=10)
+        assert success_files(output) == COMPLETE
+
+    def test_parts_that_no_ledger_knows_are_not_called_complete(
+        self, corpus: Path, output: Path
+    ) -> None:
+        run_job(output, corpus)
+        (output / "annotations" / NIGHT / "_parts.json").unlink()
+        manifest, _ = run_job(output, corpus / FIRST)
+        assert manifest.partitions == {NIGHT: "incomplete"}
+        assert manifest.exit_code == 1
+        assert "does not know" in manifest.warnings[0]
+        assert success_files(output) == set()
+
+    def test_a_missing_success_is_written_again(self, corpus: Path, output: Path) -> None:
+        run_job(output, corpus)
+        before = published_bytes(output)
+        (output / "annotations" / NIGHT / "_SUCCESS").unlink()
+        _, computed = run_job(output, corpus)
+        assert not computed
+        assert published_bytes(output) == before
+
+    def test_an_emptied_staging_folder_costs_only_time(self, corpus: Path, output: Path) -> None:
+        annotate(plan_run(output, corpus))
+        shutil.rmtree(output / "_staging" / "parts")
+        _, computed = run_job(output, corpus)
+        assert computed == {FIRST: 3, SECOND: 3}
+        assert success_files(output) == COMPLETE
+
+
+class TestProof:
+    def commit_wrong_rows(self, plan: Plan) -> None:
+        """Commit the first shard with row 1 twice, in both trees, and row 3 nowhere."""
+        shard = plan.shards[FIRST][0]
+        store = open_store(plan.options.output)
+        posts = make_posts(4)
+        rows = [annotation(plan.options, shard, row, posts[row]) for row in (0, 1, 2)]
+        attempt = start_attempt(store, shard.key, "run")
+        with StagedShard(store, plan.options, shard, attempt) as staged:
+            staged.add_annotations(pa.Table.from_pylist(rows, staged.annotations_schema))
+            letters = pa.Table.from_pylist([dead_letter(shard, 1)], dead_letters_schema())
+            staged.add_dead_letters(letters)
+            staged.commit()
+        attempt.end()
+
+    def test_a_row_that_is_there_twice_stops_publishing(self, corpus: Path, output: Path) -> None:
+        plan = plan_run(output, corpus)
+        self.commit_wrong_rows(plan)
+        for shard in (*plan.shards[FIRST][1:], *plan.shards[SECOND]):
+            annotate_shard(plan.options, shard)
+        with pytest.raises(PublishError, match="each of its rows once"):
+            publish(plan)
+        assert success_files(output) == set()
+        assert published_rows(output) == []
+
+    def test_earlier_parts_stay_and_the_next_run_repairs(self, corpus: Path, output: Path) -> None:
+        run_job(output, corpus)
+        before = published_bytes(output)
+        plan = plan_run(output, corpus, model_revision="revision-2")
+        self.commit_wrong_rows(plan)
+        for shard in (*plan.shards[FIRST][1:], *plan.shards[SECOND]):
+            annotate_shard(plan.options, shard)
+        with pytest.raises(PublishError):
+            publish(plan)
+        assert success_files(output) == set()
+        success = {name: b"" for name in COMPLETE}
+        assert {**published_bytes(output), **success} == before
+        _, computed = run_job(output, corpus, model_revision="revision-2")
+        assert computed == {FIRST: 3}
+        assert published_rows(output) == rows_of(first=10, second=10)
+        assert success_files(output) == COMPLETE
+
+    def test_damaged_bytes_stop_publishing(self, corpus: Path, output: Path) -> None:
+        plan = plan_run(output, corpus)
+        annotate(plan)
+        part = next((output / "_staging" / "parts").glob("*.annotations.parquet"))
+        content = bytearray(part.read_bytes())
+        content[-40:-8] = b"\xff" * 32
+        part.write_bytes(bytes(content))
+        with pytest.raises(PublishError, match="cannot be read"):
+            publish(plan)
+        run_job(output, corpus)
+        assert published_rows(output) == rows_of(first=10, second=10)
+
+
+def publish_plan(plan: Plan) -> None:
+    publish(plan)
+
+
+class TestKilledAnywhere:
+    """A night in which everything changes at once, killed before every change of a file."""
+
+    @pytest.fixture
+    def prepared(self, tmp_path: Path) -> tuple[Path, Plan, dict[str, bytes]]:
+        """The output before publishing, the plan, and the bytes that publishing leads to."""
+        corpus, output = tmp_path / "in", tmp_path / "before"
+        write_nights(corpus, ["2026-11-17"], files_per_night=3, posts_per_file=6)
+        run_job(output, corpus)
+        replace_with(corpus / FIRST, 3)
+        (corpus / SECOND).unlink()
+        write_posts(corpus / NIGHT / "part-00009.parquet", make_posts(5, 900))
+        plan = plan_run(output, corpus, prune=True)
+        annotate(plan)
+        shutil.copytree(output, tmp_path / "done")
+        publish(self.moved(plan, tmp_path / "done"))
+        return output, plan, published_bytes(tmp_path / "done")
+
+    def moved(self, plan: Plan, output: Path) -> Plan:
+        options = dataclasses.replace(plan.options, output=str(output))
+        return dataclasses.replace(plan, options=options)
+
+    def test_the_next_run_ends_where_the_killed_one_would_have(
+        self, prepared: tuple[Path, Plan, dict[str, bytes]], tmp_path: Path
+    ) -> None:
+        before, plan, expected = prepared
+        old, new = published_bytes(before), expected
+        step = 1
+        while True:
+            output = tmp_path / f"killed-{step}"
+            shutil.copytree(before, output)
+            if not run_and_kill(step, publish_plan, self.moved(plan, output)):
+                break
+            seen = published_bytes(output)
+            if f"annotations/{NIGHT}/_SUCCESS" in seen:
+                assert seen in (old, new), f"half a partition called complete at step {step}"
+            _, computed = run_job(output, tmp_path / "in", prune=True)
+            assert not computed, f"step {step}"
+            assert published_bytes(output) == expected, f"step {step}"
+            assert staged_files(output) == set(), f"step {step}"
+            shutil.rmtree(output)
+            step += 1
+        assert step > 20
+
+    def test_a_replay_alone_ends_there_too_and_can_be_killed_itself(
+        self, prepared: tuple[Path, Plan, dict[str, bytes]], tmp_path: Path
+    ) -> None:
+        before, plan, expected = prepared
+        for step, second in ((8, 3), (12, 9), (15, 1), (20, 15)):
+            output = tmp_path / f"killed-{step}"
+            shutil.copytree(before, output)
+            assert run_and_kill(step, publish_plan, self.moved(plan, output))
+            assert run_and_kill(second, replay_intents, str(output))
+            assert replay_intents(str(output)) == []
+            assert published_bytes(output) == expected
+
+    def test_staged_parts_lost_before_the_replay_are_computed_again(
+        self, prepared: tuple[Path, Plan, dict[str, bytes]], tmp_path: Path
+    ) -> None:
+        before, plan, _ = prepared
+        output = tmp_path / "killed"
+        shutil.copytree(before, output)
+        # The sixth change is the first part's way from the staging folder.
+        assert run_and_kill(6, publish_plan, self.moved(plan, output))
+        assert (output / "_staging" / "intents").exists()
+        shutil.rmtree(output / "_staging" / "parts")
+        manifest, computed = run_job(output, tmp_path / "in", prune=True)
+        assert computed == {FIRST: 1, f"{NIGHT}/part-00009.parquet": 2}
+        assert "staged part" in manifest.warnings[0]
+        assert success_files(output) == COMPLETE
+
+    def test_a_dry_run_sees_a_killed_publishing_and_changes_nothing(
+        self, prepared: tuple[Path, Plan, dict[str, bytes]], tmp_path: Path
+    ) -> None:
+        before, plan, _ = prepared
+        output = tmp_path / "killed"
+        shutil.copytree(before, output)
+        assert run_and_kill(9, publish_plan, self.moved(plan, output))
+        seen = published_bytes(output)
+        again = plan_run(output, tmp_path / "in", prune=True)
+        assert again.publish == (NIGHT,)
+        assert again.units == ()
+        assert published_bytes(output) == seen
+
+
+def run_whole(output: Path, corpus: Path) -> None:
+    run_job(output, corpus)
+
+
+class TestTwoRunsAtOnce:
+    def test_a_shard_committed_after_it_was_published_counts_once(
+        self, corpus: Path, output: Path
+    ) -> None:
+        slow = plan_run(output, corpus)
+        run_job(output, corpus)
+        before = published_bytes(output)
+        annotate(slow)
+        assert publish(slow)[NIGHT].status == "up_to_date"
+        assert published_bytes(output) == before
+
+    def test_two_processes_lose_and_double_nothing(self, corpus: Path, output: Path) -> None:
+        processes = [start(run_whole, output, corpus) for _ in range(3)]
+        for process in processes:
+            process.join()
+            assert process.exitcode == 0
+        assert published_rows(output) == rows_of(first=10, second=10)
+        assert success_files(output) == COMPLETE
+        _, computed = run_job(output, corpus)
+        assert not computed
+
+
+class Crash(BaseException):
+    """Stands for a kill where there is no process to kill: nothing handles it."""
+
+
+class TestObjectStores:
+    """A store without renames, exclusive links and kernel locks; memory:// is one."""
+
+    def test_publishes_like_on_a_disk(self, corpus: Path) -> None:
+        store = memory_store("publishing")
+        manifest, _ = run_job(store.url, corpus)
+        assert manifest.exit_code == 0
+        ledger = read_ledger(store, NIGHT)
+        assert ledger is not None
+        assert store.sizes(f"annotations/{NIGHT}").keys() == {
+            *ledger.names(),
+            "_SUCCESS",
+            "_parts.json",
+        }
+        manifest, computed = run_job(store.url, corpus)
+        assert not computed
+        assert manifest.partitions == {NIGHT: "up_to_date"}
+
+    def test_stopped_before_any_change_the_next_run_completes(
+        self, corpus: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(locking, "LEASE_SECONDS", 0.05)
+        step, stopped = 1, True
+        while stopped:
+            store = memory_store("stopped")
+            run_job(store.url, corpus)
+            plan = plan_run(store.url, corpus, model_revision="revision-2")
+            annotate(plan)
+            stopped = self.publish_until(step, plan)
+            _, computed = run_job(store.url, corpus, model_revision="revision-2")
+            assert not computed, f"step {step}"
+            assert self.rows(store.url) == rows_of(first=10, second=10), f"step {step}"
+            assert store.size(f"annotations/{NIGHT}/_SUCCESS") is not None, f"step {step}"
+            step += 5
+        assert step > 50
+
+    def publish_until(self, step: int, plan: Plan) -> bool:
+        fs = type(open_store(plan.options.output).fs)
+        changes = 0
+
+        def counted(change):  # type: ignore[no-untyped-def]
+            def call(self, *args, **kwargs):  # type: ignore[no-untyped-def]
+                nonlocal changes
+                changes += 1
+                if changes >= step:
+                    raise Crash
+                return change(self, *args, **kwargs)
+
+            return call
+
+        with pytest.MonkeyPatch.context() as patch:
+            for name in ("pipe_file", "cp_file", "rm_file"):
+                patch.setattr(fs, name, counted(getattr(fs, name)))
+            try:
+                publish(plan)
+            except Crash:
+                return True
+        return False
+
+    def rows(self, url: str) -> list[tuple[str, int]]:
+        store = open_store(url)
+        rows: list[tuple[str, int]] = []
+        for tree in layout.TREES:
+            for name in store.sizes(f"{tree}/{NIGHT}"):
+                if name.endswith(".parquet"):
+                    with store.fs.open(store.full(f"{tree}/{NIGHT}/{name}")) as file:
+                        table = pq.read_table(file, columns=["source_file", "source_row"])
+                    rows += zip(*(c.to_pylist() for c in table.columns), strict=True)
+        return sorted(rows)
+
+
+def test_a_settled_output_is_settled_by_absolute_and_relative_paths_alike(
+    corpus: Path, output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_job(output, corpus)
+    monkeypatch.chdir(corpus.parent)
+    assert plan_run("out", "in").publish == ()
