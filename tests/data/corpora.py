@@ -42,7 +42,8 @@ def image_bytes(
     picture = Image.new("RGB", size, (37 * number % 256, 91 * number % 256, 180))
     draw = ImageDraw.Draw(picture)
     width, height = size
-    draw.ellipse((number % 7, 2, width * 2 // 3, height - 2), fill=(240, 53 * number % 256, 60))
+    if min(size) > 10:
+        draw.ellipse((number % 7, 2, width * 2 // 3, height - 2), fill=(240, 53 * number % 256, 60))
     written = io.BytesIO()
     picture.convert(mode).save(written, format=format, **save_options)
     return written.getvalue()
