@@ -1,0 +1,314 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipelines.inputs import input_gone, input_identity, list_inputs, open_input, read_footer
+from pipelines.plan import RowGroup
+from schemas.errors import UsageError
+from schemas.posts import PostColumns
+from tests.data.corpora import (
+    IMAGE_STRUCT,
+    damage_footer,
+    make_posts,
+    write_nights,
+    write_posts,
+)
+from tests.pipelines.stand_in import memory_store
+
+
+def names(*paths: object, **options: object) -> list[str]:
+    listing = list_inputs([str(path) for path in paths], **options)  # type: ignore[arg-type]
+    return [file.source_file for file in listing.files]
+
+
+def errors(*paths: object, **options: object) -> list[str]:
+    listing = list_inputs([str(path) for path in paths], **options)  # type: ignore[arg-type]
+    return [file.error for file in listing.failed]
+
+
+@pytest.fixture
+def nights(tmp_path: Path) -> Path:
+    write_nights(tmp_path / "nightly", files_per_night=1, posts_per_file=3)
+    return tmp_path / "nightly"
+
+
+BOTH = ["dt=2026-11-17/part-00000.parquet", "dt=2026-11-18/part-00000.parquet"]
+
+
+class TestPaths:
+    def test_a_folder_means_every_parquet_file_below(self, nights: Path) -> None:
+        assert names(nights) == BOTH
+
+    def test_hidden_and_other_files_are_left_out(self, nights: Path) -> None:
+        for name in ("_SUCCESS", ".hidden.parquet", "_part.parquet", "notes.txt"):
+            (nights / "dt=2026-11-17" / name).write_text("no posts")
+        write_posts(nights / "_staging" / "a.parquet", make_posts(1))
+        write_posts(nights / ".trash" / "a.parquet", make_posts(1))
+        assert names(nights) == BOTH
+
+    def test_a_file_may_have_any_name(self, tmp_path: Path) -> None:
+        assert names(write_posts(tmp_path / "posts.pq", make_posts(1))) == ["posts.pq"]
+
+    @pytest.mark.parametrize(
+        ("pattern", "found"),
+        [
+            ("dt=*/part-*.parquet", BOTH),
+            ("dt=*", BOTH),
+            ("**/*.parquet", BOTH),
+            ("dt=2026-11-1[8]/*", BOTH[1:]),
+        ],
+    )
+    def test_a_glob_means_what_it_matches(
+        self, nights: Path, pattern: str, found: list[str]
+    ) -> None:
+        assert names(nights / pattern) == found
+
+    def test_a_name_with_glob_characters_is_taken_as_it_is_where_it_exists(
+        self, tmp_path: Path
+    ) -> None:
+        assert names(write_posts(tmp_path / "a[1].parquet", make_posts(1))) == ["a[1].parquet"]
+
+    def test_a_file_named_twice_is_read_once(self, nights: Path) -> None:
+        assert names(nights, nights / "dt=2026-11-17", nights / BOTH[0]) == BOTH
+
+    def test_relative_paths_are_made_absolute(
+        self, nights: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(nights.parent)
+        (file, _) = list_inputs(["nightly"]).files
+        assert file.path == str(nights / BOTH[0])
+
+    def test_roots_are_what_the_paths_look_below(self, nights: Path) -> None:
+        listing = list_inputs([f"{nights}/", f"{nights}/dt=*/*.parquet", str(nights / BOTH[0])])
+        assert listing.roots == (str(nights), str(nights / BOTH[0]))
+
+    @pytest.mark.parametrize(
+        ("path", "says"),
+        [
+            ("nowhere", "no such file or folder"),
+            ("nowhere/*.parquet", "matches no file"),
+            ("empty", r"holds no \*\.parquet file"),
+        ],
+    )
+    def test_what_names_nothing_is_refused(self, tmp_path: Path, path: str, says: str) -> None:
+        (tmp_path / "empty").mkdir()
+        with pytest.raises(UsageError, match=f"--input .*{says}"):
+            names(tmp_path / path)
+
+    def test_an_unknown_protocol_is_refused(self) -> None:
+        with pytest.raises(UsageError, match="nosuch"):
+            names("nosuch://bucket/posts")
+
+    def test_a_folder_that_cannot_be_listed_is_refused_not_skipped(
+        self, nights: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        scandir = os.scandir
+
+        def refuse(path: str):  # type: ignore[no-untyped-def]
+            if str(path).endswith("dt=2026-11-18"):
+                raise PermissionError(13, "Permission denied")
+            return scandir(path)
+
+        monkeypatch.setattr(os, "scandir", refuse)
+        with pytest.raises(UsageError, match="cannot be listed: Permission denied"):
+            names(nights)
+
+    def test_input_and_output_may_not_lie_in_each_other(self, nights: Path) -> None:
+        with pytest.raises(UsageError, match="lies in the input folder"):
+            names(nights, output=str(nights / "out"))
+        with pytest.raises(UsageError, match="lies in the output"):
+            names(nights, output=str(nights.parent))
+        with pytest.raises(UsageError, match="lies in the output"):
+            names(nights / BOTH[0], output=str(nights))
+        assert names(nights / "dt=*" / "*.parquet", output=str(nights / "out")) == BOTH
+
+
+class TestNames:
+    def test_are_the_same_from_wherever_a_hive_file_was_given(self, nights: Path) -> None:
+        for path in (nights, nights / "dt=2026-11-17", nights / BOTH[0], nights / "dt=*17" / "*"):
+            assert names(path)[0] == BOTH[0]
+
+    def test_are_relative_to_the_root_without_hive_folders(self, tmp_path: Path) -> None:
+        write_posts(tmp_path / "in" / "de" / "a.parquet", make_posts(1))
+        assert names(tmp_path / "in") == ["de/a.parquet"]
+        assert names(tmp_path / "in" / "de") == ["a.parquet"]
+
+    def test_partitions_are_the_hive_folders(self, tmp_path: Path) -> None:
+        root = tmp_path / "in"
+        for folder in ("", "dt=1", "dt=1/hour=2", "dt=1/raw/hour=3", "other"):
+            write_posts(root / folder / "a.parquet", make_posts(1))
+        listing = list_inputs([str(root)])
+        assert {file.source_file: file.partition for file in listing.files} == {
+            "a.parquet": "",
+            "dt=1/a.parquet": "dt=1",
+            "dt=1/hour=2/a.parquet": "dt=1/hour=2",
+            "dt=1/raw/hour=3/a.parquet": "dt=1/hour=3",
+            "other/a.parquet": "",
+        }
+
+    def test_two_inputs_of_one_name_are_refused_by_both_names(self, tmp_path: Path) -> None:
+        one = write_posts(tmp_path / "one" / "a.parquet", make_posts(1))
+        two = write_posts(tmp_path / "two" / "a.parquet", make_posts(1))
+        with pytest.raises(UsageError) as fault:
+            names(tmp_path / "one", tmp_path / "two")
+        assert str(one) in str(fault.value)
+        assert str(two) in str(fault.value)
+
+
+class TestFooters:
+    def test_tell_rows_and_the_bytes_of_the_columns_that_are_read(self, tmp_path: Path) -> None:
+        posts = [{**post, "other": "x" * 10_000} for post in make_posts(5)]
+        types = {name: pa.string() for name in ("post_id", "text", "other")}
+        types["image"] = IMAGE_STRUCT
+        path = write_posts(
+            tmp_path / "a.parquet",
+            [{**p, "image": {"bytes": b"i" * 1_000, "path": None}} for p in posts],
+            types=types,
+            row_group_rows=2,
+            use_dictionary=False,
+        )
+        (file,) = list_inputs([str(path)]).files
+        assert [group.rows for group in file.row_groups] == [2, 2, 1]
+        assert 2_000 < file.row_groups[0].bytes < 10_000
+        (kept,) = list_inputs([str(path)], keep=["other"]).files
+        assert kept.row_groups[0].bytes > 20_000
+
+    def test_larger_than_one_read_are_read_whole(self, tmp_path: Path) -> None:
+        path = write_posts(tmp_path / "a.parquet", make_posts(400), row_group_rows=1)
+        assert read_footer(*open_input(str(path))).metadata.num_row_groups == 400
+
+    @pytest.mark.parametrize(
+        ("content", "says"),
+        [
+            (b"", "is empty"),
+            (b"PAR1", "does not end as a Parquet file"),
+            (b"<html>404</html>" * 10, "does not end as a Parquet file"),
+            (b"PAR1" + b"\xff" * 8 + b"PAR1", "corrupt Parquet footer"),
+        ],
+    )
+    def test_of_what_is_no_parquet_fail_the_file_alone(
+        self, nights: Path, content: bytes, says: str
+    ) -> None:
+        (nights / BOTH[0]).write_bytes(content)
+        (error,) = errors(nights)
+        assert says in error
+        assert str(nights / BOTH[0]) in error
+        assert names(nights) == BOTH[1:]
+
+    def test_damaged_fail_the_file_alone(self, nights: Path) -> None:
+        damage_footer(nights / BOTH[0])
+        (error,) = errors(nights)
+        assert "corrupt Parquet footer" in error
+        assert "\n" not in error
+
+    def test_cut_short_fail_the_file_alone(self, nights: Path) -> None:
+        path = nights / BOTH[0]
+        path.write_bytes(path.read_bytes()[:-10])
+        assert "cut short" in errors(nights)[0]
+
+    def test_with_the_wrong_columns_fail_the_file_alone(self, nights: Path) -> None:
+        pq.write_table(pa.table({"post_id": ["a"], "text": [1.5]}), nights / BOTH[0])
+        (error,) = errors(nights)
+        assert "column 'text'" in error
+        assert names(nights) == BOTH[1:]
+
+    def test_follow_the_columns_mapped_by_name(self, tmp_path: Path) -> None:
+        pq.write_table(pa.table({"ID": ["a"], "text": ["t"]}), tmp_path / "a.parquet")
+        columns = PostColumns(post_id="ID", image=None)
+        assert names(tmp_path, columns=columns) == ["a.parquet"]
+        assert len(errors(tmp_path)) == 1
+
+    def test_without_rows_are_worth_a_warning(self, tmp_path: Path) -> None:
+        write_posts(tmp_path / "a.parquet", [])
+        listing = list_inputs([str(tmp_path)])
+        assert listing.warnings == ("a.parquet has no rows",)
+        assert sum(group.rows for group in listing.files[0].row_groups) == 0
+
+
+class TestIdentity:
+    def identity(self, path: Path) -> str:
+        return input_identity(*open_input(str(path)))
+
+    def test_is_the_same_for_the_same_file(self, nights: Path) -> None:
+        path = nights / BOTH[0]
+        assert self.identity(path) == self.identity(path)
+        assert list_inputs([str(nights)]).files[0].identity == self.identity(path)
+
+    def test_changes_with_the_content_even_of_equal_size_and_time(self, tmp_path: Path) -> None:
+        path = tmp_path / "a.parquet"
+        pq.write_table(pa.table({"post_id": ["a"], "text": ["t"]}), path)
+        before, stat = self.identity(path), path.stat()
+        pq.write_table(pa.table({"post_id": ["b"], "text": ["t"]}), path)
+        os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+        assert path.stat().st_size == stat.st_size
+        assert self.identity(path) != before
+
+    def test_is_the_checksum_where_the_store_has_one(
+        self, nights: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        fs, path = open_input(str(nights / BOTH[0]))
+        info = {**fs.info(path), "ETag": '"abc"'}
+        monkeypatch.setattr(fs, "info", lambda *_, **__: info)
+        first = input_identity(fs, path)
+        os.utime(path)
+        assert input_identity(fs, path) == first
+        assert "abc" in first
+
+
+class TestOtherStores:
+    def test_are_listed_like_a_disk(self, nights: Path) -> None:
+        store = memory_store("inputs")
+        for name in BOTH:
+            store.write(f"nightly/{name}", (nights / name).read_bytes())
+        for path in ("nightly", "nightly/dt=*/*.parquet", "nightly/dt=2026-11-*"):
+            listing = list_inputs([f"memory://inputs/{path}"])
+            assert [file.source_file for file in listing.files] == BOTH
+        (file, _) = listing.files
+        fs, path = open_input(file.path)
+        assert (fs.protocol, fs.exists(path)) == ("memory", True)
+        assert file.row_groups[0].rows == 3
+        with pytest.raises(UsageError, match="no such file or folder"):
+            list_inputs(["memory://inputs/nowhere"])
+
+    def test_the_url_keeps_its_host_for_the_workers_and_shows_no_password(
+        self, nights: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A store whose paths leave out the host, as fsspec's ftp and sftp do."""
+
+        class Host(fsspec.get_filesystem_class("dir")):  # type: ignore[misc]
+            protocol = "host"
+
+            def __init__(self, **_: object) -> None:
+                super().__init__(path=str(nights), fs=fsspec.filesystem("file"))
+
+            @classmethod
+            def _strip_protocol(cls, path: str) -> str:
+                return "/" + path.split("://")[-1].partition("/")[2].rstrip("/")
+
+        fsspec.register_implementation("host", Host, clobber=True)
+        damage_footer(nights / BOTH[1])
+        listing = list_inputs([f"host://user:secret@machine/{BOTH[0]}"])
+        assert [file.path for file in listing.files] == [f"host://user:secret@machine/{BOTH[0]}"]
+        listing = list_inputs([f"host://user:secret@machine/{BOTH[1]}"])
+        assert "secret" not in repr(listing.failed)
+        assert listing.failed[0].path == f"host://machine/{BOTH[1]}"
+
+
+def test_an_input_is_gone_only_where_the_store_says_so(tmp_path: Path) -> None:
+    path = write_posts(tmp_path / "a.parquet", make_posts(1))
+    assert not input_gone(str(path))
+    path.unlink()
+    assert input_gone(str(path))
+    with pytest.raises(Exception, match="nosuch"):
+        input_gone("nosuch://bucket/a")
+
+
+def test_row_groups_are_plain_numbers(nights: Path) -> None:
+    (file, _) = list_inputs([str(nights)]).files
+    assert file.row_groups == (RowGroup(3, file.row_groups[0].bytes),)

@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import multiprocessing
+import os
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from pipelines import layout, locking
+from pipelines.locking import LockError, partition_lock
+from pipelines.store import Store, open_store
+from tests.pipelines.killing import start
+from tests.pipelines.stand_in import memory_store
+
+
+@pytest.fixture(params=["disk", "memory"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    return open_store(str(tmp_path)) if request.param == "disk" else memory_store("locks")
+
+
+def hold_for_ever(root: str, held: str) -> None:
+    with partition_lock(open_store(root), "dt=1"):
+        Path(held).touch()
+        time.sleep(600)
+
+
+class TestEveryStore:
+    def test_one_holds_it_at_a_time(self, store: Store) -> None:
+        with (
+            partition_lock(store, "dt=1"),
+            pytest.raises(LockError, match="dt=1: another run keeps publishing"),
+            partition_lock(store, "dt=1", wait_seconds=0.1),
+        ):
+            pass
+
+    def test_given_back_it_can_be_had_at_once(self, store: Store) -> None:
+        for _ in range(3):
+            with partition_lock(store, "dt=1", wait_seconds=0) as lock:
+                lock.check()
+
+    def test_an_exception_gives_it_back(self, store: Store) -> None:
+        with pytest.raises(ValueError), partition_lock(store, "dt=1"):
+            raise ValueError
+        with partition_lock(store, "dt=1", wait_seconds=0):
+            pass
+
+    def test_partitions_do_not_wait_for_each_other(self, store: Store) -> None:
+        with (
+            partition_lock(store, ""),
+            partition_lock(store, "a=1"),
+            partition_lock(store, "a=1/b=2", wait_seconds=0),
+        ):
+            pass
+
+
+class TestOnADisk:
+    def hold(self, tmp_path: Path) -> multiprocessing.Process:
+        process = start(hold_for_ever, str(tmp_path / "out"), str(tmp_path / "held"))
+        while not (tmp_path / "held").exists():
+            time.sleep(0.02)
+        return process
+
+    def test_a_killed_process_keeps_nothing(self, tmp_path: Path) -> None:
+        process = self.hold(tmp_path)
+        store = open_store(str(tmp_path / "out"))
+        with pytest.raises(LockError), partition_lock(store, "dt=1", wait_seconds=0.1):
+            pass
+        os.kill(process.pid or 0, signal.SIGKILL)
+        process.join()
+        with partition_lock(store, "dt=1", wait_seconds=0):
+            pass
+
+    def test_a_process_that_only_sleeps_keeps_it(self, tmp_path: Path) -> None:
+        process = self.hold(tmp_path)
+        os.kill(process.pid or 0, signal.SIGSTOP)
+        try:
+            store = open_store(str(tmp_path / "out"))
+            with pytest.raises(LockError), partition_lock(store, "dt=1", wait_seconds=0.3):
+                pass
+        finally:
+            os.kill(process.pid or 0, signal.SIGKILL)
+            process.join()
+
+    def test_an_emptied_staging_folder_leaves_no_lock_on_nothing(self, tmp_path: Path) -> None:
+        store = open_store(str(tmp_path))
+        with partition_lock(store, "dt=1"):
+            shutil.rmtree(tmp_path / "_staging")
+            with (
+                partition_lock(store, "dt=1", wait_seconds=0),
+                pytest.raises(LockError),
+                partition_lock(store, "dt=1", wait_seconds=0.1),
+            ):
+                pass
+
+
+class TestLeases:
+    """A store without locks of its own: a holder that falls silent is overtaken."""
+
+    @pytest.fixture
+    def store(self, monkeypatch: pytest.MonkeyPatch) -> Store:
+        monkeypatch.setattr(locking, "LEASE_SECONDS", 1.0)
+        return memory_store("leases")
+
+    def epochs(self, store: Store) -> list[str]:
+        return list(store.sizes(f"{layout.LOCKS}/{layout.quoted('dt=1')}"))
+
+    def test_a_silent_holder_is_overtaken_and_stops_before_its_next_step(
+        self, store: Store
+    ) -> None:
+        with partition_lock(store, "dt=1") as silent:
+            time.sleep(1.1)
+            with partition_lock(store, "dt=1", wait_seconds=0) as other:
+                other.check()
+                with pytest.raises(LockError, match="took over"):
+                    silent.check()
+            with pytest.raises(LockError, match="took over"):
+                silent.check()
+
+    def test_who_was_overtaken_gives_nothing_back(self, store: Store) -> None:
+        first = partition_lock(store, "dt=1")
+        first.__enter__()
+        time.sleep(1.1)
+        with partition_lock(store, "dt=1"):
+            first.__exit__(None, None, None)
+            with pytest.raises(LockError), partition_lock(store, "dt=1", wait_seconds=0):
+                pass
+
+    def test_checking_renews_the_lease(self, store: Store) -> None:
+        with partition_lock(store, "dt=1") as lock:
+            for _ in range(4):
+                time.sleep(0.4)
+                lock.check()
+            with pytest.raises(LockError), partition_lock(store, "dt=1", wait_seconds=0):
+                pass
+
+    def test_numbers_rise_and_one_file_stays(self, store: Store) -> None:
+        for _ in range(3):
+            with partition_lock(store, "dt=1"):
+                pass
+        assert self.epochs(store) == ["000000003.json"]
+
+    def test_who_was_late_in_counting_does_not_take_an_old_number(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with partition_lock(store, "dt=1"):
+            pass
+        read = locking._epochs
+        stale = [read(store, "dt=1")]
+        with partition_lock(store, "dt=1"):
+            pass
+        with partition_lock(store, "dt=1"):
+            # What it read before two others came and went: it would take number 2 again.
+            monkeypatch.setattr(
+                locking, "_epochs", lambda *where: stale.pop() if stale else read(*where)
+            )
+            with pytest.raises(LockError), partition_lock(store, "dt=1", wait_seconds=0):
+                pass
+            assert self.epochs(store) == ["000000003.json"]
