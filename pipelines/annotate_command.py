@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from drf_core.checkpoint import DEFAULT_MODEL, read_checkpoint, resolve_model
 from pipelines.closing import RunStart, close_without_computing
+from pipelines.fetching import check_prefix
 from pipelines.inputs import list_inputs
 from pipelines.intents import replay_intents
 from pipelines.plan import JobOptions, Plan, RowOptions
@@ -163,7 +164,7 @@ def job_options(arguments: argparse.Namespace, started: datetime) -> JobOptions:
         rows=RowOptions(
             columns=parse_columns(arguments.column),
             keep=_split(arguments.keep),
-            image_uri_prefixes=tuple(arguments.image_uri_prefix),
+            image_uri_prefixes=tuple(check_prefix(prefix) for prefix in arguments.image_uri_prefix),
             max_image_pixels=arguments.max_image_pixels,
             max_image_bytes=arguments.max_image_bytes,
         ),

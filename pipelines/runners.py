@@ -10,7 +10,7 @@ from typing import NoReturn
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
-from apache_beam.runners.runner import PipelineRunner
+from apache_beam.runners.runner import PipelineRunner, create_runner
 
 from schemas.errors import DRFError, UsageError
 
@@ -52,15 +52,19 @@ def parse_beam_options(arguments: Sequence[str], own: Sequence[str] = ()) -> Pip
     return PipelineOptions(list(arguments))
 
 
-def choose_runner(options: PipelineOptions) -> PipelineRunner | str:
+def choose_runner(options: PipelineOptions) -> PipelineRunner:
     """The runner that was asked for, else one that works in this process, offline.
 
     Beam's own default tries to download a runner first; FnApiRunner needs nothing. It takes
-    one work unit after another, so the model is loaded once.
+    one work unit after another, so the model is loaded once. Raises UsageError where Beam
+    knows no such runner, or lacks what it needs.
     """
     name = options.view_as(StandardOptions).runner
     if name and name != "FnApiRunner":
-        return name
+        try:
+            return create_runner(name)
+        except (ValueError, ImportError, AttributeError) as error:
+            raise UsageError(f"--runner {name}: {str(error).splitlines()[0]}") from error
     from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
 
     return FnApiRunner()

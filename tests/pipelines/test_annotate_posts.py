@@ -89,13 +89,13 @@ def test_a_post_the_model_fails_on_does_not_cost_its_batch(
     predict = Annotator.predict
 
     def failing(self: Annotator, posts: Sequence[Any]) -> list[Any]:
-        if any(post.token_ids is not None and len(post.token_ids) > 40 for post in posts):
+        if any(post.token_ids is not None and len(post.token_ids) > 90 for post in posts):
             raise RuntimeError("no such shape")
         return predict(self, posts)
 
     monkeypatch.setattr(Annotator, "predict", failing)
     posts = make_posts(20)
-    posts[3]["text"] = "sunny " * 60
+    posts[3]["text"] = "sunny " * 200
 
     annotations, dead_letters = annotate(posts, model=str(tiny_checkpoint))
 

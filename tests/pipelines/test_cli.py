@@ -1,0 +1,241 @@
+"""The console command: its options, its one-line errors, its exit codes, what it prints."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipelines.cli import main
+from pipelines.plan import Plan
+from pipelines.progress import Standing, describe
+from pipelines.runners import as_one_line
+from tests.data.corpora import make_posts, write_nights, write_posts
+from tests.pipelines.running import Output, Run, annotate_arguments
+
+Drf = Callable[..., Run]
+
+
+@pytest.fixture
+def posts(tmp_path: Path) -> Path:
+    return write_posts(tmp_path / "in" / "posts.parquet", make_posts(3))
+
+
+def usage_error(run: Run) -> str:
+    """The one line of a run that could not be carried out as it was written."""
+    assert run.code == 2, run
+    assert run.out == ""
+    [line] = run.err.splitlines()
+    assert line.startswith("drf: error: ")
+    return line
+
+
+def test_help_comes_within_a_second(tiny_checkpoint: Path) -> None:
+    began = time.monotonic()
+    ended = subprocess.run(
+        [sys.executable, "-m", "pipelines.cli", "--help"], capture_output=True, text=True
+    )
+
+    assert time.monotonic() - began < 1
+    assert ended.returncode == 0
+    for word in ("annotate", "train", "sample", "exit codes"):
+        assert word in ended.stdout
+
+
+def test_help_of_annotate_lists_its_options(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["annotate", "--help"])
+
+    assert ended.value.code == 0
+    shown = capsys.readouterr().out
+    for option in ("--input", "--model", "--column", "--strict", "--prune", "--retry", "--dry-run"):
+        assert option in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--input", "{root}/none.parquet"], "none.parquet: no such file or folder"),
+        (["--input", "{root}/*.nothing"], "matches no file"),
+        (["--input", "{root}/empty"], "holds no *.parquet file"),
+        (["--model", "./no/such/model"], "./no/such/model: no such folder"),
+        (["--model", "{root}/pickled"], "only safetensors are loaded"),
+        (["--model", "{root}/empty"], "holds no config.json"),
+        (["--column", "picture=PICTURE"], "picture"),
+        (["--column", "post_id="], "post_id"),
+        (["--keep", "label"], "the annotations have a column of that name"),
+        (["--retry", "fetch_faild"], "fetch_faild"),
+        (["--run-id", "../../etc"], "--run-id '../../etc'"),
+        (["--max-dead-letter-share", "5"], "5 is not between 0 and 1"),
+        (["--batch-size", "0"], "0 is not at least 1"),
+        (["--device", "tpu"], "--device"),
+        (["--image-uri-prefix", "https://"], "--image-uri-prefix https://: not the URL"),
+        (["--max-dead-leter-share", "0.1"], "did you mean --max-dead-letter-share?"),
+        (["--direct_num_worker", "2"], "did you mean --direct_num_workers?"),
+        (["--runner", "NoSuchRunner"], "NoSuchRunner"),
+        (["--no-such-thing-anywhere"], "unknown option --no-such-thing-anywhere"),
+        (["--prune", "stray"], "unexpected argument 'stray'"),
+    ],
+)
+def test_a_command_that_cannot_be_carried_out_is_one_line_and_exit_code_2(
+    drf: Drf,
+    tmp_path: Path,
+    posts: Path,
+    tiny_checkpoint: Path,
+    arguments: list[str],
+    words: str,
+) -> None:
+    (tmp_path / "empty").mkdir()
+    pickled = tmp_path / "pickled"
+    shutil.copytree(tiny_checkpoint, pickled)
+    (pickled / "model.safetensors").rename(pickled / "pytorch_model.bin")
+    output = Output(tmp_path / "out")
+    given = annotate_arguments(posts, output, tiny_checkpoint)
+    extra = [argument.format(root=tmp_path) for argument in arguments]
+    if extra[0] == "--input":
+        given = [*given[:1], *given[3:]]
+
+    run = drf(*given, *extra)
+
+    assert words in usage_error(run)
+    assert output.places() == []
+
+
+def test_options_that_are_required_are_named(drf: Drf) -> None:
+    assert "--input, --output" in usage_error(drf("annotate"))
+    assert "COMMAND" in usage_error(drf())
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_cuda_asked_for_and_absent_is_an_error(
+    drf: Drf, posts: Path, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    given = annotate_arguments(posts, Output(tmp_path / "out"), tiny_checkpoint)
+
+    assert "--device cuda" in usage_error(drf(*given, "--device", "cuda"))
+
+
+def test_beams_own_options_are_taken(
+    drf: Drf, posts: Path, tiny_checkpoint: Path, output: Output
+) -> None:
+    given = annotate_arguments(posts, output, tiny_checkpoint)
+
+    run = drf(*given, "--runner", "FnApiRunner", "--direct_num_workers=1")
+
+    assert run.code == 0, run.err
+    assert len(output.annotations) == 3
+
+
+def test_inputs_are_files_folders_and_globs_together(
+    drf: Drf, tmp_path: Path, tiny_checkpoint: Path, output: Output
+) -> None:
+    write_nights(tmp_path / "nights")
+    single = write_posts(tmp_path / "single.parquet", make_posts(2))
+    given = annotate_arguments(single, output, tiny_checkpoint)
+
+    run = drf(
+        *given, "--input", f"{tmp_path}/nights/dt=2026-11-17", f"{tmp_path}/nights/*/*-00001*"
+    )
+
+    assert run.code == 0, run.err
+    assert {file for file, _ in output.places()} == {
+        "single.parquet",
+        "dt=2026-11-17/part-00000.parquet",
+        "dt=2026-11-17/part-00001.parquet",
+        "dt=2026-11-18/part-00001.parquet",
+    }
+
+
+def test_the_summary_is_for_a_person(
+    drf: Drf, posts: Path, tiny_checkpoint: Path, output: Output
+) -> None:
+    given = [a for a in annotate_arguments(posts, output, tiny_checkpoint) if a != "--json"]
+
+    run = drf(*given, "--run-id", "tonight")
+
+    assert run.code == 0
+    assert run.out.startswith("3 of 3 posts annotated, in 1 file")
+    for words in (
+        "labels",
+        "text",
+        "image",
+        "present",
+        f"{output.root}/annotations",
+        f"{output.root}/_runs/tonight/manifest.json",
+    ):
+        assert words in run.out
+    assert run.err == ""
+
+
+def test_sample_writes_posts_that_annotate_takes(
+    drf: Drf, tmp_path: Path, tiny_checkpoint: Path, output: Output
+) -> None:
+    assert drf("sample", tmp_path / "sample").code == 0
+
+    run = drf(*annotate_arguments(tmp_path / "sample", output, tiny_checkpoint))
+
+    assert run.code == 0, run.err
+    assert len(output.succeeded()) == 2
+    assert output.dead_letters
+
+
+def test_an_unforeseen_error_is_one_line_too(
+    drf: Drf, posts: Path, tiny_checkpoint: Path, output: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> Plan:
+        raise ZeroDivisionError("division by zero")
+
+    monkeypatch.setattr("pipelines.annotate_command.make_plan", fail)
+
+    run = drf(*annotate_arguments(posts, output, tiny_checkpoint))
+
+    assert run.code == 1
+    assert run.err == (
+        "drf: error: ZeroDivisionError: division by zero (DRF_DEBUG=1 shows where)\n"
+    )
+
+
+def test_the_progress_line_says_posts_speed_time_left_and_dead_letters() -> None:
+    line = describe(Standing(posts=12_000, done=3_000, dead_letters=7), rate=50.0)
+
+    assert line == "annotating 3,000/12,000 posts (25%), 50.0 posts/s, 3:00 left, 7 dead letters"
+
+
+@pytest.mark.parametrize(
+    ("quoted", "message", "exit_code"),
+    [
+        (
+            'Traceback (most recent call last):\n  File "x.py", line 1, in process\n'
+            "schemas.errors.UsageError: --device cuda: no GPU [while running 'Annotate']\n",
+            "--device cuda: no GPU",
+            2,
+        ),
+        (
+            "java.lang.RuntimeException: Error received from SDK harness for instruction 5: "
+            'Traceback (most recent call last):\n  File "x.py"\nValueError: inner\n\n'
+            "During handling of the above exception, another exception occurred:\n\n"
+            "pipelines.store.OutputError: cannot write s3://out [while running 'Annotate-ptr']\n\n"
+            "\tat org.apache.beam.fn.Client.java:180\n",
+            "cannot write s3://out",
+            1,
+        ),
+        (
+            "something else\nRuntimeError: the last line says it",
+            "RuntimeError: RuntimeError: the last line says it",
+            1,
+        ),
+    ],
+)
+def test_what_a_runner_quotes_of_a_worker_comes_back_as_one_line(
+    quoted: str, message: str, exit_code: int
+) -> None:
+    error = as_one_line(RuntimeError(quoted))
+
+    assert str(error) == message
+    assert getattr(error, "exit_code", None) == exit_code
