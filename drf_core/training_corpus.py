@@ -94,6 +94,8 @@ class TrainingCorpus:
             [[(post + view) % len(kinds) for view in range(views)] for post in range(len(self))],
             dtype=torch.long,
         ).reshape(len(self), views)
+        # Depthwise convolutions run about twice as fast on channels-last weights.
+        model.image_encoder.to(memory_format=torch.channels_last)
         make = partial(self._view_pixels, kinds=kinds, chosen=chosen, seed=seed)
         with_image = self.image_present.nonzero().flatten().tolist()
         model.eval()

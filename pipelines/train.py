@@ -15,6 +15,8 @@ from typing import Any
 from schemas.errors import DRFError, UsageError
 from schemas.posts import parse_columns
 
+# What may be stored in half precision: everything large whose last digits do not matter.
+_HALVED = ("text_encoder.", "image_encoder.", "undisrupted_queue.", "disrupted_queues.")
 _SECTIONS = ("model", "small", "training", "distillation", "card")
 
 
@@ -296,8 +298,7 @@ class _Training:
         if self.config["card"].get("half_precision_weights"):
             state = {
                 name: value.half()
-                if name.startswith(("text_encoder.", "image_encoder."))
-                and value.dtype == torch.float32
+                if name.startswith(_HALVED) and value.dtype == torch.float32
                 else value
                 for name, value in state.items()
             }
