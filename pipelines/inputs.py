@@ -6,7 +6,6 @@ import hashlib
 import os
 import re
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,11 +16,9 @@ from fsspec.implementations.local import LocalFileSystem
 
 from pipelines.plan import FailedFile, InputFile, RowGroup
 from pipelines.reading import CorruptInputError
-from pipelines.store import list_sizes, reason_of, redact
+from pipelines.store import in_parallel, list_sizes, reason_of, redact
 from schemas.errors import DRFError, UsageError
 from schemas.posts import PostColumns, check_posts_schema
-
-_FOOTER_READERS = 16
 
 # One read of this size gets most footers whole.
 _TAIL_BYTES = 64 * 1024
@@ -78,8 +75,7 @@ def list_inputs(
             source_file, partition = name_of(url, name)
             named.setdefault(url, (source_file, partition))
     _check_distinct(named)
-    with ThreadPoolExecutor(_FOOTER_READERS) as pool:
-        looked_at = list(pool.map(lambda url: _look_at(url, *named[url], columns, keep), named))
+    looked_at = in_parallel(lambda url: _look_at(url, *named[url], columns, keep), named)
     looked_at.sort(key=lambda file: file.source_file)
     files = tuple(file for file in looked_at if isinstance(file, InputFile))
     return InputListing(

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipelines import layout
-from pipelines.ledger import Ledger, read_ledger, write_ledger
+from pipelines.ledger import Ledger, ShardEntry, read_ledger, write_ledger
 from pipelines.locking import Lock, partition_lock
 from pipelines.partitions import read_partition
 from pipelines.proof import count_duplicate_ids, find_faults
@@ -100,7 +100,14 @@ def replay_intent(store: Store, partition: str, lock: Lock) -> list[str]:
     if value is None:
         return []
     try:
-        carry_out(store, Intent.from_json(value), lock)
+        intent = Intent.from_json(value)
+    except (KeyError, TypeError, ValueError) as error:
+        raise OutputError(
+            f"{store.url}/{layout.intent(partition)} was written by another version of this "
+            "package; finish that run with it, or delete the file and the partition's folders"
+        ) from error
+    try:
+        carry_out(store, intent, lock)
     except _LostPartError as error:
         return [f"partition {partition or '(none)'}: {error}"]
     return []
@@ -119,9 +126,17 @@ def carry_out(store: Store, intent: Intent, lock: Lock) -> None:
     it had, without _SUCCESS.
     """
     drop_success(store, intent.partition, lock)
+    entries = {
+        (name, entry.key): entry
+        for name, file in intent.ledger.files.items()
+        for entry in file.shards
+    }
+
+    def add(move: Move) -> None:
+        _add(store, intent.partition, move, entries[move.source_file, move.key], lock)
+
     try:
-        for move in intent.moves:
-            _add(store, intent, move, lock)
+        store.for_each(add, intent.moves)
     except _LostPartError as lost:
         _undo(store, intent, {lost.source_file}, lock)
         raise
@@ -132,10 +147,13 @@ def carry_out(store: Store, intent: Intent, lock: Lock) -> None:
     if faults:
         _undo(store, intent, set(faults), lock)
         raise PublishError(_describe(intent.partition, faults))
-    for name in intent.remove:
+
+    def remove(name: str) -> None:
         for tree in layout.TREES:
             lock.check()
             store.remove(layout.in_partition(tree, intent.partition, name))
+
+    store.for_each(remove, intent.remove)
     _sync(store, intent.partition)
     _settle(store, intent, lock)
 
@@ -148,11 +166,10 @@ def drop_success(store: Store, partition: str, lock: Lock) -> None:
     _sync(store, partition)
 
 
-def _add(store: Store, intent: Intent, move: Move, lock: Lock) -> None:
-    entry = next(e for e in intent.ledger.files[move.source_file].shards if e.name == move.name)
+def _add(store: Store, partition: str, move: Move, entry: ShardEntry, lock: Lock) -> None:
     for tree in layout.TREES:
         staged = layout.staged_part(tree, move.key, move.attempt)
-        published = layout.in_partition(tree, intent.partition, move.name)
+        published = layout.in_partition(tree, partition, move.name)
         lock.check()
         # The staged part first: what lies at the target may be a leftover of equal size.
         if store.size(staged) == entry.part(tree).bytes:

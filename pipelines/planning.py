@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 from collections import defaultdict
 from collections.abc import Collection, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from pipelines import layout
@@ -19,12 +18,10 @@ from pipelines.partitions import PartitionState, is_settled, partition_tasks
 from pipelines.plan import JobOptions, Plan, Shard
 from pipelines.sharding import SHARD_BYTES, SHARD_ROWS, cut_shards, fill_units, in_generation
 from pipelines.staging import committed_keys, find_commit
-from pipelines.store import Store, open_store, reason_of, redact
+from pipelines.store import Store, in_parallel, open_store, reason_of, redact
 from schemas.annotations import MODALITY_REASONS
 from schemas.dead_letters import DEAD_LETTER_REASONS
 from schemas.errors import UsageError
-
-_READERS = 16
 
 
 def make_plan(
@@ -126,8 +123,7 @@ def _read_output(store: Store) -> _Output:
             folders.setdefault(folder, {})[name] = size
         sizes[tree] = folders
     partitions = [p for p, names in sizes[layout.ANNOTATIONS].items() if layout.LEDGER in names]
-    with ThreadPoolExecutor(_READERS) as pool:
-        read = list(pool.map(lambda partition: read_ledger(store, partition), partitions))
+    read = in_parallel(lambda partition: read_ledger(store, partition), partitions)
     ledgers = dict(zip(partitions, read, strict=True))
     states = {
         partition: PartitionState(
@@ -156,8 +152,7 @@ def _committed(store: Store, shards: Iterable[Shard], output: _Output) -> set[st
             done.add(shard.key)
         elif shard.key in output.commits:
             look_up.append(shard.key)
-    with ThreadPoolExecutor(_READERS) as pool:
-        records = list(pool.map(lambda key: find_commit(store, key), look_up))
+    records = in_parallel(lambda key: find_commit(store, key), look_up)
     done.update(key for key, record in zip(look_up, records, strict=True) if record is not None)
     return done
 

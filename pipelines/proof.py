@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pyarrow as pa
@@ -12,9 +11,7 @@ import pyarrow.parquet as pq
 
 from pipelines import layout
 from pipelines.ledger import Ledger, LedgerFile, ShardEntry
-from pipelines.store import Store, reason_of
-
-_READERS = 8
+from pipelines.store import Store, in_parallel, reason_of
 
 
 def find_faults(store: Store, partition: str, files: Mapping[str, LedgerFile]) -> dict[str, str]:
@@ -23,9 +20,8 @@ def find_faults(store: Store, partition: str, files: Mapping[str, LedgerFile]) -
     Per file: the rows in the footers of its parts are the rows in its own footer, and the
     parts' source_row columns hold each of its rows once.
     """
-    with ThreadPoolExecutor(_READERS) as pool:
-        faults = pool.map(lambda item: _fault(store, partition, *item), files.items())
-        return {name: fault for name, fault in zip(files, faults, strict=True) if fault}
+    faults = in_parallel(lambda name: _fault(store, partition, name, files[name]), files)
+    return {name: fault for name, fault in zip(files, faults, strict=True) if fault}
 
 
 def count_duplicate_ids(store: Store, partition: str, ledger: Ledger) -> int:
@@ -35,8 +31,7 @@ def count_duplicate_ids(store: Store, partition: str, ledger: Ledger) -> int:
         for tree in layout.TREES
         for name in sorted(ledger.names())
     ]
-    with ThreadPoolExecutor(_READERS) as pool:
-        columns = [column for _, column in pool.map(lambda p: _read(store, p, "post_id"), places)]
+    columns = in_parallel(lambda place: _read(store, place, "post_id")[1], places)
     ids = pa.chunked_array((chunk for column in columns for chunk in column.chunks), pa.string())
     return len(ids) - ids.null_count - pc.count_distinct(ids, mode="only_valid").as_py()
 

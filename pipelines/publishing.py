@@ -9,13 +9,13 @@ carries it out.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from pipelines import layout
 from pipelines.inputs import open_input, read_footer
 from pipelines.intents import Intent, Move, PublishError, carry_out, declare, replay_intent
-from pipelines.ledger import Ledger, LedgerFile, ShardEntry, UnpublishedFile
+from pipelines.ledger import Ledger, LedgerFile, ShardEntry, UnpublishedFile, sum_counts
 from pipelines.locking import Lock, partition_lock
 from pipelines.partitions import (
     FileTask,
@@ -26,8 +26,8 @@ from pipelines.partitions import (
     remembered,
 )
 from pipelines.plan import JobOptions
-from pipelines.staging import find_commit
-from pipelines.store import Store, open_store, reason_of, redact
+from pipelines.staging import CommitRecord, find_commit
+from pipelines.store import Store, in_parallel, open_store, reason_of, redact
 from schemas.errors import DRFError
 
 
@@ -141,10 +141,10 @@ def _decide(
     problems = dict(known_problems)
     moves: list[Move] = []
     updated = set()
-    for file in task.files:
-        if file.source_file in problems:
-            continue
-        entries, added, missing = _gather(store, file, state)
+    wanted = [file for file in task.files if file.source_file not in problems]
+    commits = _find_commits(store, wanted, state)
+    for file in wanted:
+        entries, added, missing = _gather(file, state, commits)
         old = files.get(file.source_file)
         if missing:
             problems[file.source_file] = FileResult(
@@ -185,15 +185,23 @@ def _decide(
     )
 
 
+def _find_commits(
+    store: Store, files: Iterable[FileTask], state: PartitionState
+) -> dict[str, CommitRecord]:
+    shards = [s for file in files for s in file.shards if state.published(s) is None]
+    records = in_parallel(lambda shard: find_commit(store, shard.key), shards)
+    return {record.entry.key: record for record in records if record is not None}
+
+
 def _gather(
-    store: Store, file: FileTask, state: PartitionState
+    file: FileTask, state: PartitionState, commits: Mapping[str, CommitRecord]
 ) -> tuple[tuple[ShardEntry, ...], list[Move], int]:
     """Return the file's entries, the moves that publish what is staged, and how many lack."""
     entries, moves, missing = [], [], 0
     for shard in file.shards:
         entry = state.published(shard)
         if entry is None:
-            record = find_commit(store, shard.key)
+            record = commits.get(shard.key)
             if record is None:
                 missing += 1
                 continue
@@ -258,10 +266,12 @@ def _too_many_dead_letters(ledger: Ledger, most: float) -> str | None:
     dead = sum(file.dead_letters for file in ledger.files.values())
     if dead <= most * rows:
         return None
+    counts = sum_counts(shard.counts for file in ledger.files.values() for shard in file.shards)
+    reasons = ", ".join(f"{name} {n:,}" for name, n in sorted(counts.dead_letter_reasons.items()))
     return (
-        f"held back: {dead:,} of {rows:,} posts are dead letters ({dead / rows:.1%}), more than "
-        f"--max-dead-letter-share {most:g}; look at the input, or run again with a higher share "
-        "(nothing is annotated twice)"
+        f"held back: {dead:,} of {rows:,} posts are dead letters ({dead / rows:.1%}: {reasons}), "
+        f"more than --max-dead-letter-share {most:g}; look at the input, or run again with a "
+        "higher share (nothing is annotated twice)"
     )
 
 
@@ -291,8 +301,9 @@ def _status(wanted: _Wanted, changed: bool) -> tuple[str, str | None]:
 
 def _known_problems(task: PartitionTask, failures: Mapping[str, str]) -> dict[str, FileResult]:
     problems = {file.source_file: FileResult("failed", file.error) for file in task.failed}
-    for name, failure in failures.items():
-        problems[name] = FileResult("failed", failure)
+    for file in task.files:
+        if file.source_file in failures:
+            problems[file.source_file] = FileResult("failed", failures[file.source_file])
     return problems
 
 

@@ -8,6 +8,7 @@ names, and the attempt record that says who was at work.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import socket
@@ -30,6 +31,8 @@ from schemas.dead_letters import dead_letters_schema
 # An attempt that says nothing for this long is taken for dead, wherever it ran.
 _SILENCE_SECONDS = 120.0
 _TOUCH_SECONDS = 2.0
+
+_PROCESS_STARTED = time.time()
 
 
 @dataclass(frozen=True)
@@ -64,9 +67,11 @@ def find_commit(store: Store, key: str) -> CommitRecord | None:
     staging folder or the partition) commits nothing.
     """
     value = store.read_json(layout.commit_record(key))
-    if value is None:
+    try:
+        record = CommitRecord.from_json(value)
+    except (KeyError, TypeError):
+        # There is none, or one that another version of this package wrote.
         return None
-    record = CommitRecord.from_json(value)
     for tree in layout.TREES:
         # In this order: a publisher moves parts from the first place to the second.
         places = (record.staged(tree), record.published(tree))
@@ -97,7 +102,12 @@ class AttemptState:
         """Whether it may still be at work."""
         if time.time() - self.updated > _SILENCE_SECONDS:
             return False
-        return self.host != socket.gethostname() or _process_runs(self.process)
+        if self.host != socket.gethostname():
+            return True
+        # A container that starts again has the host name and process id of the killed one.
+        if self.process == os.getpid():
+            return self.updated >= _PROCESS_STARTED
+        return _process_runs(self.process)
 
 
 class Attempt:
@@ -149,7 +159,8 @@ def list_attempts(store: Store, keys: Iterable[str] | None = None) -> list[Attem
         if wanted is not None and name.partition(".")[0] not in wanted:
             continue
         value = store.read_json(f"{layout.ATTEMPTS}/{name}")
-        if value is not None:
+        # It may have ended meanwhile, or be another version's.
+        with contextlib.suppress(TypeError):
             states.append(AttemptState(**value))
     return states
 
@@ -164,15 +175,17 @@ def clear_shards(store: Store, keys: Iterable[str]) -> None:
     keys = set(keys)
     attempts = list_attempts(store, keys)
     at_work = {state.attempt for state in attempts if state.alive()}
-    for key in keys:
-        store.remove(layout.commit_record(key))
-    for state in attempts:
-        if state.attempt not in at_work:
-            store.remove(layout.attempt_record(state.key, state.attempt))
+    left = [layout.commit_record(key) for key in keys]
+    left += [
+        layout.attempt_record(state.key, state.attempt)
+        for state in attempts
+        if state.attempt not in at_work
+    ]
     for name in store.sizes(layout.STAGED_PARTS):
         key, attempt, *_ = name.split(".")
         if key in keys and attempt not in at_work:
-            store.remove(f"{layout.STAGED_PARTS}/{name}")
+            left.append(f"{layout.STAGED_PARTS}/{name}")
+    store.for_each(store.remove, left)
 
 
 def sweep_staging(store: Store, older_than_seconds: float = 7 * 86_400) -> int:

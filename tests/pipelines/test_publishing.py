@@ -197,6 +197,7 @@ class TestHeldBack:
         assert manifest.partitions == {NIGHT: "held_back"}
         assert published_bytes(output) == {}
         assert "2 of 10 posts" in manifest.warnings[0]
+        assert "no_post_id 2" in manifest.warnings[0]
 
     def test_a_higher_share_publishes_what_is_committed(self, corpus: Path, output: Path) -> None:
         run_job(output, corpus, max_dead_letter_share=0.1)
