@@ -124,6 +124,9 @@ class _Annotation:
                 if isinstance(item, Chunk):
                     self._collect(item)
                 yield from self._settle()
+                # A copy: the reading thread begins attempts meanwhile.
+                for key, attempt in list(self._attempts.items()):
+                    attempt.touch(self._rows[key], self._dead_letters[key])
             self._predict()
             yield from self._settle()
         finally:
@@ -183,8 +186,6 @@ class _Annotation:
             else:
                 chunk.results[row] = result
         self._batch.clear()
-        for key, attempt in list(self._attempts.items()):
-            attempt.touch(self._rows[key], self._dead_letters[key])
 
     def _settle(self) -> Iterator[ShardOutcome]:
         """Write what is complete, in source order; commit or give up the shards that end."""

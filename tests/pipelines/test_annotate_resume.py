@@ -97,6 +97,39 @@ def test_killed_half_way_what_was_committed_stays_and_only_the_rest_is_done(
     assert set(parts.values()) <= published
 
 
+@pytest.mark.parametrize("moves", [1, 2, 5])
+def test_killed_while_publishing_the_next_run_finishes_without_inference(
+    tmp_path: Path,
+    annotate: Annotate,
+    output: Output,
+    tiny_checkpoint: Path,
+    inferred: list[int],
+    moves: int,
+) -> None:
+    write_nights(tmp_path / "in")
+    prelude = f"""
+import os, signal
+from pipelines.store import Store
+move, done = Store.move, []
+def deadly(self, *args):
+    move(self, *args)
+    done.append(args)
+    if len(done) == {moves}:
+        os.kill(os.getpid(), signal.SIGKILL)
+Store.move = deadly
+"""
+    process = start_drf(annotate_arguments(tmp_path / "in", output, tiny_checkpoint), prelude)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert len(output.succeeded()) < 2
+
+    run = annotate(tmp_path / "in")
+
+    assert (run.code, inferred) == (0, [])
+    assert len(output.places()) == len(set(output.places())) == 40
+    assert len(output.succeeded()) == 2
+
+
 def test_a_signal_to_stop_ends_the_attempts_in_an_orderly_way(
     tmp_path: Path, output: Output, tiny_checkpoint: Path
 ) -> None:

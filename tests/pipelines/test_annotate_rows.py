@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import fsspec
 import pandas as pd
 import pyarrow as pa
 import pyarrow.dataset as ds
@@ -190,6 +191,27 @@ def test_parts_hold_rows_in_source_order_and_say_where_they_come_from(
         assert metadata[b"drf.device"] == b"cpu"
         rows += table["source_row"].to_pylist()
     assert rows == list(range(50))
+
+
+def test_input_and_output_may_lie_on_an_object_store(
+    tmp_path: Path, drf: Annotate, tiny_checkpoint: Path
+) -> None:
+    store = fsspec.filesystem("memory")
+    local = write_posts(tmp_path / "posts.parquet", make_posts(20))
+    store.pipe_file("/bucket/in/dt=1/posts.parquet", local.read_bytes())
+    arguments = (
+        *("annotate", "--input", "memory://bucket/in", "--output", "memory://bucket/out"),
+        *("--model", tiny_checkpoint, "--device", "cpu", "--json"),
+    )
+
+    first, second = drf(*arguments), drf(*arguments)
+
+    assert (first.code, first.manifest["computed_rows"]) == (0, 20), first.err
+    assert (second.code, second.manifest["computed_rows"]) == (0, 0), second.err
+    [part] = store.glob("/bucket/out/annotations/dt=1/*.parquet")
+    with store.open(part) as file:
+        assert pq.read_table(file).num_rows == 20
+    assert store.exists("/bucket/out/annotations/dt=1/_SUCCESS")
 
 
 def test_a_file_with_zero_rows_is_valid_with_a_warning(
