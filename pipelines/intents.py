@@ -208,11 +208,12 @@ def _settle(store: Store, intent: Intent, lock: Lock) -> None:
             store.remove_empty_folders(layout.partition_folder(tree, partition), tree)
         _finish(store, intent, lock)
         return
-    duplicates = count_duplicate_ids(store, partition, intent.ledger)
+    state = read_partition(store, partition)
+    duplicates = count_duplicate_ids(store, partition, state.present(intent.ledger))
     ledger = dataclasses.replace(intent.ledger, duplicate_ids=duplicates)
     lock.check()
     write_ledger(store, partition, ledger)
-    whole = read_partition(store, partition).whole(ledger)
+    whole = state.whole(ledger)
     if intent.complete and whole:
         for tree in reversed(layout.TREES):
             lock.check()

@@ -77,10 +77,14 @@ class PartitionState:
         """Return the names of all parts that lie in either folder."""
         return {name for names in self.sizes.values() for name in names if layout.is_part(name)}
 
+    def present(self, ledger: Ledger) -> set[str]:
+        """Return the names of a ledger's parts that are there as they should be."""
+        entries = (entry for file in ledger.files.values() for entry in file.shards)
+        return {entry.name for entry in entries if self.holds(entry)}
+
     def whole(self, ledger: Ledger) -> bool:
         """Whether the parts there are exactly those of a ledger."""
-        entries = [entry for file in ledger.files.values() for entry in file.shards]
-        return self.parts() == ledger.names() and all(self.holds(entry) for entry in entries)
+        return self.parts() == ledger.names() == self.present(ledger)
 
     def succeeded(self) -> bool:
         """Whether both trees say that the partition is complete."""

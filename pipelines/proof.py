@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import pyarrow as pa
@@ -10,8 +10,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines import layout
-from pipelines.ledger import Ledger, LedgerFile, ShardEntry
-from pipelines.store import Store, in_parallel, reason_of
+from pipelines.ledger import LedgerFile, ShardEntry
+from pipelines.store import OutputError, Store, in_parallel, reason_of
 
 
 def find_faults(store: Store, partition: str, files: Mapping[str, LedgerFile]) -> dict[str, str]:
@@ -24,16 +24,29 @@ def find_faults(store: Store, partition: str, files: Mapping[str, LedgerFile]) -
     return {name: fault for name, fault in zip(files, faults, strict=True) if fault}
 
 
-def count_duplicate_ids(store: Store, partition: str, ledger: Ledger) -> int:
-    """Return how many of the partition's posts have an id that had already occurred in it."""
+def count_duplicate_ids(store: Store, partition: str, names: Collection[str]) -> int:
+    """Return how many posts have an id that had already occurred in the parts of these names.
+
+    Raises OutputError where a part cannot be read.
+    """
     places = [
         layout.in_partition(tree, partition, name)
         for tree in layout.TREES
-        for name in sorted(ledger.names())
+        for name in sorted(names)
     ]
-    columns = in_parallel(lambda place: _read(store, place, "post_id")[1], places)
+    columns = in_parallel(lambda place: _read_ids(store, place), places)
     ids = pa.chunked_array((chunk for column in columns for chunk in column.chunks), pa.string())
     return len(ids) - ids.null_count - pc.count_distinct(ids, mode="only_valid").as_py()
+
+
+def _read_ids(store: Store, place: str) -> pa.ChunkedArray:
+    try:
+        return _read(store, place, "post_id")[1]
+    except (OSError, pa.ArrowException) as error:
+        raise OutputError(
+            f"{store.url}/{place} cannot be read: {reason_of(error)}; "
+            "delete it, its posts are annotated again"
+        ) from error
 
 
 def _fault(store: Store, partition: str, source_file: str, file: LedgerFile) -> str | None:

@@ -24,7 +24,7 @@ from pipelines import layout
 from pipelines.ledger import Counts, ShardEntry
 from pipelines.part_writer import PartWriter
 from pipelines.plan import JobOptions, Shard
-from pipelines.store import Store, to_json
+from pipelines.store import Store, in_parallel, to_json
 from schemas.annotations import MODALITIES, annotations_schema
 from schemas.dead_letters import dead_letters_schema
 
@@ -194,14 +194,12 @@ def sweep_staging(store: Store, older_than_seconds: float = 7 * 86_400) -> int:
     That is: attempts' leftovers and commits that no plan has published for so long. What is
     younger may belong to a run at work.
     """
-    removed = 0
     folders = (layout.STAGED_PARTS, layout.COMMITS, layout.ATTEMPTS, layout.TEMPORARY)
-    for folder in folders:
-        for name in store.sizes(folder):
-            if store.age(f"{folder}/{name}") > older_than_seconds:
-                store.remove(f"{folder}/{name}")
-                removed += 1
-    return removed
+    names = [f"{folder}/{name}" for folder in folders for name in store.sizes(folder)]
+    ages = in_parallel(store.age, names)
+    old = [name for name, age in zip(names, ages, strict=True) if age > older_than_seconds]
+    store.for_each(store.remove, old)
+    return len(old)
 
 
 class StagedShard:
@@ -337,7 +335,8 @@ class StagedShard:
         data = to_json(dataclasses.asdict(record))
         if not self._store.create(name, data):
             winner = find_commit(self._store, record.entry.key)
-            if winner is not None:
+            # A request that was sent again after a time-out finds its own record there.
+            if winner is not None and winner != record:
                 self.discard()
                 return winner
             # The record there names parts that are gone; this one's are there.

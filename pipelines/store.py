@@ -114,10 +114,11 @@ class Store:
 
     def age(self, name: str) -> float:
         """Return the seconds since a file was written; 0 where it is gone or nobody knows."""
-        try:
-            modified = self.fs.modified(self.full(name))
-        except (FileNotFoundError, NotImplementedError):
-            return 0.0
+        with self._explained("read", name):
+            try:
+                modified = self.fs.modified(self.full(name))
+            except (FileNotFoundError, NotImplementedError):
+                return 0.0
         if modified.tzinfo is None:
             modified = modified.replace(tzinfo=datetime.timezone.utc)
         return max(0.0, (datetime.datetime.now(datetime.timezone.utc) - modified).total_seconds())

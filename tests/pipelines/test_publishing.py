@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import shutil
 from pathlib import Path
@@ -405,6 +406,26 @@ class TestHandsOnTheOutput:
         assert "does not know" in manifest.warnings[0]
         assert success_files(output) == set()
 
+    def test_a_part_lost_of_another_file_is_not_called_complete(
+        self, corpus: Path, output: Path
+    ) -> None:
+        run_job(output, corpus)
+        replace_with(corpus / FIRST, 3)
+        part = next(
+            path
+            for path in (output / "annotations" / NIGHT).glob("*.parquet")
+            if layout.is_part_of(path.name, SECOND)
+        )
+        part.unlink()
+        manifest, computed = run_job(output, corpus / FIRST)
+        assert computed == {FIRST: 1}
+        assert manifest.partitions == {NIGHT: "incomplete"}
+        assert f"published parts of {SECOND} are gone" in manifest.warnings[0]
+        assert success_files(output) == set()
+        manifest, computed = run_job(output, corpus)
+        assert computed == {SECOND: 1}
+        assert success_files(output) == COMPLETE
+
     def test_a_missing_success_is_written_again(self, corpus: Path, output: Path) -> None:
         run_job(output, corpus)
         before = published_bytes(output)
@@ -463,6 +484,32 @@ class TestProof:
         assert published_rows(output) == rows_of(first=10, second=10)
         assert success_files(output) == COMPLETE
 
+    def test_killed_while_it_takes_the_parts_back_later_runs_repair_too(
+        self, corpus: Path, output: Path, tmp_path: Path
+    ) -> None:
+        run_job(output, corpus)
+        plan = plan_run(output, corpus, model_revision="revision-2")
+        self.commit_wrong_rows(plan)
+        for shard in (*plan.shards[FIRST][1:], *plan.shards[SECOND]):
+            annotate_shard(plan.options, shard)
+        step, killed = 1, True
+        while killed:
+            copy = tmp_path / f"killed-{step}"
+            shutil.copytree(output, copy)
+            options = dataclasses.replace(plan.options, output=str(copy))
+            killed = run_and_kill(
+                step, publish_what_fails, dataclasses.replace(plan, options=options)
+            )
+            # The runs that meet the bad part fail; each leaves less of it behind.
+            for _ in range(3):
+                with contextlib.suppress(PublishError):
+                    run_job(copy, corpus, model_revision="revision-2")
+            assert published_rows(copy) == rows_of(first=10, second=10), f"step {step}"
+            assert success_files(copy) == COMPLETE, f"step {step}"
+            assert staged_files(copy) == set(), f"step {step}"
+            step += 3
+        assert step > 40
+
     def test_damaged_bytes_stop_publishing(self, corpus: Path, output: Path) -> None:
         plan = plan_run(output, corpus)
         annotate(plan)
@@ -478,6 +525,11 @@ class TestProof:
 
 def publish_plan(plan: Plan) -> None:
     publish(plan)
+
+
+def publish_what_fails(plan: Plan) -> None:
+    with pytest.raises(PublishError):
+        publish(plan)
 
 
 class TestKilledAnywhere:

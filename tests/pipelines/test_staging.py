@@ -177,6 +177,22 @@ class TestCommits:
 
 
 class TestSeveralAttempts:
+    def test_a_record_that_a_repeated_request_finds_may_be_its_own(
+        self, plan: Plan, shard: Shard, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A store answers the first request too late, and the second: it is there already."""
+        store = memory_store("repeated")
+        create = Store.create
+        monkeypatch.setattr(
+            Store,
+            "create",
+            lambda *args: create(*args) and create(*args),  # both arrive
+        )
+        with staged(store, plan, shard) as parts:
+            write_rows(parts, plan.options, shard)
+            record = parts.commit()
+        assert find_commit(store, shard.key) == record
+
     def test_the_first_commit_wins_and_the_other_leaves_nothing(
         self, store: Store, plan: Plan, shard: Shard
     ) -> None:
