@@ -14,7 +14,6 @@ import torch
 
 from pipelines.cli import main
 from pipelines.plan import Plan
-from pipelines.progress import Standing, describe
 from pipelines.runners import as_one_line
 from tests.data.corpora import make_posts, write_nights, write_posts
 from tests.pipelines.running import Output, Run, annotate_arguments
@@ -199,12 +198,6 @@ def test_an_unforeseen_error_is_one_line_too(
     assert run.err == (
         "drf: error: ZeroDivisionError: division by zero (DRF_DEBUG=1 shows where)\n"
     )
-
-
-def test_the_progress_line_says_posts_speed_time_left_and_dead_letters() -> None:
-    line = describe(Standing(posts=12_000, done=3_000, dead_letters=7), rate=50.0)
-
-    assert line == "annotating 3,000/12,000 posts (25%), 50.0 posts/s, 3:00 left, 7 dead letters"
 
 
 @pytest.mark.parametrize(
