@@ -81,6 +81,9 @@ class Annotator:
         self.device = device
         self.labels = model.config.labels
         self._largest_batch: int | None = None
+        # The first call sets the tokenizer's truncation; set by several threads at once, it
+        # fails ("Already borrowed").
+        processor.token_ids("", model.config.max_text_tokens)
 
     @classmethod
     def from_pretrained(cls, folder: str, device: str = "auto", threads: int = 0) -> Annotator:

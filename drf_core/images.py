@@ -10,6 +10,10 @@ import zlib
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+# Our own limit is checked before any pixel is decoded. Not in a `catch_warnings`: images are
+# decoded on threads, which share the filters.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
 # What Pillow raises for broken files, seen by fuzzing its decoders: beside OSError (truncated,
 # bad data) several plug-ins leak lower-level errors.
 _BROKEN = (
@@ -43,15 +47,13 @@ def decode_image(
     if len(data) > max_bytes:
         return None, "too_large"
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            image = Image.open(io.BytesIO(data))
-            if image.size[0] * image.size[1] > max_pixels:
-                return None, "too_large"
-            if target is not None and image.format == "JPEG":
-                image.draft("RGB", (target, target))
-            image.load()
-            return _rgb(ImageOps.exif_transpose(image)), None
+        image = Image.open(io.BytesIO(data))
+        if image.size[0] * image.size[1] > max_pixels:
+            return None, "too_large"
+        if target is not None and image.format == "JPEG":
+            image.draft("RGB", (target, target))
+        image.load()
+        return _rgb(ImageOps.exif_transpose(image)), None
     except Image.DecompressionBombError:
         return None, "too_large"
     except UnidentifiedImageError:

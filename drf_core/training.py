@@ -191,8 +191,15 @@ class Trainer:
         loss = loss + recovery_loss(
             output, undisrupted, settings.sample_weight, settings.distribution_weight
         )
-        teacher = self._teacher(index, pool).to(device)
-        loss = loss + settings.distillation_weight * distillation_loss(output.logits, teacher)
+        # Without a larger teacher only disrupted posts have anything to learn from a view that
+        # is not; the averaged model need not look at the others.
+        taught = torch.tensor(
+            [self.teacher_logits is not None or d != Disruption() for d in disruptions]
+        )
+        if bool(taught.any()):
+            teacher = self._teacher(index[taught], pool).to(device)
+            distilled = distillation_loss(output.logits[taught.to(device)], teacher)
+            loss = loss + settings.distillation_weight * distilled
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
