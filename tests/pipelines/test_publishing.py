@@ -388,6 +388,17 @@ class TestHandsOnTheOutput:
         assert computed == {FIRST: 3, SECOND: 3}
         assert published_bytes(output) == before
 
+    def test_a_leftover_of_the_right_name_and_size_is_replaced(
+        self, corpus: Path, output: Path
+    ) -> None:
+        run_job(output, corpus)
+        before = published_bytes(output)
+        shutil.rmtree(output / "annotations" / NIGHT)
+        for part in (output / "dead_letters" / NIGHT).glob("*.parquet"):
+            part.write_bytes(bytes(part.stat().st_size))
+        run_job(output, corpus)
+        assert published_bytes(output) == before
+
     def test_without_its_ledger_no_row_is_doubled(self, corpus: Path, output: Path) -> None:
         run_job(output, corpus)
         (output / "annotations" / NIGHT / "_parts.json").unlink()
@@ -405,6 +416,7 @@ class TestHandsOnTheOutput:
         assert manifest.exit_code == 1
         assert "does not know" in manifest.warnings[0]
         assert success_files(output) == set()
+        assert published_rows(output) == rows_of(first=10, second=10)
 
     def test_a_part_lost_of_another_file_is_not_called_complete(
         self, corpus: Path, output: Path
