@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,9 +17,10 @@ from pipelines.plan import JobOptions
 from pipelines.version import package_version
 from schemas.errors import DRFError
 
-# Every DoFn and RunInference of a process draws on this one handle, so that none of them
-# loads a second copy.
-_SHARED = Shared()
+# Every DoFn and RunInference of a process draws on these, so that none of them loads a second
+# copy of a model, and two models in one pipeline do not displace each other.
+_MODELS: dict[tuple[object, ...], Shared] = {}
+_MODELS_LOCK = threading.Lock()
 
 # From this many posts on, a batch in which not one post can be predicted on its own says
 # that the model or its device is broken, not the posts.
@@ -86,7 +88,9 @@ class DRFModelHandler(ModelHandler[PreparedPost, Prediction | ModelFailure, Anno
         CheckpointError where there is none, DeviceError where cuda is asked for and absent.
         """
         tag = (self._model, self._revision, self._package_version, self._device, self._threads)
-        return _SHARED.acquire(self._load, tag=tag)
+        with _MODELS_LOCK:
+            shared = _MODELS.setdefault(tag, Shared())
+        return shared.acquire(self._load)
 
     def _load(self) -> Annotator:
         if self._package_version not in (None, package_version()):

@@ -85,7 +85,7 @@ def stream_posts(
         waiting = list(of_file)
         begin(waiting[0])
         try:
-            layout, batches = read(waiting)
+            layout, batches = read(tuple(waiting))
             for shard, first_row, posts in batches:
                 yield _chunk(shard, layout, first_row, posts, prepare, pool)
                 if first_row + posts.num_rows == shard.first_row + shard.rows:

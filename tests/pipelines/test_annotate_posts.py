@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
 
 from drf_core.annotator import Annotator
 from pipelines.annotate_posts import AnnotatePosts
+from pipelines.model_handler import DRFModelHandler
 from schemas.annotations import ANNOTATION_COLUMNS
 from schemas.errors import DRFError, UsageError
 from tests.data.corpora import faulty_posts, make_posts
@@ -108,3 +109,22 @@ def test_bad_arguments_fail_before_the_pipeline_runs(tiny_checkpoint: Path) -> N
         AnnotatePosts("./no/such/model")
     with pytest.raises(UsageError, match="label"):
         AnnotatePosts(str(tiny_checkpoint), keep=["label"])
+
+
+def test_the_model_is_loaded_once_per_process(
+    tiny_checkpoint: Path, make_tiny_checkpoint: Callable[..., Path]
+) -> None:
+    handler, same = (DRFModelHandler(str(tiny_checkpoint), device="cpu") for _ in range(2))
+    other = DRFModelHandler(str(make_tiny_checkpoint(seed=5)), device="cpu")
+
+    loaded = handler.load_model()
+    other_loaded = other.load_model()
+
+    assert same.load_model() is loaded
+    assert other.load_model() is other_loaded is not loaded
+
+
+def test_a_batch_is_weighed_without_pickling_it() -> None:
+    handler = DRFModelHandler()
+
+    assert handler.get_num_bytes([object()] * 3) == 3  # type: ignore[list-item]
