@@ -43,7 +43,12 @@ def in_partition(tree: str, partition: str, name: str) -> str:
 
 def part_name(source_file: str, first_row: int, key: str) -> str:
     """Return the name of a shard's published part, the same in both trees."""
-    return f"part-{_file_hash(source_file)}-{first_row:08d}-{key[:16]}.parquet"
+    return f"part-{file_mark(source_file)}-{first_row:08d}-{key[:16]}.parquet"
+
+
+def file_mark(source_file: str) -> str:
+    """Return what the names of an input file's parts have in common."""
+    return hashlib.sha256(source_file.encode()).hexdigest()[:12]
 
 
 def is_part(name: str) -> bool:
@@ -51,10 +56,10 @@ def is_part(name: str) -> bool:
     return _PART_NAME.fullmatch(name) is not None
 
 
-def is_part_of(name: str, source_file: str) -> bool:
-    """Whether a file has the name of a published part of that input file."""
+def mark_of(name: str) -> str | None:
+    """Return the mark that a published part's name has of its input file, None if it is none."""
     match = _PART_NAME.fullmatch(name)
-    return match is not None and match[1] == _file_hash(source_file)
+    return match[1] if match else None
 
 
 def staged_part(tree: str, key: str, attempt: str) -> str:
@@ -90,7 +95,3 @@ def quoted(partition: str) -> str:
 def unquoted(name: str) -> str:
     """Return the partition that quoted() made a name of."""
     return unquote(name.removeprefix("partition-"))
-
-
-def _file_hash(source_file: str) -> str:
-    return hashlib.sha256(source_file.encode()).hexdigest()[:12]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -114,6 +115,8 @@ def is_settled(task: PartitionTask, state: PartitionState) -> bool:
             return False
         if [entry.key for entry in published.shards] != [shard.key for shard in file.shards]:
             return False
+        if not all(state.holds(entry) for entry in published.shards):
+            return False
     unpublished = {file.source_file for file in task.failed} | set(remembered(task, ledger))
     if unpublished != set(ledger.unpublished):
         return False
@@ -144,20 +147,23 @@ def gone(path: str) -> bool:
 
 def partition_tasks(plan: Plan) -> dict[str, PartitionTask]:
     """Return what a plan wants, for every partition that it touches, also the settled ones."""
-    partitions = {file.partition for file in plan.files}
-    partitions |= {file.partition for file in plan.failed_files}
-    prune = plan.orphans if plan.prune else ()
-    partitions |= {partition_of(source_file) for source_file in prune}
+    files: dict[str, list[FileTask]] = defaultdict(list)
+    failed: dict[str, list[FailedFile]] = defaultdict(list)
+    prune: dict[str, list[str]] = defaultdict(list)
+    for file in plan.files:
+        shards = plan.shards[file.source_file]
+        task = FileTask(file.path, file.source_file, file.identity, file.rows, shards)
+        files[file.partition].append(task)
+    for failure in plan.failed_files:
+        failed[failure.partition].append(failure)
+    for source_file in plan.orphans if plan.prune else ():
+        prune[partition_of(source_file)].append(source_file)
     return {
         partition: PartitionTask(
             partition,
-            files=tuple(
-                FileTask(f.path, f.source_file, f.identity, f.rows, plan.shards[f.source_file])
-                for f in plan.files
-                if f.partition == partition
-            ),
-            failed=tuple(file for file in plan.failed_files if file.partition == partition),
-            prune=tuple(name for name in prune if partition_of(name) == partition),
+            tuple(files.get(partition, ())),
+            tuple(failed.get(partition, ())),
+            tuple(prune.get(partition, ())),
         )
-        for partition in sorted(partitions)
+        for partition in sorted({*files, *failed, *prune})
     }

@@ -8,35 +8,16 @@ carries it out.
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
-from pipelines import layout
-from pipelines.inputs import open_input, read_footer
-from pipelines.intents import Intent, Move, PublishError, carry_out, declare, replay_intent
-from pipelines.ledger import Ledger, LedgerFile, ShardEntry, UnpublishedFile, sum_counts
+from pipelines.deciding import Decision, FileResult, decide
+from pipelines.intents import Intent, PublishError, carry_out, declare, replay_intent
+from pipelines.ledger import Ledger, sum_counts
 from pipelines.locking import Lock, partition_lock
-from pipelines.partitions import (
-    FileTask,
-    PartitionState,
-    PartitionTask,
-    gone,
-    read_partition,
-    remembered,
-)
+from pipelines.partitions import PartitionState, PartitionTask, read_partition
 from pipelines.plan import JobOptions
-from pipelines.staging import CommitRecord, find_commit
-from pipelines.store import Store, in_parallel, open_store, reason_of, redact
-from schemas.errors import DRFError
-
-
-@dataclass(frozen=True)
-class FileResult:
-    """What became of one input file; status as in the manifest. error: one readable line."""
-
-    status: str
-    error: str | None = None
+from pipelines.store import Store, open_store
 
 
 @dataclass(frozen=True)
@@ -80,7 +61,7 @@ def publish_partition(
         warnings = tuple(replay_intent(store, task.partition, lock))
         state = read_partition(store, task.partition)
         _check_labels(state, options, task.partition)
-        wanted = _decide(store, options, task, state, problems)
+        wanted = decide(store, options, task, state, problems)
         changed = wanted.changes(state)
         held_back = _too_many_dead_letters(wanted.ledger, options.max_dead_letter_share)
         if changed and held_back:
@@ -95,150 +76,7 @@ def publish_partition(
     return PartitionResult(task.partition, status, files, wanted.pruned, message, warnings)
 
 
-@dataclass(frozen=True)
-class _Wanted:
-    """What a partition shall hold, and what of the task could not be had.
-
-    problems: the files of the task that are not published, by source_file. updated: those
-    that are, and were not. strangers: parts of input files that the ledger does not know.
-    lost: published files some of whose parts are missing or damaged.
-    """
-
-    ledger: Ledger
-    moves: tuple[Move, ...]
-    remove: tuple[str, ...]
-    keys: tuple[str, ...]
-    problems: Mapping[str, FileResult]
-    updated: frozenset[str]
-    pruned: tuple[str, ...]
-    strangers: tuple[str, ...]
-    lost: tuple[str, ...]
-
-    @property
-    def complete(self) -> bool:
-        return not (self.ledger.unpublished or self.strangers or self.lost)
-
-    def changes(self, state: PartitionState) -> bool:
-        """Whether anything is to be done to get there."""
-        before = state.ledger or Ledger(self.ledger.labels)
-        same = dataclasses.replace(self.ledger, duplicate_ids=before.duplicate_ids) == before
-        if state.ledger is None and not (self.ledger.files or self.remove):
-            # Nothing but failed files, in a partition that never was: leave no trace of it.
-            return state.says_success()
-        success = state.succeeded() if self.complete else not state.says_success()
-        return not (same and success and state.ledger) or bool(self.moves or self.remove)
-
-
-def _decide(
-    store: Store,
-    options: JobOptions,
-    task: PartitionTask,
-    state: PartitionState,
-    known_problems: Mapping[str, FileResult],
-) -> _Wanted:
-    before = state.ledger or Ledger(options.labels)
-    files = dict(before.files)
-    problems = dict(known_problems)
-    moves: list[Move] = []
-    updated = set()
-    wanted = [file for file in task.files if file.source_file not in problems]
-    commits = _find_commits(store, wanted, state)
-    for file in wanted:
-        entries, added, missing = _gather(file, state, commits)
-        old = files.get(file.source_file)
-        if missing:
-            problems[file.source_file] = FileResult(
-                "incomplete",
-                f"{missing} of {len(file.shards)} shards are not annotated yet; run again",
-            )
-        elif old is None or added or (old.path, old.shards) != (redact(file.path), entries):
-            rows, problem = _look_at_input(file)
-            if problem:
-                problems[file.source_file] = FileResult("failed", problem)
-                continue
-            moves += added
-            updated.add(file.source_file)
-            files[file.source_file] = LedgerFile(redact(file.path), file.identity, rows, entries)
-    pruned = tuple(name for name in task.prune if name in files and gone(files[name].path))
-    for name in pruned:
-        del files[name]
-    ledger = Ledger(options.labels, files, _unpublished(task, before, problems))
-    known = {*before.files, *task.named()}
-    others = state.parts() - ledger.names() - before.names()
-    strangers = {part for part in others if not any(layout.is_part_of(part, f) for f in known)}
-    here = {move.name for move in moves}
-    lost = {
-        name
-        for name, file in files.items()
-        if any(entry.name not in here and not state.holds(entry) for entry in file.shards)
-    }
-    return _Wanted(
-        ledger=ledger,
-        moves=tuple(moves),
-        remove=tuple(sorted((state.parts() | before.names()) - ledger.names() - strangers)),
-        keys=tuple(shard.key for f in task.files if f.source_file in files for shard in f.shards),
-        problems=problems,
-        updated=frozenset(updated),
-        pruned=pruned,
-        strangers=tuple(sorted(strangers)),
-        lost=tuple(sorted(lost)),
-    )
-
-
-def _find_commits(
-    store: Store, files: Iterable[FileTask], state: PartitionState
-) -> dict[str, CommitRecord]:
-    shards = [s for file in files for s in file.shards if state.published(s) is None]
-    records = in_parallel(lambda shard: find_commit(store, shard.key), shards)
-    return {record.entry.key: record for record in records if record is not None}
-
-
-def _gather(
-    file: FileTask, state: PartitionState, commits: Mapping[str, CommitRecord]
-) -> tuple[tuple[ShardEntry, ...], list[Move], int]:
-    """Return the file's entries, the moves that publish what is staged, and how many lack."""
-    entries, moves, missing = [], [], 0
-    for shard in file.shards:
-        entry = state.published(shard)
-        if entry is None:
-            record = commits.get(shard.key)
-            if record is None:
-                missing += 1
-                continue
-            entry = record.entry
-            moves.append(Move(file.source_file, entry.key, record.attempt, entry.name))
-        entries.append(entry)
-    return tuple(entries), moves, missing
-
-
-def _look_at_input(file: FileTask) -> tuple[int, str | None]:
-    """Return the rows of the input's footer as it is now, and why it cannot be published."""
-    shown = redact(file.path)
-    try:
-        footer = read_footer(*open_input(file.path))
-    except FileNotFoundError:
-        return 0, f"{shown} was removed while it was annotated; run again"
-    except DRFError as error:
-        return 0, str(error)
-    except Exception as error:
-        return 0, f"{shown} cannot be read: {reason_of(error)}"
-    if footer.identity != file.identity:
-        return 0, f"{shown} was changed while it was annotated; run again"
-    return footer.metadata.num_rows, None
-
-
-def _unpublished(
-    task: PartitionTask, before: Ledger, problems: Mapping[str, FileResult]
-) -> dict[str, UnpublishedFile]:
-    found = remembered(task, before)
-    for name, path in task.paths().items():
-        if name in problems:
-            found[name] = UnpublishedFile(redact(path), problems[name].error or "")
-    # What is known to fail already keeps its words: the ledger changes when the data does.
-    return {name: before.unpublished.get(name, file) for name, file in sorted(found.items())}
-
-
-def _publish(store: Store, partition: str, wanted: _Wanted, lock: Lock) -> None:
+def _publish(store: Store, partition: str, wanted: Decision, lock: Lock) -> None:
     intent = Intent(
         partition=partition,
         ledger=wanted.ledger,
@@ -275,7 +113,7 @@ def _too_many_dead_letters(ledger: Ledger, most: float) -> str | None:
     )
 
 
-def _status(wanted: _Wanted, changed: bool) -> tuple[str, str | None]:
+def _status(wanted: Decision, changed: bool) -> tuple[str, str | None]:
     """Return the partition's status, and why it is not complete."""
     unpublished = wanted.ledger.unpublished
     if unpublished:

@@ -10,10 +10,11 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from pipelines import layout
+from pipelines.deciding import FileResult
 from pipelines.ledger import Ledger, LedgerFile, read_ledger, sum_counts
 from pipelines.partitions import PartitionTask, partition_tasks
 from pipelines.plan import Plan
-from pipelines.publishing import FileResult, PartitionResult
+from pipelines.publishing import PartitionResult
 from pipelines.store import OutputError, open_store, redact
 from schemas.manifest import FileCounts, Manifest, Totals, from_json, to_json
 

@@ -96,6 +96,21 @@ class TestOneRun:
         assert computed == {FIRST: 1}
         assert success_files(output) == COMPLETE
 
+    def test_what_is_committed_of_a_new_version_outlives_publishing_without_it(
+        self, corpus: Path, output: Path
+    ) -> None:
+        run_job(output, corpus)
+        replace_with(corpus / FIRST, 8)
+        replace_with(corpus / SECOND, 2)
+        plan = plan_run(output, corpus)
+        for shard in (*plan.shards[FIRST][:1], *plan.shards[SECOND]):
+            annotate_shard(plan.options, shard)
+        publish(plan)
+        assert published_rows(output) == rows_of(first=10, second=2)
+        _, computed = run_job(output, corpus)
+        assert computed == {FIRST: 1}
+        assert published_rows(output) == rows_of(first=8, second=2)
+
     def test_a_file_without_rows_has_empty_parts(self, tmp_path: Path, output: Path) -> None:
         write_posts(tmp_path / "in" / "none.parquet", [])
         manifest, _ = run_job(output, tmp_path / "in")
@@ -147,6 +162,25 @@ class TestFailedFiles:
         result = publish(plan, {FIRST: "a page of it is corrupt"})[NIGHT]
         assert result.status == "failed"
         assert "a page of it is corrupt" in (result.message or "")
+        assert published_rows(output) == rows_of(first=10, second=10)
+        assert success_files(output) == set()
+
+    def test_beside_it_a_deleted_part_is_still_restored(self, corpus: Path, output: Path) -> None:
+        damage_footer(corpus / FIRST)
+        run_job(output, corpus)
+        before = published_bytes(output)
+        next((output / "annotations" / NIGHT).glob("*.parquet")).unlink()
+        _, computed = run_job(output, corpus)
+        assert computed == {SECOND: 1}
+        assert published_bytes(output) == before
+
+    def test_its_earlier_parts_stay_even_where_the_ledger_is_lost(
+        self, corpus: Path, output: Path
+    ) -> None:
+        run_job(output, corpus)
+        (output / "annotations" / NIGHT / "_parts.json").unlink()
+        damage_footer(corpus / FIRST)
+        run_job(output, corpus)
         assert published_rows(output) == rows_of(first=10, second=10)
         assert success_files(output) == set()
 
@@ -224,7 +258,9 @@ class TestChangedInput:
         assert computed == {FIRST: 1}
         assert published_rows(output) == rows_of(first=3, second=10)
         after = published_bytes(output)
-        kept = {name for name in before if layout.is_part_of(Path(name).name, SECOND)}
+        kept = {
+            name for name in before if layout.mark_of(Path(name).name) == layout.file_mark(SECOND)
+        }
         assert len(kept) == 6
         assert all(after[name] == before[name] for name in kept)
         assert success_files(output) == COMPLETE
@@ -426,7 +462,7 @@ class TestHandsOnTheOutput:
         part = next(
             path
             for path in (output / "annotations" / NIGHT).glob("*.parquet")
-            if layout.is_part_of(path.name, SECOND)
+            if layout.mark_of(path.name) == layout.file_mark(SECOND)
         )
         part.unlink()
         manifest, computed = run_job(output, corpus / FIRST)
