@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pandas as pd
@@ -228,21 +229,50 @@ def test_a_file_with_zero_rows_is_valid_with_a_warning(
     assert len(output.annotations) == 3
 
 
-def test_the_real_nights_come_out_whole(shared: Path, annotate: Annotate, output: Output) -> None:
+def test_the_real_nights_come_out_whole_and_each_fault_in_its_place(
+    shared: Path, annotate: Annotate, output: Output
+) -> None:
     nightly = shared / "corpora" / "nightly"
+    posts = {
+        (str(path.relative_to(nightly)), row): post
+        for path in sorted(nightly.rglob("*.parquet"))
+        for row, post in enumerate(pq.read_table(path).to_pylist())
+    }
 
     run = annotate(nightly)
 
     assert run.code == 0, run.err
-    expected = {
-        str(path.relative_to(nightly)): pq.ParquetFile(path).metadata.num_rows
-        for path in sorted(nightly.rglob("*.parquet"))
-    }
-    places = output.places()
-    assert len(places) == len(set(places)) == sum(expected.values())
-    assert {file["source_file"]: file["rows"] for file in run.manifest["files"]} == expected
+    assert output.places() == sorted(posts)
     assert len(output.succeeded()) == 3
+    rows = Counter(source_file for source_file, _ in posts)
+    assert {file["source_file"]: file["rows"] for file in run.manifest["files"]} == rows
     assert run.manifest["totals"]["duplicate_ids"] > 0
+    letters = {(row["source_file"], row["source_row"]): row for row in output.dead_letters}
+    for place, post in posts.items():
+        no_text = not (post["text"] or "").strip()
+        if post["post_id"] is None:
+            assert letters[place]["reason"] == "no_post_id"
+        elif no_text and _picture(post) is None:
+            assert letters[place]["reason"] == "no_usable_modality"
+        elif place in letters:
+            # Only a decoder can tell that its image is no image.
+            assert no_text and letters[place]["stage"] == "decode"
     for row in output.annotations:
+        post = posts[row["source_file"], row["source_row"]]
+        picture = _picture(post)
         assert row["label"] in LABELS
         assert math.isclose(row["text_weight"] + row["image_weight"], 1, abs_tol=1e-3)
+        assert (row["text_reason"] == "missing") == (post["text"] is None)
+        assert (row["image_reason"] == "missing") == (picture is None)
+        if picture is not None and picture.lstrip().startswith(b"<"):
+            assert row["image_reason"] == "undecodable"
+        for name in ("text", "image"):
+            assert (row[f"{name}_state"] == "recovered") == (row[f"{name}_reason"] is not None)
+    found = {row["image_reason"] for row in output.annotations}
+    assert {"missing", "truncated", "undecodable", "too_large", None} <= found
+
+
+def _picture(post: dict[str, Any]) -> bytes | None:
+    image = post["image"]
+    # No bytes are no image.
+    return (image["bytes"] if isinstance(image, dict) else image) or None
