@@ -53,7 +53,8 @@ def reason_of(error: BaseException) -> str:
     """Return why, in one line without credentials."""
     if isinstance(error, OSError) and error.strerror:
         return str(error.strerror)
-    text = " ".join(str(error).split()) or type(error).__name__
+    printable = "".join(c if c.isprintable() else " " for c in str(error))
+    text = " ".join(printable.split()) or type(error).__name__
     text = re.sub(r"[a-z][a-z0-9+.-]*://\S+", lambda url: redact(url.group()), text, flags=re.I)
     return text if len(text) <= 300 else text[:297] + "..."
 
@@ -84,7 +85,7 @@ class Store:
 
     def read(self, name: str) -> bytes | None:
         """Return a file's bytes, None where there is no such file."""
-        with self._explained("read", name):
+        with self.explained("read", name):
             try:
                 return bytes(self.fs.cat_file(self.full(name)))
             except (FileNotFoundError, NotADirectoryError):
@@ -104,7 +105,7 @@ class Store:
 
     def size(self, name: str) -> int | None:
         """Return a file's bytes, None where there is no such file."""
-        with self._explained("read", name):
+        with self.explained("read", name):
             try:
                 if not self.local:
                     self.fs.invalidate_cache(self.fs._parent(self.full(name)))
@@ -114,7 +115,7 @@ class Store:
 
     def age(self, name: str) -> float:
         """Return the seconds since a file was written; 0 where it is gone or nobody knows."""
-        with self._explained("read", name):
+        with self.explained("read", name):
             try:
                 modified = self.fs.modified(self.full(name))
             except (FileNotFoundError, NotImplementedError):
@@ -128,7 +129,7 @@ class Store:
 
         Keys are relative to the folder. recursive: also what lies in its subfolders.
         """
-        with self._explained("list", folder):
+        with self.explained("list", folder):
             return list_sizes(self.fs, self.full(folder), recursive)
 
     def write(self, name: str, data: bytes, durable: bool = True) -> None:
@@ -136,7 +137,7 @@ class Store:
 
         durable: it shall outlive a power cut, not only the death of the process.
         """
-        with self._explained("write", name):
+        with self.explained("write", name):
             if not self.local:
                 self.fs.pipe_file(self.full(name), data)
                 return
@@ -155,7 +156,7 @@ class Store:
 
         Of any number of calls at once, one returns True, and nobody ever sees half a file.
         """
-        with self._explained("write", name):
+        with self.explained("write", name):
             try:
                 if not self.local:
                     self.fs.pipe_file(self.full(name), data, mode="create")
@@ -170,14 +171,14 @@ class Store:
 
     def open_part(self, name: str) -> PartFile:
         """Return an open file for a part, which counts and hashes the bytes it is given."""
-        with self._explained("write", name):
+        with self.explained("write", name):
             if self.local:
                 self._make_parent(name)
             return PartFile(self, name)
 
     def move(self, source: str, target: str) -> None:
         """Move a file over whatever is at the target. Killed half-way, both may be there."""
-        with self._explained("write", target):
+        with self.explained("write", target):
             if self.local:
                 self._make_parent(target)
                 os.replace(self.full(source), self.full(target))
@@ -187,7 +188,7 @@ class Store:
 
     def remove(self, name: str) -> None:
         """Remove a file if it is there."""
-        with self._explained("remove", name), contextlib.suppress(FileNotFoundError):
+        with self.explained("remove", name), contextlib.suppress(FileNotFoundError):
             self.fs.rm_file(self.full(name))
 
     def for_each(self, function: Callable[[_Item], object], items: Iterable[_Item]) -> None:
@@ -238,7 +239,8 @@ class Store:
         os.makedirs(os.path.dirname(self.full(name)), exist_ok=True)
 
     @contextlib.contextmanager
-    def _explained(self, verb: str, name: str) -> Iterator[None]:
+    def explained(self, verb: str, name: str) -> Iterator[None]:
+        """Turn what the file system raises into OutputError, naming verb and file."""
         try:
             yield
         except DRFError:
@@ -264,7 +266,7 @@ class PartFile:
 
     def write(self, data: bytes) -> int:
         """Append bytes."""
-        with self._store._explained("write", self._name):
+        with self._store.explained("write", self._name):
             self._file.write(data)
             self._hash.update(data)
             self._bytes += memoryview(data).nbytes
@@ -286,7 +288,7 @@ class PartFile:
         """Finish the file, durable on a local disk."""
         if self.closed:
             return
-        with self._store._explained("write", self._name):
+        with self._store.explained("write", self._name):
             try:
                 if self._store.local:
                     self._file.flush()
