@@ -14,13 +14,14 @@ from pipelines.closing import RunStart, close_without_computing
 from pipelines.fetching import check_prefix
 from pipelines.inputs import list_inputs
 from pipelines.intents import replay_intents
+from pipelines.messages import complain
 from pipelines.plan import JobOptions, Plan, RowOptions
 from pipelines.planning import describe_plan, make_plan
 from pipelines.reporting import read_manifest
 from pipelines.sharding import SHARD_ROWS
 from pipelines.staging import sweep_staging
 from pipelines.store import open_store, redact
-from pipelines.summary import format_summary
+from pipelines.summary import closing_error, format_summary
 from pipelines.version import package_version
 from schemas.errors import UsageError
 from schemas.manifest import Manifest, to_json
@@ -126,6 +127,8 @@ def run_annotate(
         print(to_json(manifest), end="")
     else:
         print(format_summary(manifest, options.output))
+    if (error := closing_error(manifest)) is not None:
+        complain(f"error: {error}")
     return manifest.exit_code
 
 

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
+from pipelines.messages import complain
 from pipelines.version import package_version
 from schemas.errors import DRFError, UsageError
 
@@ -33,16 +34,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _run(sys.argv[1:] if argv is None else list(argv))
     except KeyboardInterrupt:
-        _complain("interrupted; the same command goes on from what was committed")
+        complain("interrupted; the same command goes on from what was committed")
         return INTERRUPTED
     except DRFError as error:
         _debug()
-        _complain(f"error: {error}")
+        complain(f"error: {error}")
         return error.exit_code
     except Exception as error:
         _debug()
         lines = str(error).splitlines() or [""]
-        _complain(f"error: {type(error).__name__}: {lines[0]} (DRF_DEBUG=1 shows where)")
+        complain(f"error: {type(error).__name__}: {lines[0]} (DRF_DEBUG=1 shows where)")
         return 1
     finally:
         signal.signal(signal.SIGTERM, terminated)
@@ -106,7 +107,7 @@ def _quiet_libraries() -> None:
     """Leave the terminal to what the user asked for; errors are told in one line at the end."""
     if os.environ.get("DRF_DEBUG"):
         return
-    logging.basicConfig(level=logging.ERROR)
+    logging.getLogger().setLevel(logging.ERROR)
     # Beam logs the traceback of every error that it passes on.
     logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -115,10 +116,6 @@ def _quiet_libraries() -> None:
 def _interrupt(signum: int, frame: object) -> NoReturn:
     # A scheduler that stops the job shall find its attempts ended in an orderly way.
     raise KeyboardInterrupt
-
-
-def _complain(line: str) -> None:
-    print(f"drf: {line}", file=sys.stderr)
 
 
 def _debug() -> None:

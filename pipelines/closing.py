@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from pipelines.intents import PublishError
 from pipelines.partitions import PartitionTask, partition_tasks
 from pipelines.plan import JobOptions, Plan, ShardOutcome
 from pipelines.publishing import PartitionResult, publish_partition
@@ -50,8 +51,13 @@ def close_partition(
     withhold = None
     if options.strict and failed_files:
         withhold = f"--strict: nothing is published, as {failed_files[0]} failed"
+    try:
+        result = publish_partition(options, task, failures, withhold)
+    except PublishError as error:
+        # Trying again at once would not help, and the other partitions can be published.
+        result = PartitionResult(task.partition, "incomplete", message=str(error))
     return ClosedPartition(
-        publish_partition(options, task, failures, withhold),
+        result,
         computed_rows=sum(outcome.rows for outcome in outcomes if outcome.computed),
         found_rows=sum(
             outcome.rows for outcome in outcomes if not outcome.computed and outcome.failure is None

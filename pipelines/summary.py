@@ -14,8 +14,9 @@ _SHOWN = 5
 def format_summary(manifest: Manifest, output: str) -> str:
     """Counts, labels, states, reasons, what went wrong, and where the files are."""
     totals = manifest.totals
-    lines = [_headline(manifest), ""]
+    lines = [_headline(manifest)]
     if totals.annotations:
+        lines.append("")
         labels = dict(sorted(totals.labels.items(), key=lambda item: -item[1]))
         lines += _row("labels", _shares(labels, totals.annotations))
         for name in MODALITIES:
@@ -38,6 +39,17 @@ def format_summary(manifest: Manifest, output: str) -> str:
         *_row("manifest", f"{root}/_runs/{manifest.run_id}/manifest.json"),
     ]
     return "\n".join(lines)
+
+
+def closing_error(manifest: Manifest) -> str | None:
+    """One line that says why the exit code is not 0, None where it is."""
+    if manifest.exit_code == 0:
+        return None
+    lines = [f"{file.source_file}: {file.error}" for file in manifest.files if file.error]
+    lines += [warning for warning in manifest.warnings if warning.startswith("partition ")]
+    first = lines[0] if lines else f"the run ended as {manifest.status}"
+    more = len(lines) - 1
+    return f"{first} (and {more} more, in the manifest)" if more > 0 else first
 
 
 def _headline(manifest: Manifest) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from pipelines import layout
+from pipelines import intents, layout
 from pipelines.store import open_store
 from tests.data.corpora import damage_footer, damage_page, make_posts, write_nights, write_posts
 from tests.pipelines.running import Output, Run, annotate_arguments, start_drf
@@ -57,6 +57,8 @@ def test_a_file_that_cannot_be_read_fails_and_the_others_are_published(
     assert run.manifest["failed_files"] == [name]
     [error] = [file["error"] for file in run.manifest["files"] if file["error"]]
     assert words in error and "part-00000.parquet" in error and "\n" not in error
+    [line] = run.err.splitlines()
+    assert line.startswith(f"drf: error: {name}: ") and words in line
     assert output.succeeded() == ["dt=2026-11-18"]
     assert len(output.places()) == 30
     assert name not in {file for file, _ in output.places()}
@@ -110,6 +112,8 @@ def test_a_partition_with_too_many_dead_letters_is_held_back(
     held = annotate(tmp_path / "in")
 
     assert held.code == 3
+    [line] = held.err.splitlines()
+    assert line.startswith("drf: error: partition dt=2026-11-17: held back: 4 of 24 posts")
     assert held.manifest["partitions"] == {
         "dt=2026-11-17": "held_back",
         "dt=2026-11-18": "published",
@@ -139,6 +143,29 @@ def test_a_model_that_breaks_down_fails_the_run_in_one_line_and_can_be_resumed(
     [line] = run.err.splitlines()
     assert line.startswith("drf: error: the model fails on every post of a batch (RuntimeError)")
     assert output.places() == []
+    assert annotate(tmp_path / "in").code == 0
+    assert len(output.places()) == 40
+
+
+def test_a_partition_that_cannot_be_proven_does_not_keep_the_others_from_readers(
+    tmp_path: Path, annotate: Annotate, output: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find_faults = intents.find_faults
+
+    def doubting(store: object, partition: str, files: dict[str, object]) -> dict[str, str]:
+        if partition == "dt=2026-11-17":
+            return {next(iter(files)): "a row is missing"}
+        return find_faults(store, partition, files)  # type: ignore[arg-type]
+
+    write_nights(tmp_path / "in")
+    with monkeypatch.context() as patched:
+        patched.setattr(intents, "find_faults", doubting)
+        run = annotate(tmp_path / "in")
+
+    assert run.code == 1
+    [line] = run.err.splitlines()
+    assert "dt=2026-11-17" in line and "a row is missing" in line
+    assert output.succeeded() == ["dt=2026-11-18"]
     assert annotate(tmp_path / "in").code == 0
     assert len(output.places()) == 40
 
