@@ -110,7 +110,6 @@ def _quiet_libraries() -> None:
     logging.getLogger().setLevel(logging.ERROR)
     # Beam logs the traceback of every error that it passes on.
     logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 
 def _interrupt(signum: int, frame: object) -> NoReturn:

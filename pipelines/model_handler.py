@@ -10,6 +10,7 @@ from typing import Any
 
 from apache_beam.ml.inference.base import ModelHandler
 from apache_beam.utils.shared import Shared
+from transformers.utils.logging import disable_progress_bar
 
 from drf_core.annotator import Annotator, Prediction, PreparedPost
 from drf_core.checkpoint import read_checkpoint, resolve_model
@@ -107,6 +108,8 @@ class DRFModelHandler(ModelHandler[PreparedPost, Prediction | ModelFailure, Anno
                     f"{self._revision}: it changed meanwhile, or client and workers see different "
                     "folders; run again with a --model that all of them reach"
                 )
+        # One line per weight file and process is noise in a worker's log.
+        disable_progress_bar()
         return Annotator.from_pretrained(folder, device=self._device, threads=self._threads)
 
     def run_inference(

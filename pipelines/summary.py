@@ -46,7 +46,7 @@ def closing_error(manifest: Manifest) -> str | None:
     if manifest.exit_code == 0:
         return None
     lines = [f"{file.source_file}: {file.error}" for file in manifest.files if file.error]
-    lines += [warning for warning in manifest.warnings if warning.startswith("partition ")]
+    lines = lines or [line for line in manifest.warnings if line.startswith("partition ")]
     first = lines[0] if lines else f"the run ended as {manifest.status}"
     more = len(lines) - 1
     return f"{first} (and {more} more, in the manifest)" if more > 0 else first
@@ -54,7 +54,8 @@ def closing_error(manifest: Manifest) -> str | None:
 
 def _headline(manifest: Manifest) -> str:
     totals = manifest.totals
-    done = f"{totals.annotations:,} of {totals.rows:,} posts annotated, in {totals.files:,} files"
+    files = f"{totals.files:,} file{'' if totals.files == 1 else 's'}"
+    done = f"{totals.annotations:,} of {totals.rows:,} posts annotated, in {files}"
     if not manifest.computed_rows:
         return f"{done}; nothing was left to compute ({manifest.seconds:.1f} s)"
     rate = manifest.computed_rows / max(manifest.seconds, 1e-9)

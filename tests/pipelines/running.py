@@ -97,8 +97,6 @@ def start_drf(arguments: list[str], prelude: str = "") -> subprocess.Popen[str]:
 
     prelude: Python that runs first, to slow it down or to make it die at some point.
     """
-    # A prelude may import what `drf` would have told to be quiet before.
-    quiet = {"OMP_NUM_THREADS": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
     code = f"{prelude}\nimport sys\nfrom pipelines.cli import main\nsys.exit(main(sys.argv[1:]))"
     return subprocess.Popen(
         [sys.executable, "-c", code, *arguments],
@@ -106,5 +104,5 @@ def start_drf(arguments: list[str], prelude: str = "") -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        env={**os.environ, **quiet},
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
