@@ -52,6 +52,7 @@ class TeacherView:
 def look_as_teacher(teacher: DRFModel, corpus: TrainingCorpus, batch: int = 128) -> TeacherView:
     """Encode and predict every post of corpus, which must be made for the teacher's processor."""
     teacher.eval()
+    teacher.image_encoder.to(memory_format=torch.channels_last)
     text, image, present, logits = [], [], [], []
     for index in tqdm(torch.arange(len(corpus)).split(batch), "teacher", unit="batch"):
         features = encode_undisrupted(teacher, corpus, index, batch)
