@@ -50,8 +50,7 @@ def build(pipeline: beam.Pipeline, plan: Plan, start: RunStart) -> None:
     _ = (
         closed
         | "Collect" >> beam.combiners.ToList()
-        | "WriteManifest"
-        >> beam.Map(lambda partitions: close_run(plan, partitions, start) and None)
+        | "WriteManifest" >> beam.Map(lambda partitions: close_run(plan, partitions, start))
     )
 
 

@@ -42,8 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return error.exit_code
     except Exception as error:
         _debug()
-        lines = str(error).splitlines() or [""]
-        complain(f"error: {type(error).__name__}: {lines[0]} (DRF_DEBUG=1 shows where)")
+        complain(f"error: {type(error).__name__}: {error} (DRF_DEBUG=1 shows where)")
         return 1
     finally:
         signal.signal(signal.SIGTERM, terminated)

@@ -6,6 +6,7 @@ import sys
 
 
 def complain(message: str) -> None:
-    """Print one line, whatever a library put into the message."""
-    printable = "".join(c if c.isprintable() else " " for c in message)
-    print(f"drf: {' '.join(printable.split())}", file=sys.stderr)
+    """Print one line without credentials, whatever a library put into the message."""
+    from pipelines.store import one_line
+
+    print(f"drf: {one_line(message)}", file=sys.stderr)

@@ -67,9 +67,7 @@ class ShardEnd:
 def stream_posts(
     shards: Sequence[Shard],
     begin: Callable[[Shard], None],
-    read: Callable[
-        [Sequence[Shard]], tuple[PostsLayout, Iterable[tuple[Shard, int, pa.RecordBatch]]]
-    ],
+    read: Callable[[Sequence[Shard]], Posts],
     prepare: Prepare,
     pool: Executor,
 ) -> Iterator[Chunk | ShardEnd]:

@@ -29,6 +29,8 @@ from schemas.errors import DRFError
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
+_URL = re.compile(r"[a-z][a-z0-9+.-]*://\S+", re.IGNORECASE)
+
 # In these URLs the part before "@" is a container, not a credential.
 _CONTAINER_SCHEMES = ("abfs", "abfss", "wasb", "wasbs")
 
@@ -49,13 +51,17 @@ def redact(url: str) -> str:
     return f"{scheme}://{authority}{slash}{path}"
 
 
+def one_line(text: str) -> str:
+    """Return the text as one printable line, its URLs without credentials."""
+    printable = "".join(c if c.isprintable() else " " for c in text)
+    return _URL.sub(lambda url: redact(url.group()), " ".join(printable.split()))
+
+
 def reason_of(error: BaseException) -> str:
     """Return why, in one line without credentials."""
     if isinstance(error, OSError) and error.strerror:
         return str(error.strerror)
-    printable = "".join(c if c.isprintable() else " " for c in str(error))
-    text = " ".join(printable.split()) or type(error).__name__
-    text = re.sub(r"[a-z][a-z0-9+.-]*://\S+", lambda url: redact(url.group()), text, flags=re.I)
+    text = one_line(str(error)) or type(error).__name__
     return text if len(text) <= 300 else text[:297] + "..."
 
 

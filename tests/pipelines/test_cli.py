@@ -184,11 +184,24 @@ def test_sample_writes_posts_that_annotate_takes(
     assert output.dead_letters
 
 
+def test_no_message_tells_credentials(drf: Drf, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    secret = "s3://user:hunter2@bucket/posts?X-Amz-Signature=hunter2"
+
+    for option in ("--input", "--output", "--model"):
+        run = drf(
+            *annotate_arguments(tmp_path, Output(tmp_path / "out"), tiny_checkpoint),
+            *(option, secret),
+        )
+
+        assert run.code in (1, 2)
+        assert "hunter2" not in run.out + run.err
+
+
 def test_an_unforeseen_error_is_one_line_too(
     drf: Drf, posts: Path, tiny_checkpoint: Path, output: Output, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object, **__: object) -> Plan:
-        raise ZeroDivisionError("division by zero")
+        raise ZeroDivisionError("division\nby http://me:hunter2@zero/")
 
     monkeypatch.setattr("pipelines.annotate_command.make_plan", fail)
 
@@ -196,7 +209,7 @@ def test_an_unforeseen_error_is_one_line_too(
 
     assert run.code == 1
     assert run.err == (
-        "drf: error: ZeroDivisionError: division by zero (DRF_DEBUG=1 shows where)\n"
+        "drf: error: ZeroDivisionError: division by http://zero/ (DRF_DEBUG=1 shows where)\n"
     )
 
 
