@@ -41,28 +41,29 @@ class CheckpointInfo:
     quality_threshold: float
 
 
-def resolve_model(name: str) -> str:
+def resolve_model(name: str, option: str = "--model") -> str:
     """Local folder of the checkpoint `name`: "default", a folder, an fsspec URL or a hub id.
 
-    Raises CheckpointError where there is none.
+    option: the command-line option that names it, for messages. Raises CheckpointError where
+    there is none.
     """
     if name == DEFAULT_MODEL:
         return str(_DEFAULT_FOLDER)
     if os.path.isdir(name):
         return name
     if "://" in name:
-        return _download(name)
+        return _download(name, option)
     if os.path.exists(name):
-        raise CheckpointError(f"--model {name}: is a file; give the folder that holds config.json")
+        raise CheckpointError(f"{option} {name}: is a file; give the folder that holds config.json")
     if name.startswith((".", "/", "~")) or name.count("/") != 1:
         raise CheckpointError(
-            f"--model {name}: no such folder; give a folder written by `drf train`, "
+            f"{option} {name}: no such folder; give a folder written by `drf train`, "
             "a hub id (owner/name), or an fsspec URL"
         )
-    return _from_hub(name)
+    return _from_hub(name, option)
 
 
-def _from_hub(name: str) -> str:
+def _from_hub(name: str, option: str) -> str:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
@@ -70,13 +71,13 @@ def _from_hub(name: str) -> str:
         return snapshot_download(name, allow_patterns=["*.json", "*.txt", "*.safetensors", "*.md"])
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise CheckpointError(
-            f"--model {name}: neither a folder nor a model that the hub gave "
+            f"{option} {name}: neither a folder nor a model that the hub gave "
             f"({type(error).__name__}); check the name, the network, or HF_TOKEN"
         ) from error
 
 
 @lru_cache(maxsize=8)
-def _download(url: str) -> str:
+def _download(url: str, option: str) -> str:
     import fsspec
 
     folder = tempfile.mkdtemp(prefix="drf-model-")
@@ -88,7 +89,7 @@ def _download(url: str) -> str:
                 fs.get_file(path, os.path.join(folder, path.rsplit("/", 1)[-1]))
     except (OSError, ValueError, ImportError) as error:
         raise CheckpointError(
-            f"--model {shown}: cannot be read ({type(error).__name__}); "
+            f"{option} {shown}: cannot be read ({type(error).__name__}); "
             "check the URL and the store's credentials"
         ) from error
     return folder

@@ -16,6 +16,7 @@ from drf_core.annotator import available_cores
 from drf_core.evaluation import encode_undisrupted
 from drf_core.modeling_drf import DRFModel
 from drf_core.training_corpus import TrainingCorpus, autocast
+from schemas.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -105,10 +106,13 @@ def distil_image_encoder(
     The student sees its images flipped and shifted at random.
     """
     posts = view.present[:, 1].nonzero().flatten().tolist()
+    if not posts:
+        raise UsageError("--teacher: there are no posts with an image to learn from")
     with ThreadPoolExecutor(available_cores()) as pool:
-        decoded = list(tqdm(pool.map(corpus.pixels, posts), "images", len(posts), unit="post"))
-    # The teacher decoded all of these, and the decoder is the same.
-    pixels = torch.from_numpy(np.stack([image for image in decoded if image is not None]))
+        decoded = tqdm(pool.map(corpus.pixels, posts), "images", len(posts), unit="post")
+        found = [(row, image) for row, image in enumerate(decoded) if image is not None]
+    pixels = torch.from_numpy(np.stack([image for _, image in found]))
+    target = view.image[[row for row, _ in found]]
     rng = np.random.default_rng(settings.seed)
 
     def forward(rows: Tensor) -> Tensor:
@@ -120,7 +124,7 @@ def distil_image_encoder(
     return _distil(
         model.image_encoder,
         forward,
-        view.image,
+        target,
         model.config.image_feature_size,
         settings,
         settings.image_epochs,
@@ -146,6 +150,8 @@ def _distil(
     name: str,
     lengths: np.ndarray | None = None,
 ) -> float:
+    if len(target) < 2:
+        raise UsageError(f"--teacher: there are too few posts with {name} to learn from")
     torch.manual_seed(settings.seed)
     rng = np.random.default_rng(settings.seed)
     device = next(encoder.parameters()).device

@@ -56,6 +56,9 @@ def build_model(
         else _load("--image-encoder", image_encoder)
     )
     processor = DRFProcessor(image_processor, tokenizer)
+    config["max_text_tokens"] = min(
+        config.get("max_text_tokens", DRFConfig().max_text_tokens), most_tokens(text, tokenizer)
+    )
     drf_config = DRFConfig(
         text_config=text.config.to_dict(),
         vision_config=image.config.to_dict(),
@@ -66,6 +69,14 @@ def build_model(
     probe = DRFModel(drf_config, text, image).eval()
     drf_config.text_feature_size, drf_config.image_feature_size = _feature_sizes(probe, processor)
     return DRFModel(drf_config, text, image), processor
+
+
+def most_tokens(encoder: PreTrainedModel, tokenizer: Any) -> int:
+    """Longest text that an encoder can read, in tokens."""
+    positions = getattr(encoder.config, "max_position_embeddings", None)
+    if positions and encoder.config.model_type in ("roberta", "xlm-roberta", "camembert"):
+        positions -= 2  # the padding index comes before the first position
+    return min(n for n in (positions, tokenizer.model_max_length) if n)
 
 
 @torch.no_grad()
@@ -84,6 +95,8 @@ def _load(option: str, name: str) -> tuple[PreTrainedModel, Any]:
         model = AutoModel.from_pretrained(
             name, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
         )
+        if getattr(model.config, "is_encoder_decoder", False):
+            raise ValueError(f"{model.config.model_type} is an encoder with a decoder")
         if option == "--text-encoder":
             from transformers import AutoTokenizer
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from drf_core.annotator import available_cores
 from drf_core.disruption import DISCARD, Disruption
 from drf_core.metrics import accuracy, auroc, expected_calibration_error, f1_scores
 from drf_core.modeling_drf import DRFModel
@@ -36,16 +38,20 @@ class CellPredictions:
 def predict_cell(
     model: DRFModel, corpus: TrainingCorpus, disruption: Disruption, seed: int = 0, batch: int = 128
 ) -> CellPredictions:
-    """Predict every post under one disruption; the same seed disrupts every model alike."""
+    """Predict every post under one disruption.
+
+    The same seed damages texts alike for every model; cached images were damaged when they
+    were encoded, alike for the same seed.
+    """
     model.eval()
-    rng = np.random.default_rng(seed)
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
-    for start in range(0, len(corpus), batch):
-        index = torch.arange(start, min(start + batch, len(corpus)))
-        encoded = encode_batch(model, corpus, index, [disruption] * len(index), rng)
-        output = model.forward_features(encoded.text, encoded.image, encoded.present)
-        assert output.logits is not None and output.quality is not None
-        parts.append((output.logits.softmax(-1), output.quality, encoded.present))
+    with ThreadPoolExecutor(available_cores()) as pool:
+        for index in torch.arange(len(corpus)).split(batch):
+            rng = np.random.default_rng((seed, int(index[0])))
+            encoded = encode_batch(model, corpus, index, [disruption] * len(index), rng, pool)
+            output = model.forward_features(encoded.text, encoded.image, encoded.present)
+            assert output.logits is not None and output.quality is not None
+            parts.append((output.logits.softmax(-1), output.quality, encoded.present))
     probabilities, quality, present = (
         torch.cat([part[k] for part in parts]).cpu().numpy() for k in range(3)
     )
@@ -94,12 +100,14 @@ def mean_accuracy(figures: dict[str, dict[str, float]]) -> float:
 def encode_undisrupted(
     model: DRFModel, corpus: TrainingCorpus, index: Tensor, batch: int = 128
 ) -> FeatureBatch:
-    """Raw features of the posts at index (n,), undisrupted."""
+    """Raw features of the posts at index (n,), undisrupted; leaves the model in eval mode."""
+    model.eval()
     rng = np.random.default_rng(0)
-    parts = [
-        encode_batch(model, corpus, rows, [Disruption()] * len(rows), rng)
-        for rows in index.split(batch)
-    ]
+    with ThreadPoolExecutor(available_cores()) as pool:
+        parts = [
+            encode_batch(model, corpus, rows, [Disruption()] * len(rows), rng, pool)
+            for rows in index.split(batch)
+        ]
     texts = [part.text for part in parts if part.text is not None]
     images = [part.image for part in parts if part.image is not None]
     return FeatureBatch(

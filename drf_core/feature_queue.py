@@ -28,6 +28,11 @@ class FeatureQueue(nn.Module):
         self.register_buffer("post", torch.full((length,), -1, dtype=torch.long))
         self.register_buffer("pushed", torch.zeros((), dtype=torch.long))
 
+    def clear(self) -> None:
+        """Forget every row."""
+        self.post.fill_(-1)
+        self.pushed.zero_()
+
     @torch.no_grad()
     def push(self, features: dict[str, Tensor], post: Tensor) -> None:
         """Append rows, dropping the oldest; features[name] (n, size), post (n,)."""

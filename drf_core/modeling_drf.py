@@ -53,6 +53,10 @@ class Projection(nn.Module):
         """Project standardised raw features."""
         return self.layers(features)
 
+    def without_dropout(self, features: Tensor) -> Tensor:
+        """Project as at inference, whatever the mode."""
+        return self.layers[1:](features)
+
 
 class Standardiser(nn.Module):
     """Zero mean and unit variance per dimension, by the undisrupted queue; buffers (size,)."""
@@ -215,20 +219,19 @@ class DRFModel(PreTrainedModel):
         batch has none; present: (batch, 2) bool, columns text, image. own: (batch,) training
         post of each row, so that recovery does not read its own queue entry.
         """
-        batch = present.shape[0]
-        size = self.config.projection_size
+        # In full precision also inside autocast: qualities are ranks among scores that were
+        # computed so.
+        with torch.autocast(present.device.type, enabled=False):
+            return self._forward_features(text, image, present, own)
+
+    def _forward_features(
+        self, text: Tensor | None, image: Tensor | None, present: Tensor, own: Tensor | None
+    ) -> DRFOutput:
         raw = {"text": text, "image": image}
-        hidden, quality, unimodal = {}, {}, {}
+        hidden, undropped, quality, unimodal = {}, {}, {}, {}
         for column, m in enumerate(MODALITIES):
             rows = present[:, column]
-            hidden[m] = torch.zeros(batch, size, device=present.device)
-            quality[m] = torch.zeros(batch, device=present.device)
-            if raw[m] is not None:
-                standard = self.standardise[m](raw[m])
-                hidden[m] = hidden[m].index_put((rows,), self.projection[m](standard).float())
-                with torch.no_grad():
-                    scored = self.quality[m](standard)
-                quality[m] = quality[m].index_put((rows,), scored)
+            hidden[m], undropped[m], quality[m] = self._look_at(m, raw[m], rows)
             unimodal[m] = self.unimodal_heads[m](hidden[m])
         memory = self.memory()
         mask = None
@@ -240,7 +243,7 @@ class DRFModel(PreTrainedModel):
             source = present[:, 1 - column, None]
             recovered[m] = self.recovery[m](hidden[n], memory[n], memory[m], mask) * source
             with torch.no_grad():
-                of_recovered = self.recovery[m].quality(hidden[n], memory[n])
+                of_recovered = self.recovery[m].quality(undropped[n], memory[n], mask)
             quality[m] = torch.where(rows, quality[m], of_recovered)
             trusted[m] = trust(
                 quality[m], self.config.quality_threshold, self.config.trust_floor[m]
@@ -257,16 +260,37 @@ class DRFModel(PreTrainedModel):
             recovered=_pair(recovered),
         )
 
+    def _look_at(
+        self, modality: str, raw: Tensor | None, rows: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Projected features as learned from, the same without dropout, and quality.
+
+        raw (present, size), rows (batch,) bool: where they belong. Returns (batch, d),
+        (batch, d), (batch,), zero elsewhere.
+        """
+        features = torch.zeros(len(rows), self.config.projection_size, device=rows.device)
+        quality = torch.zeros(len(rows), device=rows.device)
+        if raw is None:
+            return features, features, quality
+        standard = self.standardise[modality](raw)
+        projection = self.projection[modality]
+        hidden = features.index_put((rows,), projection(standard))
+        with torch.no_grad():
+            quality = quality.index_put((rows,), self.quality[modality](standard))
+            # What is compared with a reference must be computed as the reference was.
+            undropped = features.index_put((rows,), projection.without_dropout(standard))
+        return hidden, undropped, quality
+
     def memory(self) -> dict[str, Tensor]:
         """The paired queue, projected; {modality: (filled, d)}. Kept while not training."""
         if self._memory is not None and not self.training:
             return self._memory
-        modes = {m: self.projection[m].training for m in MODALITIES}
-        memory = {}
-        for m in MODALITIES:
-            self.projection[m].eval()
-            memory[m] = self.projection[m](self.standardise[m](self.undisrupted_queue.rows(m)))
-            self.projection[m].train(modes[m])
+        memory = {
+            m: self.projection[m].without_dropout(
+                self.standardise[m](self.undisrupted_queue.rows(m))
+            )
+            for m in MODALITIES
+        }
         if not self.training and not torch.is_grad_enabled():
             self._memory = memory
         return memory

@@ -36,6 +36,8 @@ class DRFProcessor(ProcessorMixin):
         factor = image_processor.rescale_factor if image_processor.do_rescale else 1.0
         self._mean, self._std = (torch.tensor(c).view(1, -1, 1, 1) for c in channels)
         self._factor = factor
+        # Some (EfficientNet) rescale to [-1, 1].
+        self._offset = 1.0 if getattr(image_processor, "rescale_offset", False) else 0.0
 
     @classmethod
     def from_pretrained(cls, folder: str, **kwargs: Any) -> DRFProcessor:
@@ -91,7 +93,7 @@ class DRFProcessor(ProcessorMixin):
     def normalise(self, pixels: torch.Tensor) -> torch.Tensor:
         """Rescale and normalise as the image processor does; uint8 -> float (n, 3, h, w)."""
         mean, std = self._mean.to(pixels.device), self._std.to(pixels.device)
-        return (pixels.float() * self._factor - mean) / std
+        return (pixels.float() * self._factor - self._offset - mean) / std
 
     def collate(
         self,

@@ -23,7 +23,9 @@ class ReferenceRank(nn.Module):
 
     def set(self, scores: Tensor) -> None:
         """Replace the reference by the quantiles of scores (n,), n >= 1."""
-        steps = torch.linspace(0.0, 1.0, self.scores.shape[0], device=scores.device)
+        # Midpoints: with both ends among them, the extremes would count twice.
+        length = self.scores.shape[0]
+        steps = (torch.arange(length, device=scores.device) + 0.5) / length
         self.scores.copy_(torch.quantile(scores.detach().float(), steps))
 
     def forward(self, scores: Tensor) -> Tensor:

@@ -51,9 +51,9 @@ class Recovery(nn.Module):
             similarity = similarity.masked_fill(own, -1.0)
         return similarity.topk(min(10, keys.shape[0]), dim=-1).values.mean(-1)
 
-    def quality(self, source: Tensor, keys: Tensor) -> Tensor:
+    def quality(self, source: Tensor, keys: Tensor, own: Tensor | None = None) -> Tensor:
         """Quality of a recovered feature: rank of its score among held-out recoveries."""
-        return self.reference(self.score(source, keys))
+        return self.reference(self.score(source, keys, own))
 
 
 def cosine(left: Tensor, right: Tensor) -> Tensor:

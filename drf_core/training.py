@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -27,8 +27,13 @@ from drf_core.evaluation import encode_undisrupted, evaluate, mean_accuracy, pre
 from drf_core.losses import distillation_loss, recovery_loss, sentiment_loss
 from drf_core.modeling_drf import DRFModel
 from drf_core.training_corpus import FeatureBatch, TrainingCorpus, encode_batch
+from schemas.errors import UsageError
 
 STATE_FILE = "training_state.pt"
+
+
+class TrainingError(UsageError):
+    """Posts or settings that nothing can be trained on or with."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,23 @@ class TrainingSettings:
     seed: int = 0
     text_kinds: list[str] = field(default_factory=lambda: list(TEXT_DAMAGES))
     image_kinds: list[str] = field(default_factory=lambda: list(IMAGE_DAMAGES))
+
+    def __post_init__(self) -> None:
+        """Raise TrainingError for a value that makes no sense."""
+        for name in ("epochs", "batch_size", "image_views", "patience"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise TrainingError(
+                    f"training.{name}: {value!r} is not a whole number of at least 1"
+                )
+        for kinds, known in (("text_kinds", TEXT_DAMAGES), ("image_kinds", IMAGE_DAMAGES)):
+            given = getattr(self, kinds)
+            wrong = [kind for kind in given if kind not in known]
+            if wrong or not given:
+                raise TrainingError(
+                    f"training.{kinds}: {wrong[0] if wrong else 'an empty list'!r} is not among "
+                    f"{', '.join(known)}"
+                )
 
 
 class Trainer:
@@ -158,6 +180,7 @@ class Trainer:
             ):
                 self._step(index, pool)
         self.epoch += 1
+        self.model.eval()
         self.model.fit_distributions(standardise=False)
         set_reference(self.model, self.validation)
         self._copy_buffers()
@@ -239,7 +262,6 @@ class Trainer:
     def save(self, path: str) -> None:
         """Write the whole state of the training, atomically."""
         state = {
-            "settings": asdict(self.settings),
             "epoch": self.epoch,
             "history": self.history,
             "model": self.model.state_dict(),
@@ -247,6 +269,7 @@ class Trainer:
             "best": self.best_state,
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
+            "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
             "torch_rng": torch.get_rng_state(),
             "numpy_rng": self.rng.bit_generator.state,
         }
@@ -254,18 +277,16 @@ class Trainer:
         os.replace(path + ".tmp", path)
 
     def load(self, path: str) -> None:
-        """Continue from a saved state; raises ValueError where it had other settings."""
+        """Continue from a state that `save` wrote."""
         state = torch.load(path, map_location=self.model.device, weights_only=True)
-        if state["settings"] != asdict(self.settings):
-            raise ValueError(
-                "the training to resume had other settings; give them again, or another --output"
-            )
         self.model.load_state_dict(state["model"])
         self.averaged.load_state_dict(state["averaged"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.epoch, self.history, self.best_state = state["epoch"], state["history"], state["best"]
         torch.set_rng_state(state["torch_rng"].cpu())
+        if torch.cuda.is_available() and state["cuda_rng"]:
+            torch.cuda.set_rng_state_all([one.cpu() for one in state["cuda_rng"]])
         self.rng.bit_generator.state = state["numpy_rng"]
 
     def finish(self) -> None:
@@ -308,12 +329,15 @@ def fill_queues(
 ) -> None:
     """Fill all queues with the corpus as the model encodes it now.
 
-    Raises ValueError for a corpus with fewer than 2 posts that have both modalities.
+    Raises TrainingError for a corpus with fewer than 2 posts that have both modalities.
     """
     model.eval()
+    # Rows of another time, encoded with other weights, do not belong to this distribution.
+    for queue in (model.undisrupted_queue, *model.disrupted_queues.values()):
+        queue.clear()
     both = (corpus.text_present & corpus.image_present).nonzero().flatten()
     if len(both) < 2:
-        raise ValueError("training needs posts that have both a text and an image")
+        raise TrainingError("--posts: training needs posts that have both a text and an image")
     chosen = both[torch.from_numpy(rng.permutation(len(both)))][: model.config.queue_length]
     for rows in chosen.split(128):
         whole = [Disruption()] * len(rows)
@@ -332,8 +356,8 @@ def set_reference(model: DRFModel, corpus: TrainingCorpus) -> None:
     """Rank qualities among these held-out posts."""
     features = encode_undisrupted(model, corpus, torch.arange(len(corpus)))
     present = features.present
-    if features.text is None or features.image is None:
-        raise ValueError("validation needs posts with a text and posts with an image")
+    if features.text is None or features.image is None or not bool(present.all(1).any()):
+        raise TrainingError("--validation: needs posts that have both a text and an image")
     rank = present.long().cumsum(0) - 1
     model.set_reference(features.text, features.image, rank[present.all(1)])
 

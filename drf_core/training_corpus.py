@@ -32,6 +32,16 @@ class TrainingPost:
     label: int = UNLABELLED
 
 
+def usable(post: TrainingPost) -> bool:
+    """Whether a post has a text to read or an image that decodes."""
+    if text_reason(post.text) is None:
+        return True
+    picture, _ = decode_image(
+        post.image, max_pixels=MAX_IMAGE_PIXELS, max_bytes=MAX_IMAGE_BYTES, target=64
+    )
+    return picture is not None
+
+
 @dataclass(frozen=True)
 class ImageViews:
     """Raw features of every image, as it came and damaged, of an encoder that stays as it is.
@@ -191,12 +201,15 @@ def encode_batch(
         image, images = _cached_images(corpus.views, index, kinds, images, rng)
     else:
         image, images = _decoded_images(model, corpus, index, kinds, images, rng, pool)
-    # A text lost in damage may leave a post with nothing: such a row keeps its text whole.
+    text_damaged = torch.tensor([d.text not in (None, DISCARD) for d in disruptions])
+    # A text lost in damage, or discarded beside an image that does not decode, may leave a
+    # post with nothing: such a row keeps its text whole.
     for position in (~texts & ~images).nonzero().flatten().tolist():
         token_ids[position] = corpus.processor.token_ids(
             corpus.posts[rows[position]].text or "", corpus.max_tokens
         )
         texts[position] = True
+        text_damaged[position] = False
     inputs = corpus.processor.collate(token_ids, [None] * len(rows), device)
     with autocast(device):
         text = (
@@ -208,7 +221,7 @@ def encode_batch(
         text,
         None if image is None else image.to(device),
         torch.stack([texts, images], 1).to(device),
-        torch.tensor([d.text not in (None, DISCARD) for d in disruptions]),
+        text_damaged,
         torch.tensor([k not in (None, DISCARD) for k in kinds]),
     )
 

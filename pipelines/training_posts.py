@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from drf_core.training_corpus import UNLABELLED, TrainingPost
+from drf_core.training_corpus import UNLABELLED, TrainingPost, usable
 from pipelines.inputs import list_inputs, open_input
 from pipelines.reading import CorruptInputError
 from schemas.errors import SchemaError, UsageError
@@ -53,8 +53,25 @@ def _read_file(
     file: pq.ParquetFile, columns: PostColumns, label_column: str | None, name: str
 ) -> list[LabelledRow]:
     schema = file.schema_arrow
-    if columns.image not in schema.names and columns.image_uri not in schema.names:
-        columns = dataclasses.replace(columns, image=None, image_uri=None)
+    if columns.image not in schema.names:
+        if columns.image not in (None, PostColumns().image):
+            raise SchemaError(
+                name,
+                str(columns.image),
+                "no such column",
+                "the image's bytes",
+                "name it with --column image=NAME, or none with --column image=",
+            )
+        if columns.image and columns.image_uri in schema.names:
+            raise SchemaError(
+                name,
+                str(columns.image_uri),
+                "only URIs",
+                "the image's bytes",
+                "fetch the images first, or train on texts alone with --column image=",
+            )
+        columns = dataclasses.replace(columns, image=None)
+    columns = dataclasses.replace(columns, image_uri=None)
     keep = []
     if label_column is not None:
         if label_column not in schema.names:
@@ -96,14 +113,22 @@ def labels_of(rows: Sequence[LabelledRow]) -> tuple[str, ...]:
 def to_training_posts(
     rows: Sequence[LabelledRow], labels: Sequence[str], option: str
 ) -> list[TrainingPost]:
-    """Rows as posts with label indices; raises UsageError for a label that is unknown."""
+    """Usable rows as posts with label indices.
+
+    Leaves out what has neither a text to read nor an image that decodes. option: where the
+    rows come from. Raises UsageError for a label that is unknown.
+    """
     index = {label: number for number, label in enumerate(labels)}
     unknown = sorted({row.label for row in rows if row.label is not None} - set(index))
     if unknown:
         raise UsageError(
             f"{option}: label {unknown[0]!r} is not among the labels {', '.join(labels)}"
         )
-    return [
+    posts = [
         TrainingPost(row.text, row.image, UNLABELLED if row.label is None else index[row.label])
         for row in rows
     ]
+    found = [post for post in posts if usable(post)]
+    if not found:
+        raise UsageError(f"{option}: holds no post with a text or an image")
+    return found

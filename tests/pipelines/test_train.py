@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,13 +20,14 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from pipelines.cli import main
+from pipelines.training_posts import LabelledRow, to_training_posts
 
 WORDS = {
     "negative": ["awful", "sad", "angry", "broken", "lost"],
     "positive": ["lovely", "happy", "great", "sunny", "won"],
 }
 FILLER = ["the", "day", "in", "town", "with", "my", "team", "and", "a", "dog"]
-CONFIG = {
+CONFIG: dict[str, Any] = {
     "model": {"queue_length": 64, "projection_size": 32, "reference_length": 64},
     "small": {
         "text": {"vocabulary": 400, "hidden": 32, "layers": 1, "heads": 2},
@@ -179,12 +182,14 @@ def test_a_small_model_learns_from_a_teacher_and_unlabelled_posts(
 @pytest.mark.parametrize(
     ("options", "line"),
     [
+        (["--column", "image=PICTRE"], "column 'PICTRE': found no such column"),
+        (["--threads", "-3"], "--threads: -3 is negative"),
         (["--label-column", "mood"], "column 'mood': found no such column"),
         (["--text-encoder", "./nowhere"], "--text-encoder ./nowhere: cannot be loaded"),
         (["--posts", "./nowhere.parquet"], "nowhere.parquet"),
         (["--config", "./nowhere.json"], "--config ./nowhere.json: no such file"),
         (["--unlabelled", "./x.parquet"], "--unlabelled: needs --teacher"),
-        (["--teacher", "./nowhere"], "no such folder"),
+        (["--teacher", "./nowhere"], "--teacher ./nowhere: no such folder"),
     ],
 )
 def test_a_mistake_gets_one_clear_line(
@@ -197,11 +202,90 @@ def test_a_mistake_gets_one_clear_line(
     assert "Traceback" not in result.stderr
 
 
-def test_an_unknown_setting_is_refused(corpus: Path, tmp_path: Path) -> None:
-    (tmp_path / "bad.json").write_text('{"training": {"epoch": 3}}')
+@pytest.mark.parametrize(
+    ("config", "line"),
+    [
+        ('{"training": {"epoch": 3}}', "unknown value training.epoch"),
+        ('{"model": {"projection_sise": 3}}', "unknown value model.projection_sise"),
+        ('{"small": {"text": {"hiden": 3}}}', "unknown value small.text.hiden"),
+        ('{"small": {"text": {"hidden": 30, "heads": 4}}}', "no model can be built"),
+        ('{"trainning": {}}', "unknown value trainning"),
+        ('{"card": 3}', "section 'card' is not an object"),
+        ("[1]", "not a JSON object"),
+        ("{", "not valid JSON"),
+        ('{"training": {"epochs": "3"}}', "training.epochs: '3' is not a whole number"),
+        ('{"training": {"batch_size": 0}}', "training.batch_size: 0 is not a whole number"),
+        ('{"training": {"image_kinds": ["blurr"]}}', "training.image_kinds: 'blurr'"),
+        ('{"training": {"text_kinds": []}}', "training.text_kinds: 'an empty list'"),
+    ],
+)
+def test_a_mistake_in_the_configuration_is_refused(
+    corpus: Path, tmp_path: Path, config: str, line: str
+) -> None:
+    (tmp_path / "bad.json").write_text(config)
     result = drf_train(corpus, tmp_path / "out", "--config", str(tmp_path / "bad.json"))
     assert result.returncode == 2
-    assert "unknown value training.epoch" in result.stderr
+    assert line in result.stderr.strip().splitlines()[-1]
+
+
+def test_a_training_does_not_go_on_with_other_posts(
+    corpus: Path, trained: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(trained, tmp_path / "checkpoint")
+    other = write_labelled(tmp_path / "other.parquet", 160, 5)
+    result = drf_train(corpus, tmp_path / "checkpoint", "--posts", str(other))
+    assert result.returncode == 2
+    assert "holds a training with other posts, encoders or settings" in result.stderr
+
+
+def test_a_finished_training_can_be_repeated_with_fewer_kinds_of_damage(
+    corpus: Path, tmp_path: Path
+) -> None:
+    kinds = {**CONFIG["training"], "epochs": 1, "image_kinds": ["blur", "noise"]}
+    (tmp_path / "kinds.json").write_text(json.dumps({**CONFIG, "training": kinds}))
+    for _ in range(2):
+        result = drf_train(corpus, tmp_path / "out", "--config", str(tmp_path / "kinds.json"))
+        assert result.returncode == 0, result.stderr
+
+
+def test_validation_without_labels_is_refused(corpus: Path, tmp_path: Path) -> None:
+    table = pq.read_table(corpus / "dev.parquet")
+    labels = pa.array([None] * table.num_rows, pa.string())
+    table = table.set_column(table.schema.get_field_index("label"), "label", labels)
+    pq.write_table(table, tmp_path / "dev.parquet")
+    result = drf_train(corpus, tmp_path / "out", "--validation", str(tmp_path / "dev.parquet"))
+    assert result.returncode == 2
+    assert "--validation: no post has a label" in result.stderr
+
+
+def test_posts_with_nothing_usable_are_left_out(corpus: Path) -> None:
+    rows = [
+        LabelledRow("1", " ", b"<html>", "positive"),
+        LabelledRow("2", "fine", None, "positive"),
+        LabelledRow("3", None, None, "negative"),
+    ]
+    posts = to_training_posts(rows, ("negative", "positive"), "--posts")
+    assert [post.text for post in posts] == ["fine"]
+
+
+def test_the_queue_of_a_small_corpus_holds_each_post_once(corpus: Path, tmp_path: Path) -> None:
+    long_queue = {**CONFIG["model"], "queue_length": 512}
+    (tmp_path / "long.json").write_text(json.dumps({**CONFIG, "model": long_queue}))
+    result = drf_train(corpus, tmp_path / "out", "--config", str(tmp_path / "long.json"))
+    assert result.returncode == 0, result.stderr
+    state = load_file(tmp_path / "out" / "model.safetensors")
+    posts = state["undisrupted_queue.post"][: int(state["undisrupted_queue.pushed"])]
+    # 160 posts, 16 of them without an image.
+    assert len(posts) == len(set(posts.tolist())) == 144
+
+
+def test_posts_whose_images_are_only_uris_are_refused(corpus: Path, tmp_path: Path) -> None:
+    table = pq.read_table(corpus / "train.parquet").drop_columns(["image"])
+    table = table.append_column("image_uri", pa.array(["https://example.org/a.jpg"] * 160))
+    pq.write_table(table, tmp_path / "train.parquet")
+    result = drf_train(corpus, tmp_path / "out", "--posts", str(tmp_path / "train.parquet"))
+    assert result.returncode == 4
+    assert "fetch the images first" in result.stderr
 
 
 def test_a_validation_label_that_training_does_not_know_is_refused(
