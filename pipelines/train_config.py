@@ -65,7 +65,7 @@ def read_train_config(path: str | None, seed: int) -> TrainConfig:
     _check_names(where, "small.image.", small.get("image", {}), _arguments(small_image_encoder))
     _check_names(where, "model.", given.get("model", {}), _arguments(DRFConfig.__init__))
 
-    def section(name: str, kind: type[_Section]) -> _Section:
+    def settings(name: str, kind: type[_Section]) -> _Section:
         known = [one.name for one in dataclasses.fields(kind)]
         values = given.get(name, {})
         _check_names(where, f"{name}.", values, known)
@@ -74,9 +74,9 @@ def read_train_config(path: str | None, seed: int) -> TrainConfig:
     return TrainConfig(
         given.get("model", {}),
         small,
-        section("training", TrainingSettings),
-        section("distillation", DistillationSettings),
-        section("card", CardConfig),
+        settings("training", TrainingSettings),
+        settings("distillation", DistillationSettings),
+        settings("card", CardConfig),
     )
 
 
