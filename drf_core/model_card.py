@@ -17,6 +17,7 @@ class CardFacts:
     validation_posts: int
     parameters: int
     command: str
+    reference: str
     notes: str = ""
 
 
@@ -41,8 +42,8 @@ Text encoder: {facts.text_encoder}. Image encoder: {facts.image_encoder}.
 ## Figures
 
 On the {facts.validation_posts} validation posts, after training on {facts.training_posts}
-posts. The same validation posts chose the epoch, fitted the temperature and are the reference
-of the qualities, so expect a little less on new posts.
+posts. The same validation posts chose the epoch and fitted the temperature, so expect a little
+less on new ones. Qualities are ranks among {facts.reference}.
 
 {figures_table(figures)}
 

@@ -86,7 +86,8 @@ class Trainer:
     """One training: student, its moving average, optimiser and schedule.
 
     teacher_logits (posts, labels): what a larger checkpoint says of the undisrupted posts;
-    without it the averaged model is the teacher. Runs on a GPU where there is one.
+    without it the averaged model is the teacher. reference: posts that the finished model
+    ranks qualities among; without it the validation posts. Runs on a GPU where there is one.
     """
 
     def __init__(
@@ -96,10 +97,12 @@ class Trainer:
         validation: TrainingCorpus,
         settings: TrainingSettings,
         teacher_logits: Tensor | None = None,
+        reference: TrainingCorpus | None = None,
     ) -> None:
         self.model, self.corpus, self.validation = model, corpus, validation
         self.settings = settings
         self.teacher_logits = teacher_logits
+        self.reference = reference or validation
         self.rng = np.random.default_rng(settings.seed)
         torch.manual_seed(settings.seed)
         model.text_encoder.requires_grad_(settings.train_text_encoder)
@@ -298,7 +301,7 @@ class Trainer:
             self.model, self.corpus, self.settings, np.random.default_rng(self.settings.seed)
         )
         self.model.fit_distributions(standardise=False)
-        set_reference(self.model, self.validation)
+        set_reference(self.model, self.reference)
         fit_temperature(self.model, self.validation)
 
 

@@ -66,6 +66,14 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         help="posts without labels, learned from with --teacher",
     )
+    add(
+        "--reference",
+        nargs="+",
+        default=[],
+        metavar="PATH",
+        help="posts without labels, as the job will see them, that qualities are ranked among; "
+        "default: the validation posts",
+    )
     add("--label-column", default="label", metavar="NAME")
     add(
         "--column",
@@ -118,7 +126,8 @@ def run_train(args: argparse.Namespace) -> int:
         work.encode_images(folder, "train", corpus, model, kinds, views, seed)
         # Validation needs the paper's corruption of every image, not a mixture of kinds.
         work.encode_images(folder, "validation", validation, model, ["corrupt"], 1, seed)
-    trainer = Trainer(model, corpus, validation, settings, logits)
+    reference = TrainingCorpus(_read_reference(args), processor, tokens) if args.reference else None
+    trainer = Trainer(model, corpus, validation, settings, logits, reference)
     trainer.run(str(folder), _say)
     figures = evaluate(model, validation, settings.seed)
     _save(args, config.card, output, model, processor, figures, (len(posts), len(validation)))
@@ -165,6 +174,13 @@ def _read_posts(
         f"{len(validation)} to validate; labels {', '.join(labels)}"
     )
     return posts, validation, labels
+
+
+def _read_reference(args: argparse.Namespace) -> list[TrainingPost]:
+    from pipelines.training_posts import read_training_rows, to_training_posts
+
+    rows = read_training_rows(args.reference, parse_columns(args.column), None)
+    return to_training_posts(rows, (), "--reference")
 
 
 def _build(
@@ -263,6 +279,7 @@ def _save(
         validation_posts=posts[1],
         parameters=sum(p.numel() for p in model.parameters()),
         command=_command(args),
+        reference="the posts given with --reference" if args.reference else "these posts",
         notes=card.notes,
     )
     (output / "README.md").write_text(write_card(facts, figures), encoding="utf-8")

@@ -179,6 +179,21 @@ def test_a_small_model_learns_from_a_teacher_and_unlabelled_posts(
     assert (tmp_path / "student" / "model.safetensors").exists()
 
 
+def test_qualities_can_be_ranked_among_posts_as_the_job_sees_them(
+    corpus: Path, trained: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(trained, tmp_path / "checkpoint")
+    before = load_file(trained / "model.safetensors")
+    night = write_labelled(tmp_path / "night.parquet", 50, 9)
+    result = drf_train(corpus, tmp_path / "checkpoint", "--reference", str(night))
+    assert result.returncode == 0, result.stderr
+    after = load_file(tmp_path / "checkpoint" / "model.safetensors")
+    changed = {name for name in after if not after[name].equal(before[name])}
+    assert {"quality.text.reference.scores", "quality.image.reference.scores"} <= changed
+    assert not any(name.startswith(("text_encoder.", "projection.")) for name in changed)
+    assert "given with --reference" in (tmp_path / "checkpoint" / "README.md").read_text()
+
+
 @pytest.mark.parametrize(
     ("options", "line"),
     [
