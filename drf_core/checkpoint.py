@@ -6,9 +6,11 @@ image-processor files, README.md (the model card).
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from dataclasses import dataclass
 from functools import lru_cache
@@ -81,6 +83,7 @@ def _download(url: str, option: str) -> str:
     import fsspec
 
     folder = tempfile.mkdtemp(prefix="drf-model-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     shown = url.split("?")[0].rsplit("@", 1)[-1]
     try:
         fs, root = fsspec.core.url_to_fs(url)

@@ -129,6 +129,22 @@ class Disruption:
     image: str | None = None
 
 
+STRATEGIES: dict[str, tuple[str, ...]] = {
+    "corrupt": ("corrupt",),
+    "discard": (DISCARD,),
+    "corrupt+discard": ("corrupt", DISCARD),
+}
+
+
+def modality_fixed(count: int, modality: str, strategy: str) -> list[Disruption]:
+    """One named modality disrupted in each of count posts (paper: modality-fixed).
+
+    strategy: corrupt, discard, or corrupt+discard, which does each to every other post.
+    """
+    kinds = STRATEGIES[strategy]
+    return [Disruption(**{modality: kinds[post % len(kinds)]}) for post in range(count)]
+
+
 def draw_training_disruptions(
     count: int, rng: Generator, share: float, text_kinds: list[str], image_kinds: list[str]
 ) -> list[Disruption]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -10,19 +11,23 @@ import torch
 from torch import Tensor
 
 from drf_core.annotator import available_cores
-from drf_core.disruption import DISCARD, Disruption
+from drf_core.configuration_drf import MODALITIES
+from drf_core.disruption import STRATEGIES, Disruption, modality_fixed
 from drf_core.metrics import accuracy, auroc, expected_calibration_error, f1_scores
 from drf_core.modeling_drf import DRFModel
 from drf_core.training_corpus import FeatureBatch, TrainingCorpus, encode_batch
 
-# One modality disrupted in every post (the paper's modality-fixed setting).
-CELLS: dict[str, Disruption] = {
-    "clean": Disruption(),
-    "text corrupt": Disruption(text="corrupt"),
-    "text discard": Disruption(text=DISCARD),
-    "image corrupt": Disruption(image="corrupt"),
-    "image discard": Disruption(image=DISCARD),
-}
+CLEAN = "clean"
+
+
+def cells(count: int) -> dict[str, list[Disruption]]:
+    """Disruptions of count posts for each cell of the paper's modality-fixed setting."""
+    disrupted = {
+        f"{modality} {strategy}": modality_fixed(count, modality, strategy)
+        for modality in MODALITIES
+        for strategy in STRATEGIES
+    }
+    return {CLEAN: [Disruption()] * count, **disrupted}
 
 
 @dataclass(frozen=True)
@@ -36,9 +41,13 @@ class CellPredictions:
 
 @torch.no_grad()
 def predict_cell(
-    model: DRFModel, corpus: TrainingCorpus, disruption: Disruption, seed: int = 0, batch: int = 128
+    model: DRFModel,
+    corpus: TrainingCorpus,
+    disruptions: Sequence[Disruption],
+    seed: int = 0,
+    batch: int = 128,
 ) -> CellPredictions:
-    """Predict every post under one disruption.
+    """Predict every post, each under its own disruption.
 
     The same seed damages texts alike for every model; cached images were damaged when they
     were encoded, alike for the same seed.
@@ -48,7 +57,9 @@ def predict_cell(
     with ThreadPoolExecutor(available_cores()) as pool:
         for index in torch.arange(len(corpus)).split(batch):
             rng = np.random.default_rng((seed, int(index[0])))
-            encoded = encode_batch(model, corpus, index, [disruption] * len(index), rng, pool)
+            encoded = encode_batch(
+                model, corpus, index, [disruptions[i] for i in index.tolist()], rng, pool
+            )
             output = model.forward_features(encoded.text, encoded.image, encoded.present)
             assert output.logits is not None and output.quality is not None
             parts.append((output.logits.softmax(-1), output.quality, encoded.present))
@@ -67,9 +78,12 @@ def evaluate(model: DRFModel, corpus: TrainingCorpus, seed: int = 0) -> dict[str
     labels = corpus.labels.numpy()
     known = labels >= 0
     classes = len(model.config.labels)
-    cells = {name: predict_cell(model, corpus, d, seed) for name, d in CELLS.items()}
+    predicted_cells = {
+        name: predict_cell(model, corpus, disruptions, seed)
+        for name, disruptions in cells(len(corpus)).items()
+    }
     figures = {}
-    for name, cell in cells.items():
+    for name, cell in predicted_cells.items():
         probabilities = cell.probabilities[known]
         predicted = probabilities.argmax(1)
         weighted, macro = f1_scores(labels[known], predicted, classes)
@@ -81,8 +95,8 @@ def evaluate(model: DRFModel, corpus: TrainingCorpus, seed: int = 0) -> dict[str
         }
         modality, _, strategy = name.partition(" ")
         if strategy == "corrupt":
-            column = ("text", "image").index(modality)
-            before, after = cells["clean"], cell
+            column = MODALITIES.index(modality)
+            before, after = predicted_cells[CLEAN], cell
             figures[name]["quality_auroc"] = auroc(
                 before.quality[before.present[:, column], column],
                 after.quality[after.present[:, column], column],
@@ -92,8 +106,8 @@ def evaluate(model: DRFModel, corpus: TrainingCorpus, seed: int = 0) -> dict[str
 
 def mean_accuracy(figures: dict[str, dict[str, float]]) -> float:
     """Half the clean accuracy, half the mean over the disrupted cells: what training selects by."""
-    disrupted = [cell["accuracy"] for name, cell in figures.items() if name != "clean"]
-    return 0.5 * figures["clean"]["accuracy"] + 0.5 * float(np.mean(disrupted))
+    disrupted = [cell["accuracy"] for name, cell in figures.items() if name != CLEAN]
+    return 0.5 * figures[CLEAN]["accuracy"] + 0.5 * float(np.mean(disrupted))
 
 
 @torch.no_grad()

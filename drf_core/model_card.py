@@ -48,7 +48,8 @@ less on new ones. Qualities are ranks among {facts.reference}.
 {figures_table(figures)}
 
 quality AUROC: how well the quality of the named modality tells undisrupted from corrupted
-posts. corrupt: 40-80 % of the words masked or pixels black; discard: the modality is gone.
+posts. corrupt: 40-80 % of the words masked or pixels black; discard: the
+modality is gone; corrupt+discard: each for every other post.
 
 Written by:
 

@@ -23,7 +23,7 @@ from drf_core.disruption import (
     Disruption,
     draw_training_disruptions,
 )
-from drf_core.evaluation import encode_undisrupted, evaluate, mean_accuracy, predict_cell
+from drf_core.evaluation import cells, encode_undisrupted, evaluate, mean_accuracy, predict_cell
 from drf_core.losses import distillation_loss, recovery_loss, sentiment_loss
 from drf_core.modeling_drf import DRFModel
 from drf_core.training_corpus import FeatureBatch, TrainingCorpus, encode_batch
@@ -367,14 +367,12 @@ def set_reference(model: DRFModel, corpus: TrainingCorpus) -> None:
 
 def fit_temperature(model: DRFModel, corpus: TrainingCorpus) -> None:
     """Scale the logits so that confidence matches accuracy on held-out posts, clean and not."""
-    from drf_core.evaluation import CELLS
-
     model.temperature.fill_(1.0)
     known = corpus.labels >= 0
     labels = corpus.labels[known]
     logs = [
         torch.from_numpy(predict_cell(model, corpus, d).probabilities).clamp_min(1e-9).log()[known]
-        for d in CELLS.values()
+        for d in cells(len(corpus)).values()
     ]
     candidates = torch.linspace(0.5, 3.0, 51)
     losses = [

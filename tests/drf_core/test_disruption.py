@@ -9,10 +9,12 @@ from drf_core.disruption import (
     DISCARD,
     IMAGE_DAMAGES,
     TEXT_DAMAGES,
+    Disruption,
     blacken_pixels,
     crop_words,
     draw_training_disruptions,
     mask_words,
+    modality_fixed,
 )
 
 TEXT = "what a lovely morning on the beach with everybody I know and love dearly"
@@ -67,6 +69,13 @@ def test_text_damage_copes_with_any_text(kind: str, text: str) -> None:
 def test_cropping_keeps_a_run_of_words() -> None:
     cropped = crop_words(TEXT, np.random.default_rng(3), "[MASK]")
     assert cropped in TEXT and 1 <= len(cropped.split()) <= 5
+
+
+def test_the_modality_fixed_protocol_disrupts_one_modality_of_every_post() -> None:
+    assert modality_fixed(3, "text", "corrupt") == [Disruption(text="corrupt")] * 3
+    assert modality_fixed(2, "image", "discard") == [Disruption(image=DISCARD)] * 2
+    both = [d.image for d in modality_fixed(10, "image", "corrupt+discard")]
+    assert both.count("corrupt") == both.count(DISCARD) == 5
 
 
 def test_training_disrupts_a_share_of_the_posts_and_never_both_modalities() -> None:
