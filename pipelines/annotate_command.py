@@ -126,7 +126,7 @@ def run_annotate(
     if arguments.json:
         print(to_json(manifest), end="")
     else:
-        print(format_summary(manifest, options.output))
+        print(format_summary(manifest, redact(options.output)))
     if (error := closing_error(manifest)) is not None:
         complain(f"error: {error}")
     return manifest.exit_code
@@ -136,6 +136,9 @@ def _carry_out(plan: Plan, start: RunStart, beam_options: PipelineOptions | None
     """Compute what is to be computed, and publish; without work, neither torch nor Beam."""
     if not plan.units:
         return close_without_computing(plan, start)
+    # The model's threads share the cores with those that decode: one that waits for another
+    # by spinning takes the core the other needs. It must be set before torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from pipelines import annotate
     from pipelines.runners import parse_beam_options
 
