@@ -54,7 +54,13 @@ def add_annotate_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR|HUB_ID|URL",
         help="checkpoint; default: the one in the package",
     )
-    add("--keep", default="", metavar="COL,...", help="input columns that travel through untouched")
+    add(
+        "--keep",
+        action="append",
+        default=[],
+        metavar="COL,...",
+        help="input columns that travel through untouched",
+    )
     add(
         "--column",
         action="append",
@@ -79,7 +85,13 @@ def add_annotate_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--strict", action="store_true", help="publish nothing if any file failed")
     add("--prune", action="store_true", help="remove parts whose input file is gone")
-    add("--retry", default="", metavar="REASON,...", help="annotate shards with these once more")
+    add(
+        "--retry",
+        action="append",
+        default=[],
+        metavar="REASON,...",
+        help="annotate shards with these once more",
+    )
     add("--dry-run", action="store_true", help="say what would be done, and stop")
     add("--json", action="store_true", help="print the run's manifest instead of a summary")
     add("--device", default="auto", choices=("auto", "cpu", "cuda"))
@@ -182,8 +194,8 @@ def job_options(arguments: argparse.Namespace, started: datetime) -> JobOptions:
     )
 
 
-def _split(names: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in names.split(",") if name.strip())
+def _split(options: Sequence[str]) -> tuple[str, ...]:
+    return tuple(name.strip() for names in options for name in names.split(",") if name.strip())
 
 
 def _share(text: str) -> float:

@@ -17,6 +17,7 @@ from pipelines.fetching import ImageFetcher
 from pipelines.model_handler import DRFModelHandler, ModelFailure
 from pipelines.plan import RowOptions
 from pipelines.preparing import DeadLetter, model_failed, no_post_id, prepare_post
+from pipelines.store import redact
 from pipelines.version import package_version
 from schemas.annotations import ANNOTATIONS_SCHEMA_VERSION, check_kept_names
 
@@ -71,7 +72,7 @@ class AnnotatePosts(beam.PTransform):
         self._options = RowOptions(keep=self._keep, image_uri_prefixes=tuple(image_uri_prefixes))
         self._labels = checkpoint.labels
         self._columns = {
-            "model_id": model,
+            "model_id": redact(model),
             "model_revision": checkpoint.revision,
             "schema_version": ANNOTATIONS_SCHEMA_VERSION,
         }

@@ -85,8 +85,19 @@ def build_rows(
         pa.array([row[field.name] for row in annotations], field.type)
         for field in list(schema)[: len(schema) - kept.num_columns]
     ]
-    columns += kept.take(pa.array(annotated, pa.int64())).columns
+    columns += _rows(kept, annotated).columns
     return (
         pa.RecordBatch.from_arrays(columns, schema=schema),
         pa.RecordBatch.from_pylist(dead_letters, schema=dead_letters_schema()),
     )
+
+
+def _rows(batch: pa.RecordBatch, rows: Sequence[int]) -> pa.RecordBatch:
+    """Return some rows of a batch, in ascending order, whatever its types."""
+    # Not take: it knows no string views, nor what is nested around them.
+    slices, start = [batch.slice(0, 0)], 0
+    for end in range(1, len(rows) + 1):
+        if end == len(rows) or rows[end] != rows[end - 1] + 1:
+            slices.append(batch.slice(rows[start], end - start))
+            start = end
+    return pa.concat_batches(slices)

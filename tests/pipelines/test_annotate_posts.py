@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
+import fsspec
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
@@ -74,6 +75,17 @@ def test_fields_may_be_absent_and_ids_be_numbers(tiny_checkpoint: Path) -> None:
 
     assert [(row["post_id"], row["image_state"]) for row in annotations] == [("7", "recovered")]
     assert [row["reason"] for row in dead_letters] == ["no_post_id"]
+
+
+def test_annotations_name_the_model_without_credentials(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    store = fsspec.filesystem("memory")
+    store.put(f"{tiny_checkpoint}/", "/me:hunter2@models/tiny/", recursive=True)
+
+    [row], _ = annotate(make_posts(1), model="memory://me:hunter2@models/tiny")
+
+    assert row["model_id"] == "memory://models/tiny"
 
 
 def test_kept_fields_travel_through(tiny_checkpoint: Path) -> None:

@@ -138,6 +138,35 @@ def test_struct_images_mapped_columns_and_kept_columns(
     assert {row["language"] for row in rows} == {"en"}
 
 
+def test_kept_columns_of_any_type_stay_beside_their_posts(
+    tmp_path: Path, annotate: Annotate, output: Output
+) -> None:
+    posts: list[dict[str, Any]] = [
+        {**post, "view": f"of {number}", "tags": [f"tag {number}"]}
+        for number, post in enumerate(make_posts(30))
+    ]
+    for lost in (0, 7, 8, 29):
+        posts[lost] |= {"text": None, "image": None}
+    types = {
+        **{"post_id": pa.string(), "text": pa.string(), "image": pa.binary()},
+        **{"view": pa.string_view(), "tags": pa.list_(pa.string_view())},
+    }
+    write_posts(tmp_path / "posts.parquet", posts, types=types)
+
+    run = annotate(
+        tmp_path / "posts.parquet",
+        *("--keep", "view", "--keep", "tags", "--max-dead-letter-share", "0.2"),
+    )
+
+    assert run.code == 0, run.err
+    assert len(output.annotations) == 26
+    for row in output.annotations:
+        assert (row["view"], row["tags"]) == (
+            f"of {row['source_row']}",
+            [f"tag {row['source_row']}"],
+        )
+
+
 def test_a_corpus_without_images_is_annotated_from_its_texts(
     tmp_path: Path, annotate: Annotate, output: Output
 ) -> None:

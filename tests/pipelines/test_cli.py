@@ -68,8 +68,8 @@ def test_help_of_annotate_lists_its_options(capsys: pytest.CaptureFixture[str]) 
         (["--model", "{root}/empty"], "holds no config.json"),
         (["--column", "picture=PICTURE"], "picture"),
         (["--column", "post_id="], "post_id"),
-        (["--keep", "label"], "the annotations have a column of that name"),
-        (["--retry", "fetch_faild"], "fetch_faild"),
+        (["--keep", "label", "--keep", "language"], "the annotations have a column of that name"),
+        (["--retry", "fetch_faild", "--retry", "fetch_failed"], "fetch_faild"),
         (["--run-id", "../../etc"], "--run-id '../../etc'"),
         (["--max-dead-letter-share", "5"], "5 is not between 0 and 1"),
         (["--batch-size", "0"], "0 is not at least 1"),
@@ -195,6 +195,17 @@ def test_no_message_tells_credentials(drf: Drf, tiny_checkpoint: Path, tmp_path:
 
         assert run.code in (1, 2)
         assert "hunter2" not in run.out + run.err
+
+
+def test_the_summary_tells_no_credentials(drf: Drf, posts: Path, tiny_checkpoint: Path) -> None:
+    run = drf(
+        *("annotate", "--input", posts, "--output", "memory://me:hunter2@bucket/out"),
+        *("--model", tiny_checkpoint, "--device", "cpu", "--threads", "1"),
+    )
+
+    assert run.code == 0, run.err
+    assert "memory://bucket/out/annotations" in run.out
+    assert "hunter2" not in run.out + run.err
 
 
 def test_an_unforeseen_error_is_one_line_too(
