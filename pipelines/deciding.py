@@ -10,7 +10,14 @@ from pipelines import layout
 from pipelines.inputs import open_input, read_footer
 from pipelines.intents import Move
 from pipelines.ledger import Ledger, LedgerFile, ShardEntry, UnpublishedFile
-from pipelines.partitions import FileTask, PartitionState, PartitionTask, gone, remembered
+from pipelines.partitions import (
+    FileTask,
+    PartitionState,
+    PartitionTask,
+    displaces,
+    gone,
+    remembered,
+)
 from pipelines.plan import JobOptions
 from pipelines.staging import CommitRecord, find_commit
 from pipelines.store import Store, in_parallel, reason_of, redact
@@ -82,6 +89,15 @@ def decide(
     sound = [file for file in task.files if file.source_file not in problems]
     commits = _find_commits(store, sound, state)
     for file in sound:
+        old = before.files.get(file.source_file)
+        if old is not None and displaces(old, file.path, file.identity):
+            # Planning refuses this; another run may have published meanwhile.
+            problems[file.source_file] = FileResult(
+                "failed",
+                f"{redact(file.path)} would replace the annotations of {old.path}, which has "
+                "the same name; give the folder above both, or another output",
+            )
+            continue
         entries, added, missing = _gather(file, state, commits)
         shown = redact(file.path)
         if missing:
@@ -91,7 +107,6 @@ def decide(
                 "yet; run again",
             )
             continue
-        old = before.files.get(file.source_file)
         if added or old is None or (old.path, old.shards) != (shown, entries):
             updated[file.source_file] = file
             files[file.source_file] = LedgerFile(shown, file.identity, file.rows, entries)

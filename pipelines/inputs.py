@@ -112,6 +112,15 @@ def input_gone(url: str) -> bool:
     return False
 
 
+def same_input(url: str, other: str) -> bool:
+    """Whether two URLs mean one file: alike but for credentials, or one file of this disk."""
+    if redact(url) == redact(other):
+        return True
+    if "://" in url or "://" in other:
+        return False
+    return os.path.realpath(url) == os.path.realpath(other)
+
+
 def partition_of(source_file: str) -> str:
     """Return the hive partition that a source_file lies in: its key=value folders."""
     return "/".join(part for part in source_file.split("/")[:-1] if _is_hive(part))

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from pipelines import layout
-from pipelines.inputs import input_gone, partition_of
-from pipelines.ledger import Ledger, ShardEntry, UnpublishedFile, read_ledger
+from pipelines.inputs import input_gone, partition_of, same_input
+from pipelines.ledger import Ledger, LedgerFile, ShardEntry, UnpublishedFile, read_ledger
 from pipelines.plan import FailedFile, Plan, Shard
 from pipelines.store import Store, redact
 
@@ -143,6 +143,16 @@ def gone(path: str) -> bool:
         return input_gone(path)
     except Exception:
         return False
+
+
+def displaces(published: LedgerFile, path: str, identity: str | None = None) -> bool:
+    """Whether a published file comes from another input of the same name, which is there still.
+
+    Two spellings of a local path are one input; so are two copies of one content.
+    """
+    if identity == published.identity or same_input(published.path, path):
+        return False
+    return not gone(published.path)
 
 
 def partition_tasks(plan: Plan) -> dict[str, PartitionTask]:

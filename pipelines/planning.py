@@ -10,11 +10,12 @@ import dataclasses
 from collections import defaultdict
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from itertools import chain, islice
 
 from pipelines import layout
 from pipelines.inputs import InputListing, input_gone
-from pipelines.ledger import Ledger, read_ledger
-from pipelines.partitions import PartitionState, is_settled, partition_tasks
+from pipelines.ledger import Counts, Ledger, read_ledger
+from pipelines.partitions import PartitionState, displaces, is_settled, partition_tasks
 from pipelines.plan import JobOptions, Plan, Shard
 from pipelines.sharding import SHARD_BYTES, SHARD_ROWS, cut_shards, fill_units, in_generation
 from pipelines.staging import committed_keys, find_commit
@@ -38,20 +39,20 @@ def make_plan(
 
     retry: shards with one of these reasons are computed once more. prune: orphans are
     removed. workers: how many units are computed at once, so that none idles.
-    Raises UsageError where the output holds another label set or a reason is unknown, and
-    OutputError where the output cannot be read.
+    Raises UsageError where the output holds another label set or another input's annotations
+    under the name of one listed, or a reason is unknown, and OutputError where the output
+    cannot be read.
     """
     _check_reasons(retry)
     store = open_store(options.output)
     output = _read_output(store)
     _check_labels(output, options)
-    chosen = {
-        file.source_file: tuple(
-            _choose(shard, output, set(retry))
-            for shard in cut_shards(file, options, shard_rows, shard_bytes)
-        )
-        for file in listing.files
-    }
+    _check_displaced(listing, output)
+    cut = {f.source_file: cut_shards(f, options, shard_rows, shard_bytes) for f in listing.files}
+    generations = iter(
+        in_parallel(lambda shard: _choose(shard, store, output, set(retry)), chain(*cut.values()))
+    )
+    chosen = {name: tuple(islice(generations, len(shards))) for name, shards in cut.items()}
     done = _committed(store, (shard for shards in chosen.values() for shard in shards), output)
     todo = [shard for shards in chosen.values() for shard in shards if shard.key not in done]
     plan = Plan(
@@ -134,13 +135,20 @@ def _read_output(store: Store) -> _Output:
     return _Output(states, committed_keys(store))
 
 
-def _choose(shard: Shard, output: _Output, retry: set[str]) -> Shard:
+def _choose(shard: Shard, store: Store, output: _Output, retry: set[str]) -> Shard:
     """Return the shard in the generation that this run wants."""
     published = output.partition(shard.partition).published(shard)
-    if published is None:
-        return shard
-    again = bool(published.counts.all_reasons() & retry)
-    return in_generation(shard, published.generation + again)
+    newest = in_generation(shard, published.generation if published else 0)
+    while (following := in_generation(shard, newest.generation + 1)).key in output.commits:
+        newest = following
+    counts = published.counts if published else Counts()
+    if published is None or newest.key != published.key:
+        record = find_commit(store, newest.key) if retry and newest.key in output.commits else None
+        # A run that ended without publishing it held it back; one that was killed is resumed.
+        ended = record is not None and store.size(layout.manifest(record.run_id)) is not None
+        counts = record.entry.counts if record and ended else Counts()
+    again = bool(counts.all_reasons() & retry)
+    return in_generation(shard, newest.generation + again)
 
 
 def _committed(store: Store, shards: Iterable[Shard], output: _Output) -> set[str]:
@@ -199,6 +207,25 @@ def _check_labels(output: _Output, options: JobOptions) -> None:
                 f"--output {redact(options.output)} holds annotations with the labels "
                 f"{', '.join(ledger.labels)}{where}, the model has {', '.join(options.labels)}; "
                 "choose another output"
+            )
+
+
+def _check_displaced(listing: InputListing, output: _Output) -> None:
+    """Refuse inputs that would take the place of other inputs' annotations."""
+    identities = {file.source_file: file.identity for file in listing.files}
+    found = [
+        (file.path, ledger.files[file.source_file], identities.get(file.source_file))
+        for file in (*listing.files, *listing.failed)
+        if (ledger := output.partition(file.partition).ledger)
+        and file.source_file in ledger.files
+        and ledger.files[file.source_file].path != redact(file.path)
+    ]
+    displaced = in_parallel(lambda one: displaces(one[1], one[0], one[2]), found)
+    for (path, published, _), is_displaced in zip(found, displaced, strict=True):
+        if is_displaced:
+            raise UsageError(
+                f"--input: {redact(path)} would replace the annotations of {published.path}, "
+                "which has the same name; give the folder above both, or another output"
             )
 
 

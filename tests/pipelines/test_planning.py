@@ -4,6 +4,8 @@ import dataclasses
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from pipelines import layout
 from pipelines.ledger import Counts, Ledger, LedgerFile, Part, ShardEntry, write_ledger
 from pipelines.plan import InputFile, RowGroup, RowOptions, Shard, WorkUnit
 from pipelines.planning import describe_plan
+from pipelines.reporting import build_manifest, write_manifest
 from pipelines.sharding import cut_shards, fill_units, in_generation
 from pipelines.store import open_store
 from schemas.errors import UsageError
@@ -22,7 +25,9 @@ from tests.pipelines.stand_in import (
     annotate_shard,
     job_options,
     plan_run,
+    publish,
     published_bytes,
+    published_rows,
     run_job,
 )
 
@@ -269,6 +274,29 @@ class TestPlan:
         again = plan_run(tmp_path / "out", tmp_path / "in", retry=["missing"])
         assert self.todo(again) == self.todo(plan)[1:]
 
+    def test_a_retry_takes_what_a_run_held_back(self, tmp_path: Path) -> None:
+        posts = make_posts(8)
+        posts[1]["text"] = posts[5]["post_id"] = None
+        write_posts(tmp_path / "in" / "a.parquet", posts)
+
+        def run(retry: Sequence[str] = (), **changes: object) -> list[tuple[int, int]]:
+            started = datetime.now(timezone.utc)
+            plan = plan_run(
+                tmp_path / "out", tmp_path / "in", retry=retry, max_dead_letter_share=0.1, **changes
+            )
+            annotate(plan)
+            manifest = build_manifest(plan, publish(plan), started=started)
+            write_manifest(str(tmp_path / "out"), manifest)
+            assert manifest.partitions == {"": "held_back"}
+            return [(shard.first_row, shard.generation) for shard in self.todo(plan)]
+
+        assert run(run_id="first") == [(0, 0), (4, 0)]
+        assert run(run_id="second") == []
+        assert run(["no_post_id"], run_id="third") == [(4, 1)]
+        assert run(["no_post_id"], run_id="fourth") == [(4, 2)]
+        assert run(run_id="fifth") == []
+        assert run(["missing"], run_id="sixth") == [(0, 1)]
+
     def test_an_up_to_date_corpus_of_a_thousand_shards_is_planned_in_no_time(
         self, tmp_path: Path
     ) -> None:
@@ -294,6 +322,47 @@ class TestPlan:
         again = plan_run(tmp_path / "out", tmp_path / "in", shard_rows=1)
         assert time.monotonic() - began < 2.5
         assert (again.units, again.publish) == ((), ())
+
+
+class TestInputsOfOneName:
+    def write(self, folder: Path, posts: int = 3) -> Path:
+        return write_posts(folder / "part-0.parquet", make_posts(posts))
+
+    def test_do_not_replace_each_other_in_one_output(self, tmp_path: Path) -> None:
+        one, two = self.write(tmp_path / "one"), self.write(tmp_path / "two")
+        run_job(tmp_path / "out", one.parent)
+        before = published_bytes(tmp_path / "out")
+        with pytest.raises(UsageError) as fault:
+            plan_run(tmp_path / "out", two.parent)
+        assert str(one) in str(fault.value)
+        assert str(two) in str(fault.value)
+        damage_footer(two)
+        with pytest.raises(UsageError, match="would replace"):
+            plan_run(tmp_path / "out", two.parent)
+        assert published_bytes(tmp_path / "out") == before
+
+    def test_published_meanwhile_by_another_run_the_second_fails(self, tmp_path: Path) -> None:
+        one, two = self.write(tmp_path / "one"), self.write(tmp_path / "two", 5)
+        plan = plan_run(tmp_path / "out", two)
+        run_job(tmp_path / "out", one)
+        annotate(plan)
+        (result,) = publish(plan).values()
+        assert result.files["part-0.parquet"].status == "failed"
+        assert published_rows(tmp_path / "out") == [("part-0.parquet", row) for row in range(3)]
+
+    def test_an_input_that_was_moved_takes_its_own_place(self, tmp_path: Path) -> None:
+        one = self.write(tmp_path / "one")
+        run_job(tmp_path / "out", one.parent)
+        one.parent.rename(tmp_path / "two")
+        assert plan_run(tmp_path / "out", tmp_path / "two").units == ()
+
+    def test_spellings_of_one_path_are_one_input(self, tmp_path: Path) -> None:
+        one = self.write(tmp_path / "one")
+        run_job(tmp_path / "out", one.parent)
+        (tmp_path / "link").symlink_to(one.parent)
+        self.write(tmp_path / "one", 4)
+        for path in (f"file://{one.parent}", f"{tmp_path}/./one", tmp_path / "link"):
+            assert plan_run(tmp_path / "out", path).publish == ("",)
 
 
 class TestOrphans:
