@@ -5,24 +5,29 @@ The pipeline's last steps call it, and so does the client where nothing is to be
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
-from pipelines.intents import PublishError
 from pipelines.partitions import PartitionTask, partition_tasks
 from pipelines.plan import JobOptions, Plan, ShardOutcome
 from pipelines.publishing import PartitionResult, publish_partition
 from pipelines.reporting import build_manifest, write_manifest
+from pipelines.store import OutputError
 from schemas.manifest import Manifest
 
 
 @dataclass(frozen=True)
 class RunStart:
-    """When a run began (UTC), and what it warned of before its pipeline."""
+    """When a run began (UTC), and what it warned of before its pipeline.
+
+    options: what was asked for beside the plan's options, without credentials.
+    """
 
     time: datetime
     warnings: tuple[str, ...] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -53,7 +58,7 @@ def close_partition(
         withhold = f"--strict: nothing is published, as {failed_files[0]} failed"
     try:
         result = publish_partition(options, task, failures, withhold)
-    except PublishError as error:
+    except OutputError as error:
         # Trying again at once would not help, and the other partitions can be published.
         result = PartitionResult(task.partition, "incomplete", message=str(error))
     return ClosedPartition(
@@ -74,6 +79,7 @@ def close_run(plan: Plan, closed: Iterable[ClosedPartition], start: RunStart) ->
         started=start.time,
         computed_rows=sum(one.computed_rows for one in partitions),
         found_rows=sum(one.found_rows for one in partitions),
+        options=start.options,
         warnings=start.warnings,
     )
     write_manifest(plan.options.output, manifest)

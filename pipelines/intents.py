@@ -82,35 +82,47 @@ class _LostPartError(PublishError):
 def replay_intents(output: str) -> list[str]:
     """Finish what killed runs were publishing; return warnings.
 
-    The first act of a run. Raises PublishError where a partition cannot be proven; that one
-    is undone, so the next run can go on.
+    The first act of a run. A partition that cannot be finished is worth a warning: it keeps
+    its intent, or is undone where its proof fails, and the others must not wait for it. A run
+    that publishes it meets the fault again.
     """
     store = open_store(output)
     warnings = []
     for name in store.sizes(layout.INTENTS):
-        partition = layout.unquoted(name.removesuffix(".json"))
-        with partition_lock(store, partition) as lock:
-            warnings += replay_intent(store, partition, lock)
+        place = f"{layout.INTENTS}/{name}"
+        try:
+            value = store.read_json(place)
+            if value is None:
+                continue
+            partition = _parse(store, place, value).partition
+            with partition_lock(store, partition) as lock:
+                warnings += replay_intent(store, partition, lock)
+        except OutputError as error:
+            warnings.append(f"what a killed run was publishing is not finished: {error}")
     return warnings
 
 
 def replay_intent(store: Store, partition: str, lock: Lock) -> list[str]:
     """Finish publishing a partition where an intent says so; return warnings."""
-    value = store.read_json(layout.intent(partition))
+    place = layout.intent(partition)
+    value = store.read_json(place)
     if value is None:
         return []
     try:
-        intent = Intent.from_json(value)
-    except (KeyError, TypeError, ValueError) as error:
-        raise OutputError(
-            f"{store.url}/{layout.intent(partition)} was written by another version of this "
-            "package; finish that run with it, or delete the file and the partition's folders"
-        ) from error
-    try:
-        carry_out(store, intent, lock)
+        carry_out(store, _parse(store, place, value), lock)
     except _LostPartError as error:
         return [f"partition {partition or '(none)'}: {error}"]
     return []
+
+
+def _parse(store: Store, place: str, value: Any) -> Intent:
+    try:
+        return Intent.from_json(value)
+    except (KeyError, TypeError, ValueError) as error:
+        raise OutputError(
+            f"{store.url}/{place} was written by another version of this package; finish that "
+            "run with it, or delete the file and the partition's folders"
+        ) from error
 
 
 def declare(store: Store, intent: Intent, lock: Lock) -> None:

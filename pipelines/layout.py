@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from urllib.parse import quote, unquote
+from urllib.parse import quote
 
 ANNOTATIONS = "annotations"
 DEAD_LETTERS = "dead_letters"
@@ -88,10 +88,11 @@ def manifest(run_id: str) -> str:
 
 
 def quoted(partition: str) -> str:
-    """Return a partition as one file name; the empty partition has one too."""
-    return f"partition-{quote(partition, safe='=')}"
+    """Return a partition as one file name, which no file system finds too long.
 
-
-def unquoted(name: str) -> str:
-    """Return the partition that quoted() made a name of."""
-    return unquote(name.removeprefix("partition-"))
+    The empty partition has one too. There is no way back from a long one.
+    """
+    name = quote(partition, safe="=")
+    if len(name) > 150:
+        name = f"{name[:80]}-{hashlib.sha256(partition.encode()).hexdigest()}"
+    return f"partition-{name}"

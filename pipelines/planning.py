@@ -212,13 +212,14 @@ def _check_labels(output: _Output, options: JobOptions) -> None:
 
 def _check_displaced(listing: InputListing, output: _Output) -> None:
     """Refuse inputs that would take the place of other inputs' annotations."""
-    identities = {file.source_file: file.identity for file in listing.files}
+    listed = [(f.source_file, f.partition, f.path, f.identity) for f in listing.files]
+    failed = [(f.source_file, f.partition, f.path, None) for f in listing.failed]
     found = [
-        (file.path, ledger.files[file.source_file], identities.get(file.source_file))
-        for file in (*listing.files, *listing.failed)
-        if (ledger := output.partition(file.partition).ledger)
-        and file.source_file in ledger.files
-        and ledger.files[file.source_file].path != redact(file.path)
+        (path, ledger.files[name], identity)
+        for name, partition, path, identity in (*listed, *failed)
+        if (ledger := output.partition(partition).ledger)
+        and name in ledger.files
+        and ledger.files[name].path != redact(path)
     ]
     displaced = in_parallel(lambda one: displaces(one[1], one[0], one[2]), found)
     for (path, published, _), is_displaced in zip(found, displaced, strict=True):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import shutil
+from datetime import datetime, timezone
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines import layout, locking
+from pipelines.closing import RunStart, close_without_computing
 from pipelines.intents import PublishError, replay_intents
 from pipelines.ledger import read_ledger
 from pipelines.partitions import partition_tasks
@@ -18,6 +20,7 @@ from pipelines.publishing import publish_partition
 from pipelines.staging import StagedShard, start_attempt
 from pipelines.store import open_store
 from schemas.dead_letters import dead_letters_schema
+from schemas.manifest import Manifest
 from tests.data.corpora import damage_footer, make_posts, write_nights, write_posts
 from tests.pipelines.killing import run_and_kill, start
 from tests.pipelines.stand_in import (
@@ -667,6 +670,52 @@ class TestKilledAnywhere:
 
 def run_whole(output: Path, corpus: Path) -> None:
     run_job(output, corpus)
+
+
+class TestAPartitionThatCannotBeWritten:
+    def test_does_not_stop_the_others_now_or_later(self, tmp_path: Path, output: Path) -> None:
+        write_nights(tmp_path / "in", files_per_night=1)
+        (output / "annotations").mkdir(parents=True)
+        (output / "annotations" / NIGHT).write_text("in the way")
+        other = "dt=2026-11-18"
+        manifest = close(plan_run(output, tmp_path / "in"))
+        assert manifest.partitions == {NIGHT: "incomplete", other: "published"}
+        assert manifest.exit_code == 1
+        assert any(f"annotations/{NIGHT}" in warning for warning in manifest.warnings)
+
+        (warning,) = replay_intents(str(output))
+        assert f"annotations/{NIGHT}" in warning
+        write_posts(tmp_path / "in" / other / "b.parquet", make_posts(3))
+        assert close(plan_run(output, tmp_path / "in")).partitions[other] == "published"
+
+        (output / "annotations" / NIGHT).unlink()
+        assert replay_intents(str(output)) == []
+        assert close(plan_run(output, tmp_path / "in")).exit_code == 0
+
+    def test_an_intent_nobody_can_read_is_a_warning(self, corpus: Path, output: Path) -> None:
+        place = output / layout.intent(NIGHT)
+        place.parent.mkdir(parents=True)
+        place.write_text("[]")
+        (warning,) = replay_intents(str(output))
+        assert "another version" in warning
+
+
+def close(plan: Plan) -> Manifest:
+    """Commit all of the plan's shards, and end the run as the client does."""
+    annotate(plan)
+    return close_without_computing(plan, RunStart(datetime.now(timezone.utc)))
+
+
+def test_the_name_of_a_partition_may_be_long_in_any_script(tmp_path: Path, output: Path) -> None:
+    night = f"topic={'ü' * 100}"
+    write_posts(tmp_path / "in" / night / "a.parquet", make_posts(3))
+    plan = plan_run(output, tmp_path / "in")
+    annotate(plan)
+    assert run_and_kill(30, publish, plan)
+    assert replay_intents(str(output)) == []
+    run_job(output, tmp_path / "in")
+    assert len(published_rows(output)) == 3
+    assert layout.quoted(night) != layout.quoted(f"{night}ü")
 
 
 class TestTwoRunsAtOnce:
