@@ -14,7 +14,8 @@ from pipelines.partitions import PartitionTask, partition_tasks
 from pipelines.plan import JobOptions, Plan, ShardOutcome
 from pipelines.publishing import PartitionResult, publish_partition
 from pipelines.reporting import build_manifest, write_manifest
-from pipelines.store import OutputError
+from pipelines.staging import forget_attempts
+from pipelines.store import OutputError, open_store
 from schemas.manifest import Manifest
 
 
@@ -51,13 +52,20 @@ def close_partition(
     outcomes: Sequence[ShardOutcome],
     failed_files: Sequence[str],
 ) -> ClosedPartition:
-    """Publish one partition. failed_files: of the whole run; under --strict one is enough."""
+    """Publish one partition. failed_files: of the whole run; under --strict one is enough.
+
+    Shards that failed have their killed attempts forgotten: whoever stopped the runs may have
+    killed them, so the next run tries them anew.
+    """
     failures = {o.source_file: o.failure for o in outcomes if o.failure is not None}
     withhold = None
     if options.strict and failed_files:
         withhold = f"--strict: nothing is published, as {failed_files[0]} failed"
     try:
         result = publish_partition(options, task, failures, withhold)
+        if failures:
+            failed_keys = [outcome.key for outcome in outcomes if outcome.failure is not None]
+            forget_attempts(open_store(options.output), failed_keys)
     except OutputError as error:
         # Trying again at once would not help, and the other partitions can be published.
         result = PartitionResult(task.partition, "incomplete", message=str(error))

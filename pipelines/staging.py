@@ -32,6 +32,9 @@ from schemas.dead_letters import dead_letters_schema
 _SILENCE_SECONDS = 120.0
 _TOUCH_SECONDS = 2.0
 
+# What killed an attempt longer ago says nothing of its shard: machines and people change.
+_REMEMBERED_SECONDS = 86_400.0
+
 _PROCESS_STARTED = time.time()
 
 
@@ -166,8 +169,20 @@ def list_attempts(store: Store, keys: Iterable[str] | None = None) -> list[Attem
 
 
 def stale_attempts(store: Store, key: str) -> int:
-    """Return how many attempts at a shard died without a word: their process was killed."""
-    return sum(not state.alive() for state in list_attempts(store, [key]))
+    """Return how many attempts at a shard died without a word in the last 24 hours.
+
+    Their process was killed, by what the shard holds or by whoever stopped the run.
+    """
+    oldest = time.time() - _REMEMBERED_SECONDS
+    attempts = list_attempts(store, [key])
+    return sum(state.updated >= oldest and not state.alive() for state in attempts)
+
+
+def forget_attempts(store: Store, keys: Iterable[str]) -> None:
+    """Take the attempts that died off the record, so that the shards are tried anew."""
+    for state in list_attempts(store, keys):
+        if not state.alive():
+            store.remove(layout.attempt_record(state.key, state.attempt))
 
 
 def clear_shards(store: Store, keys: Iterable[str]) -> None:

@@ -13,7 +13,6 @@ from drf_core.annotator import PreparedPost, available_cores
 from pipelines.annotation_rows import RunColumns, build_rows
 from pipelines.fetching import ImageFetcher
 from pipelines.inputs import open_input, read_footer
-from pipelines.layout import ATTEMPTS
 from pipelines.look_ahead import look_ahead
 from pipelines.model_handler import DRFModelHandler, ModelFailure
 from pipelines.plan import JobOptions, Shard, ShardOutcome, WorkUnit
@@ -77,7 +76,7 @@ def annotate_unit(
             continue
         attempts = stale_attempts(store, shard.key)
         if attempts >= MAX_ATTEMPTS:
-            yield _failed(shard, _killed(shard, attempts, store))
+            yield _failed(shard, _killed(shard, attempts))
         elif attempts:
             alone.append([shard])
         else:
@@ -264,10 +263,10 @@ def _failed(shard: Shard, failure: str | None) -> ShardOutcome:
     )
 
 
-def _killed(shard: Shard, attempts: int, store: Store) -> str:
+def _killed(shard: Shard, attempts: int) -> str:
     last = shard.first_row + shard.rows - 1
     return (
         f"rows {shard.first_row} to {last} of {shard.source_file} killed their worker {attempts} "
-        "times; take the post that does it out of the file, or, to try them again, delete "
-        f"{store.url}/{ATTEMPTS}/{shard.key}.*"
+        "times within 24 hours; the next run tries them again, so take the post that does it "
+        "out of the file, unless the runs were stopped from outside"
     )

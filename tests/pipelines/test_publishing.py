@@ -711,7 +711,8 @@ def test_the_name_of_a_partition_may_be_long_in_any_script(tmp_path: Path, outpu
     write_posts(tmp_path / "in" / night / "a.parquet", make_posts(3))
     plan = plan_run(output, tmp_path / "in")
     annotate(plan)
-    assert run_and_kill(30, publish, plan)
+    assert run_and_kill(8, publish, plan)
+    assert list((output / layout.INTENTS).iterdir())
     assert replay_intents(str(output)) == []
     run_job(output, tmp_path / "in")
     assert len(published_rows(output)) == 3

@@ -322,6 +322,16 @@ class TestAttempts:
         monkeypatch.setattr(staging, "_SILENCE_SECONDS", -1)
         assert stale_attempts(store, "key") == 1
 
+    def test_that_died_a_day_ago_do_not_count(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        start_attempt(store, "key", "run")
+        monkeypatch.setattr(staging, "_SILENCE_SECONDS", -1)
+        assert stale_attempts(store, "key") == 1
+        tomorrow = time.time() + 86_401
+        monkeypatch.setattr(staging.time, "time", lambda: tomorrow)
+        assert stale_attempts(store, "key") == 0
+
 
 class TestSweeping:
     def test_takes_only_what_is_old(self, plan: Plan, shard: Shard, tmp_path: Path) -> None:

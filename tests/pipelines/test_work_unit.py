@@ -18,9 +18,11 @@ import pytest
 from drf_core.annotator import Annotator
 from drf_core.checkpoint import read_checkpoint
 from pipelines import layout
+from pipelines.closing import close_partition
 from pipelines.inputs import open_input, read_footer
 from pipelines.model_handler import DRFModelHandler
-from pipelines.plan import JobOptions, RowOptions, Shard, ShardOutcome, WorkUnit
+from pipelines.partitions import PartitionTask
+from pipelines.plan import FailedFile, JobOptions, RowOptions, Shard, ShardOutcome, WorkUnit
 from pipelines.staging import committed_keys, find_commit, list_attempts, start_attempt
 from pipelines.store import open_store
 from pipelines.version import package_version
@@ -416,6 +418,11 @@ def test_a_shard_that_kills_its_worker_fails_alone_after_three_attempts(
     assert deaths == 3
     assert [outcome.failure is None for outcome in outcomes] == [True, True, False, True]
     assert "killed their worker 3 times" in str(outcomes[2].failure)
+
+    # Recorded once, it is tried anew: the runs may have been stopped from outside.
+    task = PartitionTask("", failed=(FailedFile("p", shards[0].source_file, "", "killed"),))
+    close_partition(options, task, outcomes, [])
+    assert _annotate_or_die(shards, options) == -signal.SIGKILL
 
 
 def test_a_worker_with_another_checkpoint_or_version_refuses(
