@@ -7,13 +7,15 @@ import os
 import re
 from collections.abc import Sequence
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from drf_core.checkpoint import DEFAULT_MODEL, read_checkpoint, resolve_model
 from pipelines.closing import RunStart, close_without_computing
 from pipelines.fetching import check_prefix
 from pipelines.inputs import list_inputs
 from pipelines.intents import replay_intents
+from pipelines.layout import INTENTS
 from pipelines.messages import complain
 from pipelines.plan import JobOptions, Plan, RowOptions
 from pipelines.planning import describe_plan, make_plan
@@ -21,7 +23,7 @@ from pipelines.reporting import read_manifest
 from pipelines.sharding import SHARD_ROWS
 from pipelines.staging import sweep_staging
 from pipelines.store import open_store, redact
-from pipelines.summary import closing_error, format_summary
+from pipelines.summary import closing_error, first_of, format_summary
 from pipelines.version import package_version
 from schemas.errors import UsageError
 from schemas.manifest import Manifest, to_json
@@ -32,6 +34,9 @@ if TYPE_CHECKING:
 
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _ROWS = RowOptions()
+
+# What a run with failed files ends with, too.
+_FAILED_FILES = 4
 
 
 def add_annotate_arguments(parser: argparse.ArgumentParser) -> None:
@@ -113,28 +118,29 @@ def run_annotate(
 ) -> int:
     """Annotate; return the exit code. own: the option names of `drf annotate` itself."""
     start = datetime.now(timezone.utc)
+    if arguments.dry_run and arguments.json:
+        raise UsageError("--json prints the manifest of a run, --dry-run runs nothing; name one")
     options = job_options(arguments, start)
-    beam_options = None
+    beam_options, workers = None, 1
     if beam_arguments:
-        from pipelines.runners import parse_beam_options
+        from pipelines.runners import count_workers, parse_beam_options
 
         beam_options = parse_beam_options(beam_arguments, own)
-    warnings: tuple[str, ...] = ()
-    if not arguments.dry_run:
-        open_store(options.output).check_writable()
-        warnings = tuple(replay_intents(options.output))
-    plan = make_plan(
-        options,
-        list_inputs(arguments.input, options.rows.columns, options.rows.keep, options.output),
-        retry=_split(arguments.retry),
-        prune=arguments.prune,
-        shard_rows=arguments.shard_rows,
-    )
+        workers = count_workers(beam_options)
+    plan_run = partial(_plan, arguments, options, workers)
+    # Whatever is wrong with the command shows here, before anything is changed.
+    plan = plan_run()
     if arguments.dry_run:
-        print(describe_plan(plan))
-        return 0
-    manifest = _carry_out(plan, RunStart(start, warnings), beam_options)
-    sweep_staging(open_store(options.output))
+        return _describe(plan)
+    store = open_store(options.output)
+    store.check_writable()
+    warnings: tuple[str, ...] = ()
+    if store.sizes(INTENTS):
+        warnings = tuple(replay_intents(options.output))
+        plan = plan_run()
+    given = _given(arguments, beam_options)
+    manifest = _carry_out(plan, RunStart(start, warnings, given), beam_options)
+    sweep_staging(store)
     if arguments.json:
         print(to_json(manifest), end="")
     else:
@@ -142,6 +148,37 @@ def run_annotate(
     if (error := closing_error(manifest)) is not None:
         complain(f"error: {error}")
     return manifest.exit_code
+
+
+def _plan(arguments: argparse.Namespace, options: JobOptions, workers: int) -> Plan:
+    listing = list_inputs(arguments.input, options.rows.columns, options.rows.keep, options.output)
+    return make_plan(
+        options,
+        listing,
+        retry=_split(arguments.retry),
+        prune=arguments.prune,
+        shard_rows=arguments.shard_rows,
+        workers=workers,
+    )
+
+
+def _describe(plan: Plan) -> int:
+    """Print what the plan would do; return the exit code that its failed files ask for."""
+    print(describe_plan(plan))
+    if not plan.failed_files:
+        return 0
+    complain(f"error: {first_of([file.error for file in plan.failed_files], 'above')}")
+    return _FAILED_FILES
+
+
+def _given(arguments: argparse.Namespace, beam_options: PipelineOptions | None) -> dict[str, Any]:
+    """What the command line asked for beside the job's options, for the manifest."""
+    return {
+        "input": [redact(path) for path in arguments.input],
+        "retry": list(_split(arguments.retry)),
+        "shard_rows": arguments.shard_rows,
+        "runner": (beam_options and beam_options.get_all_options()["runner"]) or "FnApiRunner",
+    }
 
 
 def _carry_out(plan: Plan, start: RunStart, beam_options: PipelineOptions | None) -> Manifest:
@@ -167,7 +204,9 @@ def job_options(arguments: argparse.Namespace, started: datetime) -> JobOptions:
             "beginning with a letter or digit"
         )
     # A relative path would mean another place to a worker.
-    output = arguments.output if "://" in arguments.output else os.path.abspath(arguments.output)
+    output = arguments.output
+    if "://" not in output:
+        output = os.path.abspath(os.path.expanduser(output))
     folder = resolve_model(arguments.model)
     checkpoint = read_checkpoint(folder)
     local = arguments.model != DEFAULT_MODEL and os.path.isdir(arguments.model)

@@ -10,14 +10,18 @@ from typing import NoReturn
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+from apache_beam.options.pipeline_options_validator import PipelineOptionsValidator
 from apache_beam.runners.runner import PipelineRunner, create_runner
 
+from pipelines.store import one_line
 from schemas.errors import DRFError, UsageError
 
 # "package.module.ErrorName: message [while running 'step']", as runners quote a worker's error.
 _QUOTED_ERROR = re.compile(
     r"^(?:[A-Za-z_]\w*\.)*(?P<name>[A-Z]\w*)(?:: (?P<message>.*))?$", re.MULTILINE
 )
+# How runners call the number of work units they compute at once.
+_PARALLELISM = ("direct_num_workers", "num_workers", "max_num_workers", "parallelism")
 _WHILE_RUNNING = re.compile(r" \[while running '[^']*'\]")
 
 
@@ -34,7 +38,8 @@ def parse_beam_options(arguments: Sequence[str], own: Sequence[str] = ()) -> Pip
     """Beam's pipeline options from what is left of a command line.
 
     own: the command's own option names, for suggestions. Raises UsageError for an option
-    that neither the command nor Beam knows: Beam itself would ignore it.
+    that neither the command nor Beam knows (Beam itself would ignore it), and where Beam has
+    no such runner or the runner lacks an option.
     """
     parser = _Parser(allow_abbrev=False, add_help=False)
     for options in PipelineOptions.__subclasses__():
@@ -49,7 +54,18 @@ def parse_beam_options(arguments: Sequence[str], own: Sequence[str] = ()) -> Pip
         close = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {close[0]}?" if close else "`drf annotate --help` lists the options"
         raise UsageError(f"unknown option {name}: {hint}")
-    return PipelineOptions(list(arguments))
+    found = PipelineOptions(list(arguments))
+    if faults := PipelineOptionsValidator(found, choose_runner(found)).validate():
+        name = found.view_as(StandardOptions).runner
+        raise UsageError(f"--runner {name}: {one_line(' '.join(faults))}")
+    return found
+
+
+def count_workers(options: PipelineOptions) -> int:
+    """How many work units the runner computes at once, as far as its options tell."""
+    given = options.get_all_options()
+    numbers = (given.get(name) for name in _PARALLELISM)
+    return max([1, *(number for number in numbers if isinstance(number, int))])
 
 
 def choose_runner(options: PipelineOptions) -> PipelineRunner:

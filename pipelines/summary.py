@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from schemas.annotations import MODALITIES, STATES
 from schemas.manifest import Manifest
@@ -47,9 +47,13 @@ def closing_error(manifest: Manifest) -> str | None:
         return None
     lines = [f"{file.source_file}: {file.error}" for file in manifest.files if file.error]
     lines = lines or [line for line in manifest.warnings if line.startswith("partition ")]
-    first = lines[0] if lines else f"the run ended as {manifest.status}"
+    return first_of(lines or [f"the run ended as {manifest.status}"], "in the manifest")
+
+
+def first_of(lines: Sequence[str], where: str) -> str:
+    """The first of some lines, and how many more there are, and where."""
     more = len(lines) - 1
-    return f"{first} (and {more} more, in the manifest)" if more > 0 else first
+    return f"{lines[0]} (and {more} more, {where})" if more else lines[0]
 
 
 def _headline(manifest: Manifest) -> str:

@@ -326,18 +326,6 @@ def test_passing_faults_are_tried_again_with_retry_only(
     assert len(output.places()) == 23
 
 
-def test_a_dry_run_says_what_would_be_done_and_does_nothing(
-    tmp_path: Path, annotate: Annotate, output: Output
-) -> None:
-    write_nights(tmp_path / "in")
-
-    run = annotate(tmp_path / "in", "--dry-run")
-
-    assert run.code == 0
-    assert "40 posts" in run.out
-    assert not output.root.exists()
-
-
 def test_two_runs_at_once_on_one_output_lose_and_double_nothing(
     tmp_path: Path, output: Output, tiny_checkpoint: Path
 ) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from pipelines import layout
 from pipelines.cli import main
 from pipelines.plan import Plan
 from pipelines.runners import as_one_line
@@ -78,6 +79,8 @@ def test_help_of_annotate_lists_its_options(capsys: pytest.CaptureFixture[str]) 
         (["--max-dead-leter-share", "0.1"], "did you mean --max-dead-letter-share?"),
         (["--direct_num_worker", "2"], "did you mean --direct_num_workers?"),
         (["--runner", "NoSuchRunner"], "NoSuchRunner"),
+        (["--runner", "DataflowRunner"], "--runner DataflowRunner: Missing"),
+        (["--dry-run", "--json"], "--dry-run"),
         (["--no-such-thing-anywhere"], "unknown option --no-such-thing-anywhere"),
         (["--prune", "stray"], "unexpected argument 'stray'"),
     ],
@@ -103,7 +106,57 @@ def test_a_command_that_cannot_be_carried_out_is_one_line_and_exit_code_2(
     run = drf(*given, *extra)
 
     assert words in usage_error(run)
-    assert output.places() == []
+    assert not output.root.exists()
+
+
+def test_nothing_is_changed_by_a_command_that_cannot_be_carried_out(
+    tmp_path: Path, annotate: Drf, posts: Path, output: Output
+) -> None:
+    assert annotate(posts).code == 0
+    intent = output.root / layout.intent("")
+    intent.parent.mkdir(parents=True, exist_ok=True)
+    intent.write_text("of a killed run")
+    before = output.files()
+
+    for arguments in (
+        [tmp_path / "none.parquet"],
+        [posts, "--keep", "label"],
+        [posts, "--retry", "nothing"],
+    ):
+        assert annotate(*arguments).code == 2
+
+    assert intent.read_text() == "of a killed run"
+    assert output.files() == before
+
+
+def test_a_dry_run_tells_what_is_planned_and_changes_nothing(
+    tmp_path: Path, drf: Drf, posts: Path, tiny_checkpoint: Path, output: Output
+) -> None:
+    given = [*annotate_arguments(posts, output, tiny_checkpoint), "--dry-run"]
+    given.remove("--json")
+
+    fine = drf(*given)
+    (tmp_path / "bad.parquet").write_bytes(b"")
+    broken = drf(*given, "--input", tmp_path / "bad.parquet")
+
+    assert (fine.code, fine.err) == (0, "")
+    assert "to annotate: 3 posts" in fine.out
+    assert broken.code == 4
+    [line] = broken.err.splitlines()
+    assert line.startswith("drf: error: ") and "bad.parquet is empty" in line
+    assert not output.root.exists()
+
+
+def test_a_home_folder_is_found_where_the_shell_did_not_look(
+    tmp_path: Path, drf: Drf, posts: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+
+    run = drf(*annotate_arguments(posts, Output(Path("~/out")), tiny_checkpoint))
+
+    assert run.code == 0, run.err
+    assert len(Output(tmp_path / "out").annotations) == 3
 
 
 def test_options_that_are_required_are_named(drf: Drf) -> None:
@@ -129,6 +182,29 @@ def test_beams_own_options_are_taken(
 
     assert run.code == 0, run.err
     assert len(output.annotations) == 3
+
+
+def test_work_is_cut_for_as_many_workers_as_beam_is_asked_for(
+    tmp_path: Path, drf: Drf, tiny_checkpoint: Path, output: Output
+) -> None:
+    write_nights(tmp_path / "nights", files_per_night=4, posts_per_file=100)
+    given = [*annotate_arguments(tmp_path / "nights", output, tiny_checkpoint), "--dry-run"]
+    given.remove("--json")
+
+    alone, together = drf(*given), drf(*given, "--max_num_workers", "3")
+
+    assert "in 2 work units" in alone.out
+    assert "in 8 work units" in together.out
+
+
+def test_the_manifest_says_what_was_asked_for(annotate: Drf, posts: Path) -> None:
+    run = annotate(posts, "--retry", "fetch_failed", "--shard-rows", "7")
+
+    options = run.manifest["options"]
+    assert options["input"] == [str(posts)]
+    assert options["retry"] == ["fetch_failed"]
+    assert options["shard_rows"] == 7
+    assert options["runner"] == "FnApiRunner"
 
 
 def test_inputs_are_files_folders_and_globs_together(
