@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import re
 from collections.abc import Sequence
@@ -107,7 +108,8 @@ def add_annotate_arguments(parser: argparse.ArgumentParser) -> None:
         type=_count,
         default=SHARD_ROWS,
         metavar="N",
-        help="most rows that are committed at once (default %(default)s)",
+        help="most rows that are committed at once (default %(default)s); another number "
+        "annotates everything anew",
     )
     add("--max-image-pixels", type=_count, default=_ROWS.max_image_pixels, metavar="N")
     add("--max-image-bytes", type=_count, default=_ROWS.max_image_bytes, metavar="N")
@@ -238,21 +240,21 @@ def _split(options: Sequence[str]) -> tuple[str, ...]:
 
 
 def _share(text: str) -> float:
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
-    return value
+    with contextlib.suppress(ValueError):
+        if 0 <= (value := float(text)) <= 1:
+            return value
+    raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
 
 
 def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
-    return value
+    with contextlib.suppress(ValueError):
+        if (value := int(text)) >= 1:
+            return value
+    raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least 1")
 
 
 def _number(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{text} is negative")
-    return value
+    with contextlib.suppress(ValueError):
+        if (value := int(text)) >= 0:
+            return value
+    raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least 0")

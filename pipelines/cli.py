@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import logging
 import os
 import signal
@@ -18,7 +19,7 @@ INTERRUPTED = 130
 
 _EXIT_CODES = """\
 exit codes: 0 done; 1 failed; 2 wrong usage; 3 a partition held back for its dead letters;
-4 failed files (the others are published)"""
+4 failed files (the others are published); 130 interrupted"""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -83,7 +84,12 @@ def _run(argv: list[str]) -> int:
         from pipelines.train import add_train_arguments
 
         add_train_arguments(train)
-    arguments, rest = parser.parse_known_args(argv)
+    try:
+        arguments, rest = parser.parse_known_args(argv)
+    except UsageError:
+        if named in commands.choices:
+            _check_spelling(argv, commands.choices[named])
+        raise
     _quiet_libraries()
     if arguments.command == "annotate":
         from pipelines.annotate_command import run_annotate
@@ -100,6 +106,16 @@ def _run(argv: list[str]) -> int:
     make_sample(arguments.folder)
     print(f"wrote sample posts to {arguments.folder}")
     return 0
+
+
+def _check_spelling(argv: Sequence[str], parser: argparse.ArgumentParser) -> None:
+    """Raise UsageError for what may be meant as a required option that is missing."""
+    given = {argument.split("=", 1)[0] for argument in argv}
+    known = parser._option_string_actions
+    missing = [name for name, action in known.items() if action.required and name not in given]
+    for name in sorted(given - known.keys()):
+        if close := difflib.get_close_matches(name, missing, n=1):
+            raise UsageError(f"unknown option {name}: did you mean {close[0]}?")
 
 
 def _quiet_libraries() -> None:

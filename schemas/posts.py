@@ -65,8 +65,8 @@ def parse_columns(items: Sequence[str]) -> PostColumns:
     """Return the columns that `--column ROLE=NAME` options ask for.
 
     items: "image=PICTURE" takes the role from that column, "image=" says there is none.
-    Raises UsageError on another form, an unknown role, a role or column named twice, or a
-    post_id mapped to none.
+    Raises UsageError on another form, an unknown role, a role or column named twice, a
+    post_id mapped to none, or both text and image with no image_uri in their place.
     """
     named: dict[str, str | None] = {}
     for item in items:
@@ -82,6 +82,12 @@ def parse_columns(items: Sequence[str]) -> PostColumns:
         if role == "post_id" and not name:
             raise UsageError(f"--column {item}: posts need an id; name the column that has it")
         named[role] = name or None
+    none = {role for role, name in named.items() if name is None}
+    if none >= {"text", "image"} and not named.get("image_uri"):
+        raise UsageError(
+            "--column text= and image=: nothing is left to annotate; where images come by URI, "
+            "name their column with image_uri=NAME"
+        )
     columns = dataclasses.replace(PostColumns(), **named)  # type: ignore[arg-type]
     roles_of: dict[str, str] = {}
     for role in ROLES:

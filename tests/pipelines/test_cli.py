@@ -73,7 +73,10 @@ def test_help_of_annotate_lists_its_options(capsys: pytest.CaptureFixture[str]) 
         (["--retry", "fetch_faild", "--retry", "fetch_failed"], "fetch_faild"),
         (["--run-id", "../../etc"], "--run-id '../../etc'"),
         (["--max-dead-letter-share", "5"], "5 is not between 0 and 1"),
-        (["--batch-size", "0"], "0 is not at least 1"),
+        (["--max-dead-letter-share", "x"], "x is not between 0 and 1"),
+        (["--batch-size", "0"], "0 is not a whole number of at least 1"),
+        (["--threads", "-1.5"], "-1.5 is not a whole number of at least 0"),
+        (["--column", "image=", "--column", "text="], "nothing is left to annotate"),
         (["--device", "tpu"], "--device"),
         (["--image-uri-prefix", "https://"], "--image-uri-prefix https://: not the URL"),
         (["--max-dead-leter-share", "0.1"], "did you mean --max-dead-letter-share?"),
@@ -161,6 +164,8 @@ def test_a_home_folder_is_found_where_the_shell_did_not_look(
 
 def test_options_that_are_required_are_named(drf: Drf) -> None:
     assert "--input, --output" in usage_error(drf("annotate"))
+    misspelt = usage_error(drf("annotate", "--inptu", "posts.parquet", "--output", "out"))
+    assert misspelt.endswith("unknown option --inptu: did you mean --input?")
     assert "COMMAND" in usage_error(drf())
 
 
