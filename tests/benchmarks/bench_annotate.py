@@ -4,7 +4,8 @@
 
 Both run as processes of their own on the same posts, in turns, since machines drift. Speed is
 without start-up, which stands apart: for `drf annotate` it is the shortest of some runs on one
-post, so the posts should take several times as long. Machines differ: the ratios within one run are what can be compared.
+post, so the posts should take several times as long. Machines differ: the ratios within one run
+are what can be compared.
 """
 
 from __future__ import annotations
