@@ -249,7 +249,10 @@ class DRFModel(PreTrainedModel):
                 quality[m], self.config.quality_threshold, self.config.trust_floor[m]
             )
         logits, weight = self.fusion(
-            _pair(hidden), _recovered_or_own(hidden, recovered, present), _pair(trusted), present
+            _pair(hidden),
+            _recovered_or_own(hidden, recovered, present),
+            _bounded_by_source(_pair(trusted), present),
+            present,
         )
         return DRFOutput(
             logits=logits / self.temperature,
@@ -335,6 +338,11 @@ class DRFModel(PreTrainedModel):
 
 def _pair(values: dict[str, Tensor]) -> Tensor:
     return torch.stack([values[m] for m in MODALITIES], 1)
+
+
+def _bounded_by_source(trusted: Tensor, present: Tensor) -> Tensor:
+    """Trust (batch, 2), where what was recovered from a distrusted source is not believed more."""
+    return torch.where(present, trusted, trusted * trusted.flip(1))
 
 
 def _recovered_or_own(
