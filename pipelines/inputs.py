@@ -14,11 +14,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
+from pipelines.input_names import as_text, check_names, is_text, name_of, once_each, without_query
 from pipelines.plan import FailedFile, InputFile, RowGroup
 from pipelines.reading import CorruptInputError
 from pipelines.store import in_parallel, list_sizes, reason_of, redact
-from schemas.errors import DRFError, UsageError
-from schemas.posts import PostColumns, check_posts_schema
+from schemas.errors import DRFError, SchemaError, UsageError
+from schemas.posts import ROLES, PostColumns, check_posts_schema
 
 # One read of this size gets most footers whole.
 _TAIL_BYTES = 64 * 1024
@@ -64,24 +65,26 @@ def list_inputs(
     A folder means every *.parquet below it, leaving out names that start with "." or "_".
     A file that cannot be read, is empty, or whose columns do not fit is a failed file.
     Raises UsageError where a path is missing, a folder or glob names no file, two inputs
-    would have the same source_file, or input and output lie in each other.
+    would have the same source_file, a hive key is a column's name, no file has a column that
+    was mapped or is kept, or input and output lie in each other.
     """
-    named: dict[str, tuple[str, str]] = {}
+    listed: dict[str, tuple[str, str]] = {}
     roots = []
     for path in paths:
         root, found = _expand(path, output)
         roots.append(root)
         for url, name in found:
-            source_file, partition = name_of(url, name)
-            named.setdefault(url, (source_file, partition))
-    _check_distinct(named)
+            listed.setdefault(url, name_of(url, name))
+    named, warnings = once_each(listed)
+    check_names(named, keep)
     looked_at = in_parallel(lambda url: _look_at(url, *named[url], columns, keep), named)
-    looked_at.sort(key=lambda file: file.source_file)
-    files = tuple(file for file in looked_at if isinstance(file, InputFile))
+    _check_columns(looked_at, columns, keep)
+    files = _of_one_type(sorted(looked_at, key=lambda one: one.file.source_file))
+    readable = tuple(file for file in files if isinstance(file, InputFile))
     return InputListing(
-        files=files,
-        failed=tuple(file for file in looked_at if isinstance(file, FailedFile)),
-        warnings=tuple(f"{f.source_file} has no rows" for f in files if f.rows == 0),
+        files=readable,
+        failed=tuple(file for file in files if isinstance(file, FailedFile)),
+        warnings=(*warnings, *(f"{f.source_file} has no rows" for f in readable if f.rows == 0)),
         roots=tuple(dict.fromkeys(roots)),
     )
 
@@ -110,28 +113,6 @@ def input_gone(url: str) -> bool:
     except FileNotFoundError:
         return True
     return False
-
-
-def same_input(url: str, other: str) -> bool:
-    """Whether two URLs mean one file: alike but for credentials, or one file of this disk."""
-    if redact(url) == redact(other):
-        return True
-    if "://" in url or "://" in other:
-        return False
-    return os.path.realpath(url) == os.path.realpath(other)
-
-
-def partition_of(source_file: str) -> str:
-    """Return the hive partition that a source_file lies in: its key=value folders."""
-    return "/".join(part for part in source_file.split("/")[:-1] if _is_hive(part))
-
-
-def name_of(url: str, relative: str) -> tuple[str, str]:
-    """Return (source_file, partition) of an input file; relative: its name below the root."""
-    folders = url.partition("://")[2].split("/") if "://" in url else url.split("/")
-    first = next((i for i, part in enumerate(folders[:-1]) if _is_hive(part)), None)
-    source_file = relative if first is None else "/".join(folders[first:])
-    return source_file, partition_of(source_file)
 
 
 def read_footer(fs: fsspec.AbstractFileSystem, path: str) -> Footer:
@@ -199,7 +180,7 @@ def _expand(path: str, output: str | None) -> tuple[str, list[tuple[str, str]]]:
         url_of = _url_maker(path, inner, fs)
         if kind == "file":
             _check_apart(url_of(inner), False, output, shown)
-            return url_of(inner), [(url_of(inner), inner.rpartition("/")[2])]
+            return url_of(inner), [(url_of(inner), without_query(inner).rpartition("/")[2])]
         if kind == "directory":
             root, names = inner.rstrip("/"), _parquet_below(fs, inner)
         else:
@@ -267,34 +248,98 @@ def _check_apart(url: str, folder: bool, output: str | None, shown: str) -> None
         )
 
 
-def _check_distinct(named: dict[str, tuple[str, str]]) -> None:
-    urls: dict[str, str] = {}
-    for url, (source_file, _) in named.items():
-        other = urls.setdefault(source_file, url)
-        if other != url:
-            raise UsageError(
-                f"--input: {redact(other)} and {redact(url)} would both be source_file "
-                f"'{source_file}'; give the folder above both, or annotate them into two outputs"
-            )
+@dataclass(frozen=True)
+class _LookedAt:
+    """One file. keep: fields of its kept columns. lacks: the column that it has not."""
+
+    file: InputFile | FailedFile
+    keep: tuple[pa.Field, ...] = ()
+    lacks: str | None = None
 
 
 def _look_at(
     url: str, source_file: str, partition: str, columns: PostColumns, keep: Sequence[str]
-) -> InputFile | FailedFile:
+) -> _LookedAt:
+    def failed(error: str, lacks: str | None = None) -> _LookedAt:
+        texts = [as_text(name) for name in (redact(url), source_file, partition, error)]
+        return _LookedAt(FailedFile(*texts), lacks=lacks)
+
+    if not is_text(url):
+        return failed(f"{redact(url)}: the name is not UTF-8; rename the file")
+    names: Sequence[str] = ()
     try:
         fs, path = open_input(url)
         footer = read_footer(fs, path)
         schema = footer.metadata.schema.to_arrow_schema()
+        names = schema.names
         layout = check_posts_schema(schema, columns, keep, redact(url))
     except UsageError:
         raise
+    except SchemaError as error:
+        return failed(str(error), None if error.column in names else error.column)
     except DRFError as error:
-        return FailedFile(redact(url), source_file, partition, str(error))
+        return failed(str(error))
     except Exception as error:
-        message = f"{redact(url)} cannot be read: {reason_of(error)}"
-        return FailedFile(redact(url), source_file, partition, message)
+        return failed(f"{redact(url)} cannot be read: {reason_of(error)}")
     groups = tuple(_row_groups(footer.metadata, layout.read))
-    return InputFile(url, source_file, partition, footer.identity, groups)
+    return _LookedAt(
+        InputFile(url, source_file, partition, footer.identity, groups), keep=layout.keep
+    )
+
+
+def _check_columns(
+    looked_at: Sequence[_LookedAt], columns: PostColumns, keep: Sequence[str]
+) -> None:
+    """Raise UsageError where every file lacks a column that the user named: it is misspelt."""
+    lacking = {one.lacks for one in looked_at}
+    if len(lacking) != 1:
+        return
+    (name,) = lacking
+    mapped = [role for role in ROLES if name == getattr(columns, role) != role]
+    if name is not None and (mapped or name in keep):
+        option = f"--column {mapped[0]}={name}" if mapped else f"--keep {name}"
+        error = next(one.file.error for one in looked_at if isinstance(one.file, FailedFile))
+        raise UsageError(f"{option}: no input file has that column: {error}")
+
+
+def _of_one_type(looked_at: Sequence[_LookedAt]) -> list[InputFile | FailedFile]:
+    """Return the files; those whose kept columns are not of the first file's types failed.
+
+    Nobody reads an output whose parts disagree. A column that is all null in a file has no
+    Nobody reads an output whose parts disagree. An all-null column without a type sets none.
+    """
+    first: dict[str, tuple[pa.DataType, str]] = {}
+    for one in looked_at:
+        for field in one.keep:
+            if not pa.types.is_null(field.type):
+                first.setdefault(field.name, (_plain(field.type), one.file.source_file))
+    files: list[InputFile | FailedFile] = []
+    for one in looked_at:
+        file = one.file
+        for field in one.keep:
+            expected, where = first.get(field.name, (field.type, ""))
+            if isinstance(file, InputFile) and _plain(field.type) != expected:
+                error = SchemaError(
+                    redact(file.path),
+                    field.name,
+                    str(field.type),
+                    f"{expected} as in {where}",
+                    "write the kept column with one type in all files",
+                )
+                file = FailedFile(redact(file.path), file.source_file, file.partition, str(error))
+        files.append(file)
+    return files
+
+
+def _plain(type_: pa.DataType) -> pa.DataType:
+    """Return the type without what Parquet does not tell apart."""
+    if pa.types.is_dictionary(type_):
+        type_ = type_.value_type
+    if pa.types.is_large_string(type_) or type_ == pa.string_view():
+        return pa.string()
+    if pa.types.is_large_binary(type_) or type_ == pa.binary_view():
+        return pa.binary()
+    return type_
 
 
 def _row_groups(metadata: pq.FileMetaData, columns: Sequence[str]) -> Iterable[RowGroup]:
@@ -309,8 +354,3 @@ def _row_groups(metadata: pq.FileMetaData, columns: Sequence[str]) -> Iterable[R
             if f"{leaf.path_in_schema}.".startswith(prefixes)
         )
         yield RowGroup(group.num_rows, size)
-
-
-def _is_hive(part: str) -> bool:
-    key, equals, value = part.partition("=")
-    return bool(key and equals and value)

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from pipelines import layout
-from pipelines.inputs import input_gone, partition_of, same_input
+from pipelines.input_names import partition_of, same_input
+from pipelines.inputs import input_gone
 from pipelines.ledger import Ledger, LedgerFile, ShardEntry, UnpublishedFile, read_ledger
 from pipelines.plan import FailedFile, Plan, Shard
 from pipelines.store import Store, redact

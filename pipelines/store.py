@@ -347,16 +347,25 @@ def list_sizes(fs: fsspec.AbstractFileSystem, folder: str, recursive: bool) -> d
     found: dict[str, int] = {}
     prefix = folder.rstrip("/") + "/"
     if isinstance(fs, LocalFileSystem):
-        pending = [folder]
+        # Each with the folders, as they really are, that links on the way to it led to.
+        pending: list[tuple[str, tuple[str, ...]]] = [(folder, ())]
         while pending:
+            path, entered = pending.pop()
             try:
-                entries = list(os.scandir(pending.pop()))
+                entries = list(os.scandir(path))
             except (FileNotFoundError, NotADirectoryError):
                 continue
             for entry in entries:
                 if entry.is_dir():
+                    way = entered
+                    if recursive and entry.is_symlink():
+                        target = os.path.realpath(entry.path)
+                        here = os.path.realpath(path)
+                        if target in entered or f"{here}/".startswith(f"{target}/"):
+                            continue  # It leads back to where it was found.
+                        way = (*entered, target)
                     if recursive:
-                        pending.append(entry.path)
+                        pending.append((entry.path, way))
                     continue
                 try:
                     size = entry.stat().st_size

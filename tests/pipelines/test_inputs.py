@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipelines.input_names import name_of
 from pipelines.inputs import input_gone, input_identity, list_inputs, open_input, read_footer
 from pipelines.plan import RowGroup
 from schemas.errors import UsageError
@@ -39,6 +41,9 @@ def nights(tmp_path: Path) -> Path:
 
 
 BOTH = ["dt=2026-11-17/part-00000.parquet", "dt=2026-11-18/part-00000.parquet"]
+
+
+TYPES = {"post_id": pa.string(), "text": pa.string(), "image": pa.binary()}
 
 
 class TestPaths:
@@ -159,6 +164,88 @@ class TestNames:
             names(tmp_path / "one", tmp_path / "two")
         assert str(one) in str(fault.value)
         assert str(two) in str(fault.value)
+
+    @pytest.mark.parametrize(
+        ("url", "relative", "name"),
+        [
+            ("s3://AKIA:sec=ret@bucket/x.parquet", "x.parquet", ("x.parquet", "")),
+            ("s3://b=1/dt=1/x.parquet", "x.parquet", ("dt=1/x.parquet", "dt=1")),
+            ("https://h/dt=1/x.parquet?sig=a/b=c/d", "x", ("dt=1/x.parquet", "dt=1")),
+            ("https://h/x.parquet?sig=s3cret", "https://h/x.parquet?sig=1", None),
+            ("s3://bucket/a?b.parquet", "a?b.parquet", ("a?b.parquet", "")),
+        ],
+    )
+    def test_hold_no_host_and_no_credentials(
+        self, url: str, relative: str, name: tuple[str, str] | None
+    ) -> None:
+        assert name_of(url, relative) == (name or ("https://h/x.parquet", ""))
+
+    @pytest.mark.parametrize("key", ["label", "Source_File", "reason", "lang"])
+    def test_a_hive_key_called_like_a_column_is_refused(self, tmp_path: Path, key: str) -> None:
+        write_posts(tmp_path / f"{key}=gold" / "a.parquet", make_posts(1))
+        with pytest.raises(UsageError, match=f"{key}=gold"):
+            names(tmp_path, keep=["LANG"])
+
+    def test_that_are_not_utf8_fail_the_file_alone(self, nights: Path) -> None:
+        os.rename(nights / BOTH[0], os.fsencode(nights / "dt=2026-11-17") + b"/caf\xe9.parquet")
+        (error,) = errors(nights)
+        assert r"caf\xe9.parquet: the name is not UTF-8" in error
+        assert names(nights) == BOTH[1:]
+
+
+class TestLinks:
+    def test_to_a_file_that_is_named_too_are_left_out(self, nights: Path) -> None:
+        (nights / "latest").symlink_to(nights / "dt=2026-11-18")
+        (nights / "dt=2026-11-17" / "a.parquet").symlink_to(nights / BOTH[0])
+        listing = list_inputs([str(nights)])
+        assert [file.source_file for file in listing.files] == BOTH
+        assert len(listing.warnings) == 2
+        assert any("latest/part-00000.parquet is the same file as" in w for w in listing.warnings)
+
+    def test_alone_are_followed(self, nights: Path) -> None:
+        (nights.parent / "latest").symlink_to(nights / "dt=2026-11-18")
+        assert names(nights.parent / "latest") == ["part-00000.parquet"]
+
+    def test_that_lead_back_are_followed_once(self, nights: Path) -> None:
+        (nights / "dt=2026-11-17" / "up").symlink_to(nights)
+        (nights / "one").mkdir()
+        (nights / "two").mkdir()
+        (nights / "one" / "x").symlink_to(nights / "two")
+        (nights / "two" / "y").symlink_to(nights / "one")
+        assert names(nights) == BOTH
+        assert list_inputs([str(nights)]).warnings == ()
+
+
+class TestColumnsNamedByTheUser:
+    @pytest.mark.parametrize(
+        ("options", "says"),
+        [
+            ({"keep": ["langauge"]}, "--keep langauge: no input file has that column"),
+            ({"columns": PostColumns(text="BODY")}, "--column text=BODY: no input file has"),
+        ],
+    )
+    def test_that_no_file_has_are_refused(
+        self, nights: Path, options: dict[str, Any], says: str
+    ) -> None:
+        with pytest.raises(UsageError, match=says):
+            names(nights, **options)
+
+    def test_that_a_file_lacks_fail_the_file_alone(self, nights: Path) -> None:
+        posts = [{**post, "lang": "en"} for post in make_posts(2)]
+        write_posts(nights / BOTH[0], posts, types={**TYPES, "lang": pa.string()})
+        assert names(nights, keep=["lang"]) == BOTH[:1]
+        assert len(errors(nights, keep=["lang"])) == 1
+
+    def test_of_another_type_than_the_first_files_fail_the_file_alone(self, tmp_path: Path) -> None:
+        types = [pa.null(), pa.dictionary(pa.int32(), pa.string()), pa.large_string(), pa.int64()]
+        for number, type_ in enumerate(types):
+            values = {"lang": 1 if type_ == pa.int64() else None}
+            posts = [{**post, **values} for post in make_posts(1)]
+            write_posts(tmp_path / f"{number}.parquet", posts, types={**TYPES, "lang": type_})
+        assert names(tmp_path, keep=["lang"]) == ["1.parquet", "2.parquet"]
+        failed = errors(tmp_path, keep=["lang"])
+        assert len(failed) == 2
+        assert "3.parquet: column 'lang': found int64, expected string as in 1.parquet" in failed[1]
 
 
 class TestFooters:
