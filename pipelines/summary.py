@@ -45,8 +45,7 @@ def closing_error(manifest: Manifest) -> str | None:
     """One line that says why the exit code is not 0, None where it is."""
     if manifest.exit_code == 0:
         return None
-    lines = [f"{file.source_file}: {file.error}" for file in manifest.files if file.error]
-    lines = lines or [line for line in manifest.warnings if line.startswith("partition ")]
+    lines = _reasons(manifest)
     return first_of(lines or [f"the run ended as {manifest.status}"], "in the manifest")
 
 
@@ -56,10 +55,25 @@ def first_of(lines: Sequence[str], where: str) -> str:
     return f"{lines[0]} (and {more} more, {where})" if more else lines[0]
 
 
+def _reasons(manifest: Manifest) -> list[str]:
+    """Why files failed, else why partitions are not complete."""
+    return _errors(manifest) or [
+        line for line in manifest.warnings if line.startswith("partition ")
+    ]
+
+
+def _errors(manifest: Manifest) -> list[str]:
+    """Each file's error, with its name unless it says that itself."""
+    found = ((file.source_file, file.error) for file in manifest.files if file.error)
+    return [error if name in error else f"{name}: {error}" for name, error in found]
+
+
 def _headline(manifest: Manifest) -> str:
     totals = manifest.totals
     files = f"{totals.files:,} file{'' if totals.files == 1 else 's'}"
     done = f"{totals.annotations:,} of {totals.rows:,} posts annotated, in {files}"
+    if manifest.files and not totals.files:
+        done = "no file is published"
     if not manifest.computed_rows:
         return f"{done}; nothing was left to compute ({manifest.seconds:.1f} s)"
     rate = manifest.computed_rows / max(manifest.seconds, 1e-9)
@@ -76,13 +90,20 @@ def _troubles(manifest: Manifest) -> list[str]:
             lines += _row(
                 status.replace("_", " "), f"partition {partition or '(the whole output)'}"
             )
-    errors = [f"{file.source_file}: {file.error}" for file in manifest.files if file.error]
-    lines += _list("failed file", errors)
+    lines += _list("failed file", _errors(manifest))
     pruned = set(manifest.pruned)
     lines += _list("orphan", [name for name in manifest.orphans if name not in pruned])
     lines += _list("pruned", manifest.pruned)
-    lines += _list("warning", manifest.warnings)
+    lines += _list("warning", _warnings(manifest))
     return ["", *lines] if lines else []
+
+
+def _warnings(manifest: Manifest) -> list[str]:
+    """The warnings, less what the closing error or a file's error says already."""
+    told = [file.error for file in manifest.files if file.error]
+    if manifest.exit_code:
+        told += _reasons(manifest)[:1]
+    return [line for line in manifest.warnings if not any(reason in line for reason in told)]
 
 
 def _list(name: str, items: list[str]) -> list[str]:

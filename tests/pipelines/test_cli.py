@@ -16,7 +16,7 @@ from pipelines import layout
 from pipelines.cli import main
 from pipelines.plan import Plan
 from pipelines.runners import as_one_line
-from tests.data.corpora import make_posts, write_nights, write_posts
+from tests.data.corpora import damage_page, make_posts, write_nights, write_posts
 from tests.pipelines.running import Output, Run, annotate_arguments
 
 Drf = Callable[..., Run]
@@ -25,6 +25,10 @@ Drf = Callable[..., Run]
 @pytest.fixture
 def posts(tmp_path: Path) -> Path:
     return write_posts(tmp_path / "in" / "posts.parquet", make_posts(3))
+
+
+def write_nothing_usable(path: Path) -> None:
+    write_posts(path, [{"post_id": "lost", "text": None, "image": None}])
 
 
 def usage_error(run: Run) -> str:
@@ -251,6 +255,34 @@ def test_the_summary_is_for_a_person(
     ):
         assert words in run.out
     assert run.err == ""
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason", "code"),
+    [(damage_page, "rows 0 to 2", 4), (write_nothing_usable, "held back", 3)],
+)
+def test_what_went_wrong_is_named_once_and_explained_once(
+    drf: Drf,
+    posts: Path,
+    tiny_checkpoint: Path,
+    output: Output,
+    damage: Callable[[Path], object],
+    reason: str,
+    code: int,
+) -> None:
+    damage(posts)
+    given = [a for a in annotate_arguments(posts, output, tiny_checkpoint) if a != "--json"]
+
+    run = drf(*given)
+
+    assert run.code == code
+    assert run.out.startswith("no file is published; ")
+    [line] = run.err.splitlines()
+    assert reason in line
+    assert line.count("posts.parquet") == (code == 4)
+    assert "warning" not in run.out
+    for row in run.out.splitlines():
+        assert row.count("posts.parquet") <= 1
 
 
 def test_sample_writes_posts_that_annotate_takes(
