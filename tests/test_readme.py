@@ -15,7 +15,9 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+    """The fenced blocks of one language, "" for those that name none."""
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+    return [body for name, body in found if name == language]
 
 
 def run(program: list[str], folder: Path) -> str:
@@ -49,6 +51,20 @@ def test_the_query_reads_the_annotations(annotated: Path, monkeypatch: pytest.Mo
     assert {str(row[0]) for row in rows} == {p.name[3:] for p in annotated.glob("posts/dt=*")}
 
 
+def test_the_rows_shown_are_those_that_come_out(annotated: Path) -> None:
+    [example] = [block for block in blocks("python") if "import pandas" in block]
+    (annotated / "show.py").write_text(example)
+    printed = run([sys.executable, "show.py"], annotated)
+    [shown] = [block for block in blocks("") if block.lstrip().startswith("label  confidence")]
+    for text in (printed, shown):
+        assert "n1-17" in text
+    labels_and_states = [
+        [word for word in text.split() if not re.fullmatch(r"[0-9.]+", word)]
+        for text in (printed, shown)
+    ]
+    assert labels_and_states[0] == labels_and_states[1]
+
+
 def test_the_beam_example_runs(tmp_path: Path) -> None:
     [example] = [block for block in blocks("python") if "AnnotatePosts" in block]
     (tmp_path / "example.py").write_text(example)
@@ -58,8 +74,8 @@ def test_the_beam_example_runs(tmp_path: Path) -> None:
 
 
 def test_every_option_that_the_readme_names_exists() -> None:
-    named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", " ".join(blocks("bash"))))
-    named |= set(re.findall(r"`(--[a-z][a-z-]+)", README))
+    named = set(re.findall(r"(?<![\w-])--[a-z][a-z_-]+", " ".join(blocks("bash"))))
+    named |= set(re.findall(r"`(--[a-z][a-z_-]+)", README))
     help_texts = ""
     for command in ("annotate", "train"):
         result = subprocess.run(
