@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from pipelines.deciding import Decision, FileResult, decide
 from pipelines.intents import Intent, PublishError, carry_out, declare, replay_intent
-from pipelines.ledger import Ledger, sum_counts
+from pipelines.ledger import Ledger, UnpublishedFile, sum_counts
 from pipelines.locking import Lock, partition_lock
 from pipelines.partitions import PartitionState, PartitionTask, read_partition
 from pipelines.plan import JobOptions
@@ -109,7 +109,7 @@ def _too_many_dead_letters(ledger: Ledger, most: float) -> str | None:
     return (
         f"held back: {dead:,} of {rows:,} posts are dead letters ({dead / rows:.1%}: {reasons}), "
         f"more than --max-dead-letter-share {most:g}; look at the input, or run again with a "
-        "higher share (nothing is annotated twice)"
+        "higher share (within 7 days nothing is annotated twice)"
     )
 
 
@@ -121,9 +121,7 @@ def _status(wanted: Decision, changed: bool) -> tuple[str, str | None]:
             name in wanted.problems and wanted.problems[name].status == "incomplete"
             for name in unpublished
         )
-        first = next(iter(unpublished.values())).error
-        more = f" (and {len(unpublished) - 1} more files)" if len(unpublished) > 1 else ""
-        return "incomplete" if incomplete else "failed", f"no _SUCCESS: {first}{more}"
+        return "incomplete" if incomplete else "failed", why_unpublished(unpublished)
     if wanted.strangers:
         return "incomplete", (
             f"no _SUCCESS: {len(wanted.strangers)} parts are of input files that its ledger does "
@@ -135,6 +133,13 @@ def _status(wanted: Decision, changed: bool) -> tuple[str, str | None]:
             "run again with that input"
         )
     return "published" if changed else "up_to_date", None
+
+
+def why_unpublished(unpublished: Mapping[str, UnpublishedFile]) -> str:
+    """Return why a partition is not complete. unpublished: of its ledger, not empty."""
+    first = next(iter(unpublished.values())).error
+    more = f" (and {len(unpublished) - 1} more files)" if len(unpublished) > 1 else ""
+    return f"no _SUCCESS: {first}{more}"
 
 
 def _known_problems(task: PartitionTask, failures: Mapping[str, str]) -> dict[str, FileResult]:

@@ -12,14 +12,16 @@ from typing import Any
 from pipelines import layout
 from pipelines.deciding import FileResult
 from pipelines.ledger import Ledger, LedgerFile, read_ledger, sum_counts
-from pipelines.partitions import PartitionTask, partition_tasks
+from pipelines.partitions import FileTask, PartitionTask, partition_tasks
 from pipelines.plan import Plan
-from pipelines.publishing import PartitionResult
+from pipelines.publishing import PartitionResult, why_unpublished
 from pipelines.store import OutputError, open_store, redact
 from schemas.manifest import FileCounts, Manifest, Totals, from_json, to_json
 
 # Of the packages whose version may matter to the rows.
 _PACKAGES = ("apache-beam", "torch", "transformers", "pyarrow", "pillow", "fsspec")
+
+_PUBLISHED = ("published", "up_to_date")
 
 _DONE, _FAILED, _HELD_BACK, _FAILED_FILES = 0, 1, 3, 4
 _STATUSES = {
@@ -52,16 +54,18 @@ def build_manifest(
     files: list[FileCounts] = []
     partitions: dict[str, str] = {}
     ledgers: list[Ledger] = []
+    messages: list[str] = []
     for partition, task in partition_tasks(plan).items():
         ledger = read_ledger(store, partition)
         ledgers += [ledger] if ledger else []
         result = results.get(partition) or _settled(task, ledger)
         partitions[partition] = result.status
-        rows = {file.source_file: file.rows for file in task.files}
+        if result.message:
+            messages.append(f"partition {partition or '(none)'}: {result.message}")
+        planned_files = {file.source_file: file for file in task.files}
         for name, outcome in sorted(result.files.items()):
             held = ledger.files.get(name) if ledger else None
-            files.append(_file_counts(name, partition, rows.get(name, 0), held, outcome))
-    messages = [f"partition {r.partition or '(none)'}: {r.message}" for r in _with_message(results)]
+            files.append(_file_counts(name, partition, planned_files.get(name), held, outcome))
     planned = sum(unit.rows for unit in plan.units)
     readable = sum(file.rows for file in plan.files)
     exit_code = _exit_code(files, partitions)
@@ -120,27 +124,37 @@ def _settled(task: PartitionTask, ledger: Ledger | None) -> PartitionResult:
     """Return the result of a partition that publishing had nothing to do for."""
     files = {file.source_file: FileResult("up_to_date") for file in task.files}
     files |= {file.source_file: FileResult("failed", file.error) for file in task.failed}
-    failed = task.failed or (ledger and ledger.unpublished)
-    return PartitionResult(task.partition, "failed" if failed else "up_to_date", files)
+    unpublished = ledger.unpublished if ledger else {}
+    status = "failed" if task.failed or unpublished else "up_to_date"
+    message = why_unpublished(unpublished) if unpublished else None
+    return PartitionResult(task.partition, status, files, message=message)
 
 
 def _file_counts(
-    name: str, partition: str, rows: int, held: LedgerFile | None, result: FileResult
+    name: str,
+    partition: str,
+    planned: FileTask | None,
+    held: LedgerFile | None,
+    result: FileResult,
 ) -> FileCounts:
+    earlier = held is not None and result.status not in _PUBLISHED
+    rows = planned.rows if planned else 0
     return FileCounts(
         source_file=name,
         partition=partition,
-        rows=rows,
+        rows=held.rows if held and not planned else rows,
         annotations=held.annotations if held else 0,
         dead_letters=held.dead_letters if held else 0,
         parts=[shard.name for shard in held.shards] if held else [],
         status=result.status,
         error=result.error,
+        identity=planned.identity if planned else None,
+        earlier=earlier,
     )
 
 
 def _totals(files: Iterable[FileCounts], ledgers: Iterable[Ledger]) -> Totals:
-    published = {f.source_file: f for f in files if f.status in ("published", "up_to_date")}
+    published = {f.source_file: f for f in files if f.status in _PUBLISHED}
     counts = sum_counts(
         shard.counts
         for ledger in ledgers
@@ -154,7 +168,7 @@ def _totals(files: Iterable[FileCounts], ledgers: Iterable[Ledger]) -> Totals:
         annotations=sum(file.annotations for file in published.values()),
         dead_letters=sum(file.dead_letters for file in published.values()),
         failed_files=sum(file.status == "failed" for file in files),
-        duplicate_ids=sum(ledger.duplicate_ids for ledger in ledgers),
+        duplicate_ids=sum(one.duplicate_ids for one in ledgers if one.files.keys() & published),
         labels=counts.labels,
         states=counts.states,
         reasons=counts.reasons,
@@ -168,10 +182,6 @@ def _exit_code(files: Iterable[FileCounts], partitions: Mapping[str, str]) -> in
     if any(file.status == "failed" for file in files):
         return _FAILED_FILES
     return _HELD_BACK if "held_back" in partitions.values() else _DONE
-
-
-def _with_message(results: Mapping[str, PartitionResult]) -> list[PartitionResult]:
-    return [result for result in results.values() if result.message]
 
 
 def _options(plan: Plan) -> dict[str, Any]:

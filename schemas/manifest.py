@@ -23,6 +23,10 @@ class FileCounts:
 
     parts: names of the parts, the same below annotations/ and dead_letters/.
     error: one line where status is failed.
+    identity: of the content that was planned (checksum, etag, or size, time and footer hash);
+        null where the file could not be read.
+    earlier: annotations, dead_letters and parts are those of an earlier content, which stay as
+        this one is not published; so are rows where the file could not be read.
     """
 
     source_file: str
@@ -33,6 +37,8 @@ class FileCounts:
     parts: list[str]
     status: str
     error: str | None = None
+    identity: str | None = None
+    earlier: bool = False
 
 
 @dataclass(frozen=True)
@@ -41,7 +47,8 @@ class Totals:
 
     labels: annotations by label. states: annotations by modality, then state.
     reasons: annotations by modality, then reason. dead_letter_reasons: dead letters by reason.
-    duplicate_ids: posts whose id had already occurred in the same partition.
+    duplicate_ids: in the whole partitions of those files, files of other runs included, posts
+        whose id had already occurred in the same partition.
     """
 
     files: int = 0

@@ -10,6 +10,7 @@ from pipelines.partitions import partition_tasks
 from pipelines.publishing import publish_partition
 from pipelines.reporting import build_manifest, read_manifest, write_manifest
 from pipelines.store import open_store
+from schemas.errors import UsageError
 from schemas.manifest import Manifest
 from tests.data.corpora import damage_footer, make_posts, write_nights, write_posts
 from tests.pipelines.stand_in import annotate, annotate_shard, plan_run, publish, run_job
@@ -77,13 +78,56 @@ def test_a_failed_file_counts_nowhere_and_shows_the_parts_that_stay(
     run_job(tmp_path / "out", corpus)
     damage_footer(corpus / FIRST)
     manifest, _ = run_job(tmp_path / "out", corpus)
-    assert files(manifest)[FIRST] == (0, 9, 1, 3, "failed")
+    assert files(manifest)[FIRST] == (10, 9, 1, 3, "failed")
+    assert {file.source_file: file.earlier for file in manifest.files} == {
+        FIRST: True,
+        SECOND: False,
+    }
     assert manifest.totals.rows == manifest.totals.annotations == 5
     assert manifest.totals.failed_files == 1
     assert manifest.failed_files == [FIRST]
     assert (manifest.status, manifest.exit_code) == ("failed_files", 4)
     (error,) = [file.error for file in manifest.files if file.error]
     assert "corrupt Parquet footer" in error
+
+
+def test_it_names_the_content_that_was_read(corpus: Path, tmp_path: Path) -> None:
+    plan = plan_run(tmp_path / "out", corpus)
+    damage_footer(corpus / FIRST)
+    manifest, _ = run_job(tmp_path / "out", corpus)
+    identities = {file.source_file: file.identity for file in manifest.files}
+    assert identities == {FIRST: None, SECOND: plan.files[1].identity}
+
+
+def test_a_partition_that_an_earlier_run_left_incomplete_says_why(
+    corpus: Path, tmp_path: Path
+) -> None:
+    write_posts(corpus / "dt=2026-11-17" / "b.parquet", make_posts(2))
+    damage_footer(corpus / FIRST)
+    run_job(tmp_path / "out", corpus)
+    manifest, computed = run_job(tmp_path / "out", corpus / "dt=2026-11-17" / "b.parquet")
+    assert not computed
+    assert manifest.partitions == {"dt=2026-11-17": "failed"}
+    (warning,) = manifest.warnings
+    assert warning.startswith("partition dt=2026-11-17: no _SUCCESS: ")
+    assert "corrupt Parquet footer" in warning
+
+
+def test_duplicates_of_other_files_are_not_told_of_a_file_that_failed(
+    corpus: Path, tmp_path: Path
+) -> None:
+    run_job(tmp_path / "out", corpus)
+    bad = write_posts(corpus / "dt=2026-11-17" / "b.parquet", make_posts(2))
+    damage_footer(bad)
+    manifest, _ = run_job(tmp_path / "out", bad)
+    assert manifest.totals.duplicate_ids == 0
+
+
+def test_a_run_does_not_take_the_name_of_another(corpus: Path, tmp_path: Path) -> None:
+    manifest, _ = run_job(tmp_path / "out", corpus)
+    write_manifest(str(tmp_path / "out"), manifest)
+    with pytest.raises(UsageError, match="--run-id test-run"):
+        plan_run(tmp_path / "out", corpus)
 
 
 def test_a_file_that_a_worker_gave_up_counts_as_failed(corpus: Path, tmp_path: Path) -> None:
