@@ -69,10 +69,12 @@ def list_inputs(
     was mapped or is kept, or input and output lie in each other.
     """
     listed: dict[str, tuple[str, str]] = {}
-    roots = []
+    roots: list[str] = []
+    left_out: set[str] = set()
     for path in paths:
-        root, found = _expand(path, output)
+        root, found, hidden = _expand(path, output)
         roots.append(root)
+        left_out.update(hidden)
         for url, name in found:
             listed.setdefault(url, name_of(url, name))
     named, warnings = once_each(listed)
@@ -84,7 +86,11 @@ def list_inputs(
     return InputListing(
         files=readable,
         failed=tuple(file for file in files if isinstance(file, FailedFile)),
-        warnings=(*warnings, *(f"{f.source_file} has no rows" for f in readable if f.rows == 0)),
+        warnings=(
+            *warnings,
+            *(f"{f.source_file} has no rows" for f in readable if f.rows == 0),
+            *(f"{f} is left out: its name begins with '{f[0]}'" for f in sorted(left_out)),
+        ),
         roots=tuple(dict.fromkeys(roots)),
     )
 
@@ -165,8 +171,8 @@ def _identity(fs: fsspec.AbstractFileSystem, path: str, info: dict[str, Any], fo
     return f"size:{info['size']}:modified:{modified}:footer:{hashlib.sha256(footer).hexdigest()}"
 
 
-def _expand(path: str, output: str | None) -> tuple[str, list[tuple[str, str]]]:
-    """Return (root, [(URL, name relative to the root's folder)]) of one input path."""
+def _expand(path: str, output: str | None) -> tuple[str, list[tuple[str, str]], set[str]]:
+    """Return root, [(URL, name relative to the root's folder)] and hidden partitions of a path."""
     shown = redact(path)
     try:
         fs, inner = open_input(path)
@@ -180,16 +186,17 @@ def _expand(path: str, output: str | None) -> tuple[str, list[tuple[str, str]]]:
         url_of = _url_maker(path, inner, fs)
         if kind == "file":
             _check_apart(url_of(inner), False, output, shown)
-            return url_of(inner), [(url_of(inner), without_query(inner).rpartition("/")[2])]
+            return url_of(inner), [(url_of(inner), without_query(inner).rpartition("/")[2])], set()
         if kind == "directory":
-            root, names = inner.rstrip("/"), _parquet_below(fs, inner)
+            root, below = inner.rstrip("/"), _parquet_below(fs, inner)
         else:
             root = inner[: _MAGIC.search(inner).start()].rpartition("/")[0]  # type: ignore[union-attr]
-            names = _matches(fs, inner, root)
+            below = _matches(fs, inner, root)
     except DRFError:
         raise
     except Exception as error:
         raise UsageError(f"--input {shown}: cannot be listed: {reason_of(error)}") from error
+    names = [name for name in below if not _hidden(name)]
     if not names:
         what = "the folder holds no *.parquet file" if kind == "directory" else "matches no file"
         raise UsageError(f"--input {shown}: {what}")
@@ -197,12 +204,14 @@ def _expand(path: str, output: str | None) -> tuple[str, list[tuple[str, str]]]:
     found = [(url_of(f"{root}/{name}"), name) for name in names]
     for url, _ in found:
         _check_apart(url, False, output, shown)
-    return url_of(root), found
+    # Nobody misses what a writer left behind (_temporary), but a partition may have been meant.
+    folders = {part for name in below for part in name.split("/")[:-1]}
+    return url_of(root), found, {part for part in folders if "=" in part and _hidden(part)}
 
 
 def _parquet_below(fs: fsspec.AbstractFileSystem, folder: str) -> list[str]:
     names = list_sizes(fs, folder, recursive=True)
-    return [name for name in names if name.endswith(".parquet") and not _hidden(name)]
+    return [name for name in names if name.endswith(".parquet")]
 
 
 def _matches(fs: fsspec.AbstractFileSystem, pattern: str, root: str) -> list[str]:
@@ -213,7 +222,7 @@ def _matches(fs: fsspec.AbstractFileSystem, pattern: str, root: str) -> list[str
             names.update(f"{name.rstrip('/')}/{below}" for below in _parquet_below(fs, path))
         else:
             names.add(name)
-    return sorted(name for name in names if not _hidden(name))
+    return sorted(names)
 
 
 def _hidden(name: str) -> bool:

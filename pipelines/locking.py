@@ -17,10 +17,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pipelines import layout
+from pipelines.messages import complain
 from pipelines.store import OutputError, Store, to_json
 
 LEASE_SECONDS = 120.0
 WAIT_SECONDS = 900.0
+SILENT_SECONDS = 2.0
 
 
 class LockError(OutputError):
@@ -40,12 +42,12 @@ def partition_lock(
 ) -> Iterator[Lock]:
     """Hold the lock of a partition; raise LockError where others hold it all the time."""
     lock = _kernel_lock if store.local else _lease_lock
-    with lock(store, partition, time.monotonic() + wait_seconds) as held:
+    with lock(store, partition, _Patience(partition, wait_seconds)) as held:
         yield held
 
 
 @contextlib.contextmanager
-def _kernel_lock(store: Store, partition: str, deadline: float) -> Iterator[Lock]:
+def _kernel_lock(store: Store, partition: str, patience: _Patience) -> Iterator[Lock]:
     import fcntl
 
     path = store.full(f"{layout.LOCKS}/{layout.quoted(partition)}.lock")
@@ -66,7 +68,7 @@ def _kernel_lock(store: Store, partition: str, deadline: float) -> Iterator[Lock
             os.close(descriptor)
             raise LockError(f"cannot lock {path}: {error.strerror}") from error
         os.close(descriptor)
-        _wait(partition, deadline, 0.05)
+        patience.wait(0.05)
     try:
         yield Lock()
     finally:
@@ -89,12 +91,12 @@ class _Lease:
 
 
 @contextlib.contextmanager
-def _lease_lock(store: Store, partition: str, deadline: float) -> Iterator[Lock]:
+def _lease_lock(store: Store, partition: str, patience: _Patience) -> Iterator[Lock]:
     lock = None
     while lock is None:
         lock = _LeaseLock.take(store, partition)
         if lock is None:
-            _wait(partition, deadline, 0.5)
+            patience.wait(0.5)
     try:
         yield lock
     finally:
@@ -164,10 +166,22 @@ def _epoch_name(partition: str, epoch: int) -> str:
     return f"{layout.LOCKS}/{layout.quoted(partition)}/{epoch:09d}.json"
 
 
-def _wait(partition: str, deadline: float, seconds: float) -> None:
-    if time.monotonic() > deadline:
-        raise LockError(
-            f"partition {partition or '(none)'}: another run keeps publishing it; "
-            "run again when that one is done"
-        )
-    time.sleep(seconds)
+class _Patience:
+    """Waits for another run, up to a limit; says so once, when it takes a while."""
+
+    def __init__(self, partition: str, seconds: float) -> None:
+        self._name = f"partition {partition or '(none)'}"
+        self._began = time.monotonic()
+        self._seconds = seconds
+        self._told = False
+
+    def wait(self, seconds: float) -> None:
+        waited = time.monotonic() - self._began
+        if waited > self._seconds:
+            raise LockError(
+                f"{self._name}: another run keeps publishing it; run again when that one is done"
+            )
+        if waited > SILENT_SECONDS and not self._told:
+            complain(f"{self._name}: another run publishes it; waiting up to {self._seconds:.0f} s")
+            self._told = True
+        time.sleep(seconds)

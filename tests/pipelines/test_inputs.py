@@ -57,6 +57,14 @@ class TestPaths:
         write_posts(nights / ".trash" / "a.parquet", make_posts(1))
         assert names(nights) == BOTH
 
+    def test_a_partition_that_is_left_out_is_told(self, nights: Path) -> None:
+        (nights / "dt=2026-11-18").rename(nights / "_dt=2026-11-18")
+        write_posts(nights / "_temporary" / "a.parquet", make_posts(1))
+        for given in (nights, nights / "*"):
+            listing = list_inputs([str(given)])
+            assert [file.source_file for file in listing.files] == BOTH[:1]
+            assert listing.warnings == ("_dt=2026-11-18 is left out: its name begins with '_'",)
+
     def test_a_file_may_have_any_name(self, tmp_path: Path) -> None:
         assert names(write_posts(tmp_path / "posts.pq", make_posts(1))) == ["posts.pq"]
 

@@ -36,6 +36,21 @@ class TestEveryStore:
         ):
             pass
 
+    def test_who_waits_long_says_so_once(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setattr(locking, "SILENT_SECONDS", 0.2)
+        for patience in (0.1, 1.2):
+            with (
+                partition_lock(store, "dt=1"),
+                pytest.raises(LockError),
+                partition_lock(store, "dt=1", wait_seconds=patience),
+            ):
+                pass
+
+        [line] = capsys.readouterr().err.splitlines()
+        assert line == "drf: partition dt=1: another run publishes it; waiting up to 1 s"
+
     def test_given_back_it_can_be_had_at_once(self, store: Store) -> None:
         for _ in range(3):
             with partition_lock(store, "dt=1", wait_seconds=0) as lock:
