@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,13 +37,15 @@ class InputListing:
     """What the input paths name.
 
     roots: per input path, the URL below which it looked: the folder itself, the folder
-    before a glob's first wildcard, or the file itself.
+    before a glob's first wildcard, or the file itself. kept: fields of the kept columns, by
+    source_file.
     """
 
     files: tuple[InputFile, ...]
     failed: tuple[FailedFile, ...]
     warnings: tuple[str, ...]
     roots: tuple[str, ...]
+    kept: Mapping[str, tuple[pa.Field, ...]]
 
 
 @dataclass(frozen=True)
@@ -72,26 +74,27 @@ def list_inputs(
     roots: list[str] = []
     left_out: set[str] = set()
     for path in paths:
-        root, found, hidden = _expand(path, output)
+        root, named_there, hidden = _expand(path, output)
         roots.append(root)
         left_out.update(hidden)
-        for url, name in found:
+        for url, name in named_there:
             listed.setdefault(url, name_of(url, name))
     named, warnings = once_each(listed)
     check_names(named, keep)
     looked_at = in_parallel(lambda url: _look_at(url, *named[url], columns, keep), named)
     _check_columns(looked_at, columns, keep)
-    files = _of_one_type(sorted(looked_at, key=lambda one: one.file.source_file))
-    readable = tuple(file for file in files if isinstance(file, InputFile))
+    looked_at.sort(key=lambda one: one.file.source_file)
+    readable = tuple(one.file for one in looked_at if isinstance(one.file, InputFile))
     return InputListing(
         files=readable,
-        failed=tuple(file for file in files if isinstance(file, FailedFile)),
+        failed=tuple(one.file for one in looked_at if isinstance(one.file, FailedFile)),
         warnings=(
             *warnings,
             *(f"{f.source_file} has no rows" for f in readable if f.rows == 0),
             *(f"{f} is left out: its name begins with '{f[0]}'" for f in sorted(left_out)),
         ),
         roots=tuple(dict.fromkeys(roots)),
+        kept={one.file.source_file: one.keep for one in looked_at},
     )
 
 
@@ -309,46 +312,6 @@ def _check_columns(
         option = f"--column {mapped[0]}={name}" if mapped else f"--keep {name}"
         error = next(one.file.error for one in looked_at if isinstance(one.file, FailedFile))
         raise UsageError(f"{option}: no input file has that column: {error}")
-
-
-def _of_one_type(looked_at: Sequence[_LookedAt]) -> list[InputFile | FailedFile]:
-    """Return the files; those whose kept columns are not of the first file's types failed.
-
-    Nobody reads an output whose parts disagree. A column that is all null in a file has no
-    Nobody reads an output whose parts disagree. An all-null column without a type sets none.
-    """
-    first: dict[str, tuple[pa.DataType, str]] = {}
-    for one in looked_at:
-        for field in one.keep:
-            if not pa.types.is_null(field.type):
-                first.setdefault(field.name, (_plain(field.type), one.file.source_file))
-    files: list[InputFile | FailedFile] = []
-    for one in looked_at:
-        file = one.file
-        for field in one.keep:
-            expected, where = first.get(field.name, (field.type, ""))
-            if isinstance(file, InputFile) and _plain(field.type) != expected:
-                error = SchemaError(
-                    redact(file.path),
-                    field.name,
-                    str(field.type),
-                    f"{expected} as in {where}",
-                    "write the kept column with one type in all files",
-                )
-                file = FailedFile(redact(file.path), file.source_file, file.partition, str(error))
-        files.append(file)
-    return files
-
-
-def _plain(type_: pa.DataType) -> pa.DataType:
-    """Return the type without what Parquet does not tell apart."""
-    if pa.types.is_dictionary(type_):
-        type_ = type_.value_type
-    if pa.types.is_large_string(type_) or type_ == pa.string_view():
-        return pa.string()
-    if pa.types.is_large_binary(type_) or type_ == pa.binary_view():
-        return pa.binary()
-    return type_
 
 
 def _row_groups(metadata: pq.FileMetaData, columns: Sequence[str]) -> Iterable[RowGroup]:

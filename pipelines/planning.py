@@ -14,9 +14,11 @@ from itertools import chain, islice
 
 from pipelines import layout
 from pipelines.inputs import InputListing, input_gone
+from pipelines.kept_types import Types, add_types, fail_other_types
 from pipelines.ledger import Counts, Ledger, read_ledger
 from pipelines.partitions import PartitionState, displaces, is_settled, partition_tasks
 from pipelines.plan import JobOptions, Plan, Shard
+from pipelines.proof import read_schema
 from pipelines.sharding import SHARD_BYTES, SHARD_ROWS, cut_shards, fill_units, in_generation
 from pipelines.staging import committed_keys, find_commit
 from pipelines.store import Store, in_parallel, open_store, reason_of, redact
@@ -53,6 +55,7 @@ def make_plan(
     output = _read_output(store)
     _check_labels(output, options)
     _check_displaced(listing, output)
+    listing = _fail_other_types(store, listing, output, options)
     cut = {f.source_file: cut_shards(f, options, shard_rows, shard_bytes) for f in listing.files}
     generations = iter(
         in_parallel(lambda shard: _choose(shard, store, output, set(retry)), chain(*cut.values()))
@@ -202,6 +205,34 @@ def _orphans(listing: InputListing, output: _Output, prune: bool) -> tuple[str, 
 def _below(path: str, root: str) -> bool:
     root = redact(root).rstrip("/")
     return path == root or path.startswith(root + "/")
+
+
+def _fail_other_types(
+    store: Store, listing: InputListing, output: _Output, options: JobOptions
+) -> InputListing:
+    """Return the listing, files failed whose kept columns are not of one type.
+
+    That is the published type, told by one part of a file that this run does not replace,
+    else the first file's.
+    """
+    if not options.rows.keep:
+        return listing
+    listed = {file.source_file for file in listing.files}
+    places = (
+        layout.in_partition(layout.ANNOTATIONS, partition, file.shards[0].name)
+        for partition, ledger in output.ledgers.items()
+        for source_file, file in ledger.files.items()
+        if source_file not in listed and output.partition(partition).holds(file.shards[0])
+    )
+    types: Types = {}
+    if (place := next(places, None)) is not None:
+        schema = read_schema(store, place)
+        add_types(types, (field for field in schema if field.name in options.rows.keep), place)
+    for file in listing.files:
+        add_types(types, listing.kept[file.source_file], file.source_file)
+    files, odd = fail_other_types(listing.files, listing.kept, types)
+    failed = tuple(sorted([*listing.failed, *odd], key=lambda file: file.source_file))
+    return dataclasses.replace(listing, files=files, failed=failed)
 
 
 def _check_labels(output: _Output, options: JobOptions) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import contextlib
+from collections.abc import Collection, Iterator, Mapping
 
 import numpy as np
 import pyarrow as pa
@@ -40,17 +41,29 @@ def count_duplicate_ids(store: Store, partition: str, names: Collection[str]) ->
     return int(np.count_nonzero(seen[1:] == seen[:-1]))
 
 
+def read_schema(store: Store, place: str) -> pa.Schema:
+    """Return a part's schema; raises OutputError where it cannot be read."""
+    with _explained(store, place), store.fs.open(store.full(place), "rb") as file:
+        return pq.read_schema(file)
+
+
 def _hash_ids(store: Store, place: str) -> np.ndarray:
     """Return a hash per post that has an id; it holds within this process."""
-    try:
+    with _explained(store, place):
         ids = _read(store, place, "post_id")[1].drop_null()
+    values = (hash(value) for chunk in ids.chunks for value in chunk.to_pylist())
+    return np.fromiter(values, np.int64, len(ids))
+
+
+@contextlib.contextmanager
+def _explained(store: Store, place: str) -> Iterator[None]:
+    try:
+        yield
     except (OSError, pa.ArrowException) as error:
         raise OutputError(
             f"{store.url}/{place} cannot be read: {reason_of(error)}; "
             "delete it, its posts are annotated again"
         ) from error
-    values = (hash(value) for chunk in ids.chunks for value in chunk.to_pylist())
-    return np.fromiter(values, np.int64, len(ids))
 
 
 def _fault(store: Store, partition: str, source_file: str, file: LedgerFile) -> str | None:

@@ -305,3 +305,28 @@ def _picture(post: dict[str, Any]) -> bytes | None:
     image = post["image"]
     # No bytes are no image.
     return (image["bytes"] if isinstance(image, dict) else image) or None
+
+
+def test_a_file_whose_kept_column_has_another_type_than_the_published_one_fails(
+    tmp_path: Path, annotate: Annotate, output: Output
+) -> None:
+    types = {"post_id": pa.string(), "text": pa.string(), "image": pa.binary()}
+
+    def write(night: int, value: Any, type_: pa.DataType) -> Path:
+        posts = [{**post, "lang": value} for post in make_posts(2)]
+        path = tmp_path / "in" / f"dt={night}" / "a.parquet"
+        return write_posts(path, posts, types={**types, "lang": type_})
+
+    assert annotate(write(1, 7, pa.int64()), "--keep", "lang").code == 0
+    write(2, "en", pa.string())
+    write(3, 8, pa.int64())
+
+    run = annotate(tmp_path / "in" / "dt=[23]" / "*", "--keep", "lang")
+
+    assert run.code == 4
+    [error] = [file["error"] for file in run.manifest["files"] if file["error"]]
+    assert "column 'lang': found string, expected int64 as in annotations/dt=1/part-" in error
+    assert output.duckdb("select lang, count(*) from annotations group by 1 order by 1") == [
+        (7, 2),
+        (8, 2),
+    ]

@@ -244,17 +244,6 @@ class TestColumnsNamedByTheUser:
         assert names(nights, keep=["lang"]) == BOTH[:1]
         assert len(errors(nights, keep=["lang"])) == 1
 
-    def test_of_another_type_than_the_first_files_fail_the_file_alone(self, tmp_path: Path) -> None:
-        types = [pa.null(), pa.dictionary(pa.int32(), pa.string()), pa.large_string(), pa.int64()]
-        for number, type_ in enumerate(types):
-            values = {"lang": 1 if type_ == pa.int64() else None}
-            posts = [{**post, **values} for post in make_posts(1)]
-            write_posts(tmp_path / f"{number}.parquet", posts, types={**TYPES, "lang": type_})
-        assert names(tmp_path, keep=["lang"]) == ["1.parquet", "2.parquet"]
-        failed = errors(tmp_path, keep=["lang"])
-        assert len(failed) == 2
-        assert "3.parquet: column 'lang': found int64, expected string as in 1.parquet" in failed[1]
-
 
 class TestFooters:
     def test_tell_rows_and_the_bytes_of_the_columns_that_are_read(self, tmp_path: Path) -> None:

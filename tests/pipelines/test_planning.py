@@ -8,12 +8,14 @@ from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from pipelines import layout
+from pipelines.inputs import list_inputs
 from pipelines.ledger import Counts, Ledger, LedgerFile, Part, ShardEntry, write_ledger
 from pipelines.plan import InputFile, RowGroup, RowOptions, Shard, WorkUnit
-from pipelines.planning import describe_plan
+from pipelines.planning import describe_plan, make_plan
 from pipelines.reporting import build_manifest, write_manifest
 from pipelines.sharding import cut_shards, fill_units, in_generation
 from pipelines.store import open_store
@@ -363,6 +365,20 @@ class TestInputsOfOneName:
         self.write(tmp_path / "one", 4)
         for path in (f"file://{one.parent}", f"{tmp_path}/./one", tmp_path / "link"):
             assert plan_run(tmp_path / "out", path).publish == ("",)
+
+
+def test_a_kept_column_has_the_type_of_the_first_file_that_gives_it_one(tmp_path: Path) -> None:
+    types = [pa.null(), pa.dictionary(pa.int32(), pa.string()), pa.large_string(), pa.int64()]
+    posts = {"post_id": pa.string(), "text": pa.string(), "image": pa.binary()}
+    for number, type_ in enumerate(types):
+        path = tmp_path / "in" / f"{number}.parquet"
+        write_posts(path, make_posts(1), types={**posts, "lang": type_})
+    options = job_options(tmp_path / "out", rows=RowOptions(keep=("lang",)))
+    plan = make_plan(options, list_inputs([str(tmp_path / "in")], keep=["lang"]))
+    assert [file.source_file for file in plan.files] == ["1.parquet", "2.parquet"]
+    (null, number) = plan.failed_files
+    assert "0.parquet: column 'lang': found null, expected string as in 1.parquet" in null.error
+    assert "3.parquet: column 'lang': found int64, expected string" in number.error
 
 
 class TestOrphans:
