@@ -29,7 +29,10 @@ def format_summary(manifest: Manifest, output: str) -> str:
         reasons = _counts(totals.dead_letter_reasons)
         lines += _row("dead letters", f"{totals.dead_letters:,}  ({reasons})")
     if totals.duplicate_ids:
-        lines += _row("duplicate ids", f"{totals.duplicate_ids:,}  (in their partitions; annotated like any other post)")
+        lines += _row(
+            "duplicate ids",
+            f"{totals.duplicate_ids:,}  (in their partitions; annotated like any other post)",
+        )
     lines += _troubles(manifest)
     root = output.rstrip("/")
     lines += [
