@@ -87,6 +87,12 @@ def manifest(run_id: str) -> str:
     return f"_runs/{run_id}/manifest.json"
 
 
+def earlier_manifest(run_id: str, started_at: str) -> str:
+    """Return the name that a manifest keeps when its run is repeated under the same id."""
+    moment = "".join(character for character in started_at if character.isalnum())
+    return f"_runs/{run_id}/manifest-{moment}.json"
+
+
 def quoted(partition: str) -> str:
     """Return a partition as one file name, which no file system finds too long.
 

@@ -42,16 +42,11 @@ def make_plan(
     retry: shards with one of these reasons are computed once more. prune: orphans are
     removed. workers: how many units are computed at once, so that none idles.
     Raises UsageError where the output holds another label set or another input's annotations
-    under the name of one listed, its run_id is taken, or a reason is unknown, and OutputError
-    where the output cannot be read.
+    under the name of one listed, or a reason is unknown, and OutputError where the output
+    cannot be read.
     """
     _check_reasons(retry)
     store = open_store(options.output)
-    if store.size(layout.manifest(options.run_id)) is not None:
-        raise UsageError(
-            f"--run-id {options.run_id}: {redact(options.output)} has a run of that name; its "
-            "manifest stays, choose another name"
-        )
     output = _read_output(store)
     _check_labels(output, options)
     _check_displaced(listing, output)

@@ -100,9 +100,15 @@ def build_manifest(
 
 
 def write_manifest(output: str, manifest: Manifest) -> str:
-    """Write the manifest where the run's output has it; return that place."""
+    """Write the manifest where the run's output has it; return that place.
+
+    A scheduler repeats a run under its id: the manifest of the earlier one is kept beside it.
+    """
     store = open_store(output)
     name = layout.manifest(manifest.run_id)
+    earlier = store.read_json(name)
+    if earlier and earlier["started_at"] != manifest.started_at:
+        store.move(name, layout.earlier_manifest(manifest.run_id, earlier["started_at"]))
     store.write(name, to_json(manifest).encode())
     return f"{store.url}/{name}"
 

@@ -97,7 +97,10 @@ def start_drf(arguments: list[str], prelude: str = "") -> subprocess.Popen[str]:
 
     prelude: Python that runs first, to slow it down or to make it die at some point.
     """
-    code = f"{prelude}\nimport sys\nfrom pipelines.cli import main\nsys.exit(main(sys.argv[1:]))"
+    # What a shell runs in the background ignores SIGINT, and so would what it starts.
+    listen = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    run = "import sys\nfrom pipelines.cli import main\nsys.exit(main(sys.argv[1:]))"
+    code = f"{listen}\n{prelude}\n{run}"
     return subprocess.Popen(
         [sys.executable, "-c", code, *arguments],
         stdout=subprocess.PIPE,

@@ -10,8 +10,7 @@ from pipelines.partitions import partition_tasks
 from pipelines.publishing import publish_partition
 from pipelines.reporting import build_manifest, read_manifest, write_manifest
 from pipelines.store import open_store
-from schemas.errors import UsageError
-from schemas.manifest import Manifest
+from schemas.manifest import Manifest, from_json
 from tests.data.corpora import damage_footer, make_posts, write_nights, write_posts
 from tests.pipelines.stand_in import annotate, annotate_shard, plan_run, publish, run_job
 
@@ -123,11 +122,16 @@ def test_duplicates_of_other_files_are_not_told_of_a_file_that_failed(
     assert manifest.totals.duplicate_ids == 0
 
 
-def test_a_run_does_not_take_the_name_of_another(corpus: Path, tmp_path: Path) -> None:
-    manifest, _ = run_job(tmp_path / "out", corpus)
-    write_manifest(str(tmp_path / "out"), manifest)
-    with pytest.raises(UsageError, match="--run-id test-run"):
-        plan_run(tmp_path / "out", corpus)
+def test_a_run_repeated_under_its_id_keeps_the_earlier_manifest(
+    corpus: Path, tmp_path: Path
+) -> None:
+    first, _ = run_job(tmp_path / "out", corpus)
+    write_manifest(str(tmp_path / "out"), first)
+    later = dataclasses.replace(first, started_at="2026-11-22T03:00:00+00:00")
+    write_manifest(str(tmp_path / "out"), later)
+    assert read_manifest(str(tmp_path / "out"), first.run_id) == later
+    [kept] = (tmp_path / "out" / "_runs" / first.run_id).glob("manifest-*.json")
+    assert from_json(kept.read_text()) == first
 
 
 def test_a_file_that_a_worker_gave_up_counts_as_failed(corpus: Path, tmp_path: Path) -> None:
