@@ -8,7 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 
+from drf_core.checkpoint import CheckpointError
 from drf_core.configuration_drf import MODALITIES
 from drf_core.images import decode_image
 from drf_core.modeling_drf import DRFModel
@@ -91,13 +93,12 @@ class Annotator:
 
         device: auto (a GPU where there is one), cpu or cuda. threads: torch threads of this
         process, 0 for one per core this process may use. Raises DeviceError where cuda is
-        asked for and absent, and CheckpointError for weights that do not fit.
+        asked for and absent, and CheckpointError for weights that are damaged, missing or do
+        not fit.
         """
         chosen = choose_device(device)
         torch.set_num_threads(threads or available_cores())
-        model = DRFModel.from_pretrained(
-            folder, dtype=torch.float32, use_safetensors=True, local_files_only=True
-        )
+        model = _load_whole(folder)
         return cls(model, DRFProcessor.from_pretrained(folder, local_files_only=True), chosen)
 
     def prepare(
@@ -187,6 +188,31 @@ class Annotator:
             modalities["text"],
             modalities["image"],
         )
+
+
+def _load_whole(folder: str) -> DRFModel:
+    """The model in folder, every weight of it; transformers would make up what is missing."""
+    try:
+        model, report = DRFModel.from_pretrained(
+            folder,
+            dtype=torch.float32,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    except (OSError, RuntimeError, SafetensorError) as error:
+        first = (str(error).splitlines() or [""])[0]
+        raise CheckpointError(
+            f"{folder}: its weights cannot be loaded ({type(error).__name__}: {first}); "
+            "copy the checkpoint again"
+        ) from error
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise CheckpointError(
+            f"{folder}: {len(missing)} weights are missing, such as {missing[0]}; "
+            "copy the checkpoint again"
+        )
+    return model
 
 
 def choose_device(device: str) -> torch.device:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import io
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from drf_core.annotator import Annotator, DeviceError
+from drf_core.checkpoint import CheckpointError
 from drf_core.modeling_drf import DRFModel
 
 
@@ -124,6 +127,25 @@ def test_a_saved_model_says_the_same_when_loaded(annotator: Annotator, tmp_path:
     again = Annotator.from_pretrained(str(tmp_path), device="cpu", threads=1)
     for before, after in zip(annotator.predict(posts), again.predict(posts), strict=True):
         assert after == before
+
+
+def test_a_checkpoint_that_lacks_weights_is_refused(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(tiny_checkpoint, folder)
+    state = load_file(folder / "model.safetensors")
+    del state["fusion.prior"]
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"1 weights are missing, such as fusion\.prior"):
+        Annotator.from_pretrained(str(folder), device="cpu")
+
+
+def test_a_checkpoint_that_was_cut_off_is_refused(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(tiny_checkpoint, folder)
+    weights = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(weights[: len(weights) // 2])
+    with pytest.raises(CheckpointError, match="weights cannot be loaded"):
+        Annotator.from_pretrained(str(folder), device="cpu")
 
 
 def test_a_new_model_pads_texts_as_a_loaded_one(tiny_checkpoint: Path, tmp_path: Path) -> None:
