@@ -93,6 +93,11 @@ def drop_vowels(text: str, rng: Generator, mask_token: str) -> str:
     return "".join(letter for letter in text if letter not in _VOWELS)
 
 
+def shuffle_words(text: str, rng: Generator, mask_token: str) -> str:
+    """Put the words in random order."""
+    return " ".join(rng.permutation(text.split()).tolist())
+
+
 def crop_words(text: str, rng: Generator, mask_token: str) -> str:
     """Keep a run of 10 to 30 % of the words, at least one."""
     words = text.split()
@@ -117,8 +122,20 @@ TEXT_DAMAGES: dict[str, TextDamage] = {
     "typos": misspell,
     "no_vowels": drop_vowels,
     "cropped": crop_words,
+    "shuffled": shuffle_words,
 }
 DISCARD = "discard"
+# Another post's text or image in this post's place; needs the corpus, so no function here.
+SWAPPED = "swapped"
+
+# What training uses unless told otherwise. Swapped and shuffled are kept for evaluation:
+# neither looks strange on its own.
+TRAINED_IMAGE_KINDS = ("corrupt", "blur", "noise", "jpeg", "occlusion", "flat")
+TRAINED_TEXT_KINDS = ("corrupt", "typos", "no_vowels", "cropped")
+# Beyond the paper's protocol: what evaluation damages a modality with, to see how a model
+# copes with what it was not trained on.
+EVALUATED_IMAGE_KINDS = ("blur", "noise", "jpeg", "occlusion", SWAPPED)
+EVALUATED_TEXT_KINDS = ("typos", "no_vowels", "shuffled", "cropped", SWAPPED)
 
 
 @dataclass(frozen=True)
@@ -127,6 +144,10 @@ class Disruption:
 
     text: str | None = None
     image: str | None = None
+
+    def kinds(self) -> tuple[str | None, str | None]:
+        """What is done to text and image."""
+        return self.text, self.image
 
 
 STRATEGIES: dict[str, tuple[str, ...]] = {
@@ -143,6 +164,23 @@ def modality_fixed(count: int, modality: str, strategy: str) -> list[Disruption]
     """
     kinds = STRATEGIES[strategy]
     return [Disruption(**{modality: kinds[post % len(kinds)]}) for post in range(count)]
+
+
+def modality_random(count: int, strategy: str, ratio: float, seed: int) -> list[Disruption]:
+    """A share of count posts disrupted, in a modality drawn at random (paper: modality-random).
+
+    strategy as in `modality_fixed`. A higher ratio disrupts the same posts in the same way,
+    and more of them.
+    """
+    rng = np.random.default_rng(seed)
+    order, columns = rng.permutation(count), rng.integers(2, size=count)
+    flips = rng.permutation(count)
+    kinds = STRATEGIES[strategy]
+    drawn = [Disruption()] * count
+    for post in order[: round(ratio * count)].tolist():
+        modality = ("text", "image")[columns[post]]
+        drawn[post] = Disruption(**{modality: kinds[int(flips[post]) % len(kinds)]})
+    return drawn
 
 
 def draw_training_disruptions(

@@ -13,9 +13,13 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from drf_core.annotator import available_cores
-from drf_core.evaluation import encode_undisrupted
+from drf_core.configuration_drf import MODALITIES
+from drf_core.disruption import Disruption
+from drf_core.evaluation import predict
+from drf_core.feature_views import encode_undisrupted
+from drf_core.frozen_encoder import autocast
 from drf_core.modeling_drf import DRFModel
-from drf_core.training_corpus import TrainingCorpus, autocast
+from drf_core.training_corpus import TrainingCorpus
 from schemas.errors import UsageError
 
 
@@ -50,26 +54,13 @@ class TeacherView:
 
 
 @torch.no_grad()
-def look_as_teacher(teacher: DRFModel, corpus: TrainingCorpus, batch: int = 128) -> TeacherView:
+def look_as_teacher(teacher: DRFModel, corpus: TrainingCorpus) -> TeacherView:
     """Encode and predict every post of corpus, which must be made for the teacher's processor."""
-    teacher.eval()
-    teacher.image_encoder.to(memory_format=torch.channels_last)
-    text, image, present, logits = [], [], [], []
-    for index in tqdm(torch.arange(len(corpus)).split(batch), "teacher", unit="batch"):
-        features = encode_undisrupted(teacher, corpus, index, batch)
-        output = teacher.forward_features(features.text, features.image, features.present)
-        assert output.logits is not None
-        text += [features.text.cpu()] if features.text is not None else []
-        image += [features.image.cpu()] if features.image is not None else []
-        present.append(features.present.cpu())
-        logits.append(output.logits.log_softmax(-1).cpu())
-    empty = torch.zeros(0, 1)
-    return TeacherView(
-        torch.cat(text) if text else empty,
-        torch.cat(image) if image else empty,
-        torch.cat(present),
-        torch.cat(logits),
-    )
+    views = encode_undisrupted(teacher, corpus)
+    present = torch.stack([views[m].present[:, 0] for m in MODALITIES], 1)
+    probabilities = predict(teacher, views, [Disruption()] * len(corpus)).probabilities
+    text, image = (views[m].features[views[m].present[:, 0], 0].float() for m in MODALITIES)
+    return TeacherView(text, image, present, torch.from_numpy(probabilities).log())
 
 
 def distil_text_encoder(

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from drf_core.annotator import available_cores
 from drf_core.configuration_drf import MODALITIES
 from drf_core.disruption import STRATEGIES, Disruption, modality_fixed
+from drf_core.feature_views import FeatureViews, pick_features
 from drf_core.metrics import accuracy, auroc, expected_calibration_error, f1_scores
 from drf_core.modeling_drf import DRFModel
-from drf_core.training_corpus import FeatureBatch, TrainingCorpus, encode_batch
 
 CLEAN = "clean"
 
@@ -40,47 +38,43 @@ class CellPredictions:
 
 
 @torch.no_grad()
-def predict_cell(
+def predict(
     model: DRFModel,
-    corpus: TrainingCorpus,
+    views: dict[str, FeatureViews],
     disruptions: Sequence[Disruption],
-    seed: int = 0,
-    batch: int = 128,
+    batch: int = 256,
 ) -> CellPredictions:
-    """Predict every post, each under its own disruption.
-
-    The same seed damages texts alike for every model; cached images were damaged when they
-    were encoded, alike for the same seed.
-    """
+    """Predict every post, each under its own disruption; views as `encode_views` made them."""
     model.eval()
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
-    with ThreadPoolExecutor(available_cores()) as pool:
-        for index in torch.arange(len(corpus)).split(batch):
-            rng = np.random.default_rng((seed, int(index[0])))
-            encoded = encode_batch(
-                model, corpus, index, [disruptions[i] for i in index.tolist()], rng, pool
-            )
-            output = model.forward_features(encoded.text, encoded.image, encoded.present)
-            assert output.logits is not None and output.quality is not None
-            parts.append((output.logits.softmax(-1), output.quality, encoded.present))
+    for index in torch.arange(len(disruptions)).split(batch):
+        picked = pick_features(views, index, [disruptions[i] for i in index.tolist()])
+        text, image, present = (
+            None if x is None else x.to(model.device)
+            for x in (picked.text, picked.image, picked.present)
+        )
+        assert present is not None
+        output = model.forward_features(text, image, present)
+        assert output.logits is not None and output.quality is not None
+        parts.append((output.logits.softmax(-1), output.quality, present))
     probabilities, quality, present = (
         torch.cat([part[k] for part in parts]).cpu().numpy() for k in range(3)
     )
     return CellPredictions(probabilities, quality, present)
 
 
-def evaluate(model: DRFModel, corpus: TrainingCorpus, seed: int = 0) -> dict[str, dict[str, float]]:
-    """Figures per cell over the labelled posts.
+def evaluate(
+    model: DRFModel, views: dict[str, FeatureViews], labels: np.ndarray
+) -> dict[str, dict[str, float]]:
+    """Figures per cell over the labelled posts; views with the kind "corrupt", labels (posts,).
 
     Returns {cell: {accuracy, weighted_f1, macro_f1, calibration_error, and for a corrupted
     modality quality_auroc, its quality clean against corrupted}}.
     """
-    labels = corpus.labels.numpy()
     known = labels >= 0
     classes = len(model.config.labels)
     predicted_cells = {
-        name: predict_cell(model, corpus, disruptions, seed)
-        for name, disruptions in cells(len(corpus)).items()
+        name: predict(model, views, disruptions) for name, disruptions in cells(len(labels)).items()
     }
     figures = {}
     for name, cell in predicted_cells.items():
@@ -108,26 +102,3 @@ def mean_accuracy(figures: dict[str, dict[str, float]]) -> float:
     """Half the clean accuracy, half the mean over the disrupted cells: what training selects by."""
     disrupted = [cell["accuracy"] for name, cell in figures.items() if name != CLEAN]
     return 0.5 * figures[CLEAN]["accuracy"] + 0.5 * float(np.mean(disrupted))
-
-
-@torch.no_grad()
-def encode_undisrupted(
-    model: DRFModel, corpus: TrainingCorpus, index: Tensor, batch: int = 128
-) -> FeatureBatch:
-    """Raw features of the posts at index (n,), undisrupted; leaves the model in eval mode."""
-    model.eval()
-    rng = np.random.default_rng(0)
-    with ThreadPoolExecutor(available_cores()) as pool:
-        parts = [
-            encode_batch(model, corpus, rows, [Disruption()] * len(rows), rng, pool)
-            for rows in index.split(batch)
-        ]
-    texts = [part.text for part in parts if part.text is not None]
-    images = [part.image for part in parts if part.image is not None]
-    return FeatureBatch(
-        torch.cat(texts) if texts else None,
-        torch.cat(images) if images else None,
-        torch.cat([part.present for part in parts]),
-        torch.cat([part.text_damaged for part in parts]),
-        torch.cat([part.image_damaged for part in parts]),
-    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,20 +20,28 @@ from drf_core.configuration_drf import MODALITIES
 from drf_core.disruption import (
     IMAGE_DAMAGES,
     TEXT_DAMAGES,
+    TRAINED_IMAGE_KINDS,
+    TRAINED_TEXT_KINDS,
     Disruption,
     draw_training_disruptions,
 )
-from drf_core.evaluation import cells, encode_undisrupted, evaluate, mean_accuracy, predict_cell
+from drf_core.evaluation import evaluate, mean_accuracy
+from drf_core.feature_views import FeatureViews, encode_undisrupted, encode_views
+from drf_core.fitting import (
+    TrainingError,
+    fill_queues,
+    fit_temperature,
+    push_to_queues,
+    set_reference,
+)
 from drf_core.losses import distillation_loss, recovery_loss, sentiment_loss
 from drf_core.modeling_drf import DRFModel
-from drf_core.training_corpus import FeatureBatch, TrainingCorpus, encode_batch
-from schemas.errors import UsageError
+from drf_core.training_batches import encode_batch
+from drf_core.training_corpus import TrainingCorpus
 
 STATE_FILE = "training_state.pt"
-
-
-class TrainingError(UsageError):
-    """Posts or settings that nothing can be trained on or with."""
+# One damage for every epoch and model, or scores would differ by chance.
+EVALUATION_SEED = 0
 
 
 @dataclass(frozen=True)
@@ -42,7 +50,8 @@ class TrainingSettings:
 
     ema_decay: of the averaged model, which is evaluated, kept, and the teacher of the
     disrupted student. patience: epochs without improvement before stopping.
-    image_views: damaged copies of each image encoded once when the image encoder is frozen.
+    views_per_kind: how often each post is damaged in each kind where an encoder is frozen and
+    its features are made once.
     """
 
     epochs: int = 8
@@ -58,15 +67,15 @@ class TrainingSettings:
     disrupted_share: float = 0.5
     train_text_encoder: bool = True
     train_image_encoder: bool = False
-    image_views: int = 3
+    views_per_kind: int = 1
     patience: int = 3
     seed: int = 0
-    text_kinds: list[str] = field(default_factory=lambda: list(TEXT_DAMAGES))
-    image_kinds: list[str] = field(default_factory=lambda: list(IMAGE_DAMAGES))
+    text_kinds: list[str] = field(default_factory=lambda: list(TRAINED_TEXT_KINDS))
+    image_kinds: list[str] = field(default_factory=lambda: list(TRAINED_IMAGE_KINDS))
 
     def __post_init__(self) -> None:
         """Raise TrainingError for a value that makes no sense."""
-        for name in ("epochs", "batch_size", "image_views", "patience"):
+        for name in ("epochs", "batch_size", "views_per_kind", "patience"):
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
                 raise TrainingError(
@@ -85,9 +94,11 @@ class TrainingSettings:
 class Trainer:
     """One training: student, its moving average, optimiser and schedule.
 
-    teacher_logits (posts, labels): what a larger checkpoint says of the undisrupted posts;
-    without it the averaged model is the teacher. reference: posts that the finished model
-    ranks qualities among; without it the validation posts. Runs on a GPU where there is one.
+    views, validation_views: of the modalities whose encoders stay as they are, of all kinds
+    that settings names and of "corrupt"; they are encoded once. teacher_logits (posts,
+    labels): what a larger checkpoint says of the undisrupted posts; without it the averaged
+    model is the teacher. reference: posts that the finished model ranks qualities among;
+    without it the validation posts. Runs on a GPU where there is one.
     """
 
     def __init__(
@@ -96,20 +107,23 @@ class Trainer:
         corpus: TrainingCorpus,
         validation: TrainingCorpus,
         settings: TrainingSettings,
+        views: Mapping[str, FeatureViews] | None = None,
+        validation_views: Mapping[str, FeatureViews] | None = None,
         teacher_logits: Tensor | None = None,
         reference: TrainingCorpus | None = None,
     ) -> None:
         self.model, self.corpus, self.validation = model, corpus, validation
         self.settings = settings
+        self.views, self.validation_views = views or {}, validation_views or {}
         self.teacher_logits = teacher_logits
-        self.reference = reference or validation
+        self.reference = reference
         self.rng = np.random.default_rng(settings.seed)
         torch.manual_seed(settings.seed)
         model.text_encoder.requires_grad_(settings.train_text_encoder)
         model.image_encoder.requires_grad_(settings.train_image_encoder)
-        fill_queues(model, corpus, settings, self.rng)
+        fill_queues(model, corpus, self.views, self._kinds(), self.rng)
         model.fit_distributions(standardise=True)
-        set_reference(model, validation)
+        set_reference(model, self.look_at_validation(model))
         self.averaged = copy.deepcopy(model).eval().requires_grad_(False)
         self.steps = math.ceil(len(corpus) / settings.batch_size)
         self.optimizer = torch.optim.AdamW(
@@ -119,6 +133,9 @@ class Trainer:
         self.epoch = 0
         self.history: list[dict[str, Any]] = []
         self.best_state: dict[str, Tensor] = {}
+
+    def _kinds(self) -> dict[str, list[str]]:
+        return {"text": self.settings.text_kinds, "image": self.settings.image_kinds}
 
     def _parameter_groups(self) -> list[dict[str, Any]]:
         encoders = {
@@ -157,7 +174,11 @@ class Trainer:
             report(f"resuming after epoch {self.epoch}")
         while self.epoch < self.settings.epochs and not self._out_of_patience():
             self.train_epoch()
-            figures = evaluate(self.averaged, self.validation, self.settings.seed)
+            figures = evaluate(
+                self.averaged,
+                self.look_at_validation(self.averaged),
+                self.validation.labels.numpy(),
+            )
             score = mean_accuracy(figures)
             if score > max((entry["score"] for entry in self.history), default=-1.0):
                 self.best_state = _on_cpu(self.averaged.state_dict())
@@ -168,6 +189,15 @@ class Trainer:
                 + ", ".join(f"{name} {cell['accuracy']:.3f}" for name, cell in figures.items())
             )
         self.finish()
+
+    def look_at_validation(self, model: DRFModel) -> dict[str, FeatureViews]:
+        """The validation posts as model encodes them, undisrupted and corrupted."""
+        return {
+            m: self.validation_views[m]
+            if m in self.validation_views
+            else encode_views(model, self.validation, m, ["corrupt"], EVALUATION_SEED)
+            for m in MODALITIES
+        }
 
     def _out_of_patience(self) -> bool:
         scores = [entry["score"] for entry in self.history]
@@ -185,7 +215,7 @@ class Trainer:
         self.epoch += 1
         self.model.eval()
         self.model.fit_distributions(standardise=False)
-        set_reference(self.model, self.validation)
+        set_reference(self.model, self.look_at_validation(self.model))
         self._copy_buffers()
 
     def _train_mode(self) -> None:
@@ -205,12 +235,14 @@ class Trainer:
             settings.image_kinds,
         )
         device = self.model.device
-        batch = encode_batch(self.model, self.corpus, index, disruptions, self.rng, pool)
+        batch = encode_batch(
+            self.model, self.corpus, self.views, index, disruptions, self.rng, pool
+        )
         output = self.model.forward_features(
             batch.text, batch.image, batch.present, index.to(device)
         )
         assert output.logits is not None
-        undisrupted = batch.present.all(1) & ~(batch.text_damaged | batch.image_damaged).to(device)
+        undisrupted = batch.present.all(1) & ~batch.damaged.any(1)
         loss = sentiment_loss(
             output, self.corpus.labels[index].to(device), batch.present, settings.unimodal_weight
         )
@@ -239,7 +271,7 @@ class Trainer:
         if self.teacher_logits is not None:
             return self.teacher_logits[index]
         whole = [Disruption()] * len(index)
-        batch = encode_batch(self.averaged, self.corpus, index, whole, self.rng, pool)
+        batch = encode_batch(self.averaged, self.corpus, self.views, index, whole, self.rng, pool)
         logits = self.averaged.forward_features(
             batch.text, batch.image, batch.present, index.to(self.averaged.device)
         ).logits
@@ -297,88 +329,15 @@ class Trainer:
         if self.best_state:
             self.model.load_state_dict(self.best_state)
         self.model.eval()
-        fill_queues(
-            self.model, self.corpus, self.settings, np.random.default_rng(self.settings.seed)
-        )
+        rng = np.random.default_rng(self.settings.seed)
+        fill_queues(self.model, self.corpus, self.views, self._kinds(), rng)
         self.model.fit_distributions(standardise=False)
-        set_reference(self.model, self.reference)
-        fit_temperature(self.model, self.validation)
-
-
-def push_to_queues(model: DRFModel, batch: FeatureBatch, index: Tensor) -> None:
-    """Undisrupted pairs to the paired queue, damaged modalities to theirs."""
-    device = batch.present.device
-    damaged = torch.stack([batch.text_damaged, batch.image_damaged], 1).to(device)
-    pairs = batch.present.all(1) & ~damaged.any(1)
-    raw = {"text": batch.text, "image": batch.image}
-    index = index.to(device)
-    if bool(pairs.any()):
-        rows = {}
-        for column, m in enumerate(MODALITIES):
-            features = raw[m]
-            assert features is not None
-            rows[m] = features[pairs[batch.present[:, column]]]
-        model.undisrupted_queue.push(rows, index[pairs])
-    for column, m in enumerate(MODALITIES):
-        chosen, features = batch.present[:, column] & damaged[:, column], raw[m]
-        if features is not None and bool(chosen.any()):
-            picked = features[chosen[batch.present[:, column]]]
-            model.disrupted_queues[m].push({m: picked}, index[chosen])
-
-
-@torch.no_grad()
-def fill_queues(
-    model: DRFModel, corpus: TrainingCorpus, settings: TrainingSettings, rng: np.random.Generator
-) -> None:
-    """Fill all queues with the corpus as the model encodes it now.
-
-    Raises TrainingError for a corpus with fewer than 2 posts that have both modalities.
-    """
-    model.eval()
-    # Rows of another time, encoded with other weights, do not belong to this distribution.
-    for queue in (model.undisrupted_queue, *model.disrupted_queues.values()):
-        queue.clear()
-    both = (corpus.text_present & corpus.image_present).nonzero().flatten()
-    if len(both) < 2:
-        raise TrainingError("--posts: training needs posts that have both a text and an image")
-    chosen = both[torch.from_numpy(rng.permutation(len(both)))][: model.config.queue_length]
-    for rows in chosen.split(128):
-        whole = [Disruption()] * len(rows)
-        push_to_queues(model, encode_batch(model, corpus, rows, whole, rng), rows)
-        damages = [
-            Disruption(
-                text=settings.text_kinds[rng.integers(len(settings.text_kinds))],
-                image=settings.image_kinds[rng.integers(len(settings.image_kinds))],
-            )
-            for _ in range(len(rows))
-        ]
-        push_to_queues(model, encode_batch(model, corpus, rows, damages, rng), rows)
-
-
-def set_reference(model: DRFModel, corpus: TrainingCorpus) -> None:
-    """Rank qualities among these held-out posts."""
-    features = encode_undisrupted(model, corpus, torch.arange(len(corpus)))
-    present = features.present
-    if features.text is None or features.image is None or not bool(present.all(1).any()):
-        raise TrainingError("--validation: needs posts that have both a text and an image")
-    rank = present.long().cumsum(0) - 1
-    model.set_reference(features.text, features.image, rank[present.all(1)])
-
-
-def fit_temperature(model: DRFModel, corpus: TrainingCorpus) -> None:
-    """Scale the logits so that confidence matches accuracy on held-out posts, clean and not."""
-    model.temperature.fill_(1.0)
-    known = corpus.labels >= 0
-    labels = corpus.labels[known]
-    logs = [
-        torch.from_numpy(predict_cell(model, corpus, d).probabilities).clamp_min(1e-9).log()[known]
-        for d in cells(len(corpus)).values()
-    ]
-    candidates = torch.linspace(0.5, 3.0, 51)
-    losses = [
-        sum(float(nn.functional.cross_entropy(log / t, labels)) for log in logs) for t in candidates
-    ]
-    model.temperature.fill_(float(candidates[int(np.argmin(losses))]))
+        seen = self.look_at_validation(self.model)
+        if self.reference is None:
+            set_reference(self.model, seen)
+        else:
+            set_reference(self.model, encode_undisrupted(self.model, self.reference))
+        fit_temperature(self.model, seen, self.validation.labels)
 
 
 def _on_cpu(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -97,7 +97,7 @@ def run_train(args: argparse.Namespace) -> int:
 
     from drf_core.annotator import available_cores, choose_device
     from drf_core.evaluation import evaluate
-    from drf_core.training import STATE_FILE, Trainer
+    from drf_core.training import EVALUATION_SEED, STATE_FILE, Trainer
     from drf_core.training_corpus import TrainingCorpus
     from pipelines import training_work as work
     from pipelines.train_config import read_train_config
@@ -121,15 +121,24 @@ def run_train(args: argparse.Namespace) -> int:
     corpus = TrainingCorpus(posts, processor, tokens)
     validation = TrainingCorpus(validation_posts, processor, tokens)
     logits = _learn_from_teacher(args, config, folder, model, corpus) if args.teacher else None
-    if not settings.train_image_encoder:
-        kinds, views, seed = settings.image_kinds, settings.image_views, settings.seed
-        work.encode_images(folder, "train", corpus, model, kinds, views, seed)
-        # Validation needs the paper's corruption of every image, not a mixture of kinds.
-        work.encode_images(folder, "validation", validation, model, ["corrupt"], 1, seed)
+    frozen = {
+        "text": () if settings.train_text_encoder else settings.text_kinds,
+        "image": () if settings.train_image_encoder else settings.image_kinds,
+    }
+    views, validation_views = {}, {}
+    for m, kinds in frozen.items():
+        if kinds:
+            copies = [kind for kind in kinds for _ in range(settings.views_per_kind)]
+            views[m] = work.encode_frozen(folder, "train", model, corpus, m, copies, args.seed)
+            validation_views[m] = work.encode_frozen(
+                folder, "validation", model, validation, m, ["corrupt"], EVALUATION_SEED
+            )
     reference = TrainingCorpus(_read_reference(args), processor, tokens) if args.reference else None
-    trainer = Trainer(model, corpus, validation, settings, logits, reference)
+    trainer = Trainer(
+        model, corpus, validation, settings, views, validation_views, logits, reference
+    )
     trainer.run(str(folder), _say)
-    figures = evaluate(model, validation, settings.seed)
+    figures = evaluate(model, trainer.look_at_validation(model), validation.labels.numpy())
     _save(args, config.card, output, model, processor, figures, (len(posts), len(validation)))
     _say(f"checkpoint in {output}; training state in {folder / STATE_FILE}")
     return 0

@@ -8,16 +8,17 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from drf_core.feature_views import FeatureViews, encode_views
 from drf_core.modeling_drf import DRFModel
 from drf_core.processing_drf import DRFProcessor
-from drf_core.training_corpus import ImageViews, TrainingCorpus, TrainingPost
+from drf_core.training_corpus import TrainingCorpus, TrainingPost
 from schemas.errors import UsageError
 
 
@@ -55,27 +56,23 @@ def initial_model(
     return model, processor
 
 
-def encode_images(
+def encode_frozen(
     folder: Path,
     name: str,
-    corpus: TrainingCorpus,
     model: DRFModel,
-    kinds: list[str],
-    views: int,
+    corpus: TrainingCorpus,
+    modality: str,
+    kinds: Sequence[str],
     seed: int,
-) -> None:
-    """Encode the images of corpus and damaged views of them, once."""
+) -> FeatureViews:
+    """Views of one modality of the corpus called name, by an encoder that does not learn, once."""
 
     def encode() -> dict[str, Tensor]:
-        corpus.encode_images(model, kinds, views, seed, f"images ({name})")
-        made = corpus.views
-        assert made is not None
-        present = made.present.to(torch.uint8)
-        return {"features": made.features, "kinds": made.kinds, "present": present}
+        made = encode_views(model, corpus, modality, kinds, seed)
+        return {"features": made.features, "present": made.present.to(torch.uint8)}
 
-    kept = once(folder / f"image_views_{name}.safetensors", encode)
-    present = kept["present"].bool()
-    corpus.use_views(ImageViews(kept["features"], kept["kinds"], present, tuple(kinds)))
+    kept = once(folder / f"{modality}_views_{name}.safetensors", encode)
+    return FeatureViews(kept["features"], kept["present"].bool(), (None, *kinds))
 
 
 def once(path: Path, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
