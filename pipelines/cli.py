@@ -76,6 +76,9 @@ def _run(argv: list[str]) -> int:
         "sample", help="write a small sample corpus of posts, some broken", allow_abbrev=False
     )
     sample.add_argument("folder", metavar="DIR", help="where to write it")
+    importing = commands.add_parser(
+        "import", help="turn a corpus as distributed into posts (Parquet)", allow_abbrev=False
+    )
     if named == "annotate":
         from pipelines.annotate_command import add_annotate_arguments
 
@@ -84,6 +87,10 @@ def _run(argv: list[str]) -> int:
         from pipelines.train import add_train_arguments
 
         add_train_arguments(train)
+    if named == "import":
+        from pipelines.import_command import add_import_arguments
+
+        add_import_arguments(importing)
     try:
         arguments, rest = parser.parse_known_args(argv)
     except UsageError:
@@ -101,6 +108,10 @@ def _run(argv: list[str]) -> int:
         from pipelines.train import run_train
 
         return run_train(arguments)
+    if arguments.command == "import":
+        from pipelines.import_command import run_import
+
+        return run_import(arguments)
     from pipelines.sample import make_sample
 
     make_sample(arguments.folder)

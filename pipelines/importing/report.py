@@ -1,0 +1,106 @@
+"""What an import ends with: who went where, and what was left out, for a person."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+# One group of this share of all posts is more likely a placeholder than a repeated post.
+_LARGE_GROUP = 0.05
+
+
+@dataclass
+class ImportReport:
+    """Counts of an import.
+
+    splits: posts by split and label. dropped: posts by reason. texts, images: faults by kind.
+    sharing: posts that share a text or an image with another, in how many groups, the largest.
+    With published splits: named_but_dropped, how many posts that they name were dropped;
+    leaking, posts of dev and test that share a text or an image with train.
+    """
+
+    labels: tuple[str, ...]
+    splits: dict[str, Counter[str]]
+    dropped: Counter[str] = field(default_factory=Counter)
+    texts: Counter[str] = field(default_factory=Counter)
+    images: Counter[str] = field(default_factory=Counter)
+    sharing: tuple[int, int, int] = (0, 0, 0)
+    named_but_dropped: int = 0
+    leaking: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def posts(self) -> int:
+        """Posts written."""
+        return sum(counts.total() for counts in self.splits.values())
+
+
+def summarise(report: ImportReport, source: str, output: str) -> str:
+    """The closing summary: a headline, then a line per split and per kind of fault."""
+    lines = [f"{report.posts:,} posts of {source} imported into {output}"]
+    lines.append(_row("", "   ".join(["  posts", *(f"{label:>8}" for label in report.labels)])))
+    for name, counts in report.splits.items():
+        cells = (f"{counts[label]:>{max(8, len(label))},}" for label in report.labels)
+        lines.append(_row(name, "   ".join([f"{counts.total():>7,}", *cells])))
+    if report.dropped:
+        lines.append(_row("dropped", f"{report.dropped.total():,}  ({_counts(report.dropped)})"))
+    if report.texts:
+        lines.append(_row("texts", _counts(report.texts)))
+    if report.images:
+        lines.append(_row("images", _counts(report.images)))
+    posts, groups, largest = report.sharing
+    if posts:
+        lines.append(
+            _row(
+                "shared",
+                f"{posts:,} posts share a text or an image with another "
+                f"({groups:,} groups, the largest of {largest:,})",
+            )
+        )
+    lines += [_row("warning", line) for line in _warnings(report)]
+    return "\n".join(lines)
+
+
+def count_sharing(groups: Sequence[int]) -> tuple[int, int, int]:
+    """Posts in groups of more than one, such groups, and the largest's size."""
+    sizes = [size for size in Counter(groups).values() if size > 1]
+    return sum(sizes), len(sizes), max(sizes, default=0)
+
+
+def count_leaking(groups: Sequence[int], splits: Sequence[str]) -> Counter[str]:
+    """Posts of other splits that share a text or an image with a post of train."""
+    pairs = list(zip(groups, splits, strict=True))
+    trained = {group for group, split in pairs if split == "train"}
+    return Counter(split for group, split in pairs if split != "train" and group in trained)
+
+
+def _warnings(report: ImportReport) -> list[str]:
+    lines = [f"{name} has no posts" for name, counts in report.splits.items() if not counts]
+    for name, counts in report.splits.items():
+        absent = [label for label in report.labels if counts and not counts[label]]
+        if absent:
+            lines.append(f"{name} has no post with the label {' or '.join(absent)}")
+    if report.named_but_dropped:
+        lines.append(
+            f"{report.named_but_dropped:,} posts that the split files name are among the dropped"
+        )
+    lines += [
+        f"{count:,} posts of {name} share a text or an image with train; "
+        "report a score without them, too"
+        for name, count in sorted(report.leaking.items())
+    ]
+    if report.sharing[2] > max(20, _LARGE_GROUP * report.posts):
+        lines.append(
+            f"{report.sharing[2]:,} posts hang together by shared texts and images and lie in "
+            "one split; is there a placeholder among them?"
+        )
+    return lines
+
+
+def _row(name: str, text: str) -> str:
+    return f"  {name:<9}{text}"
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(f"{name} {count:,}" for name, count in ordered)
