@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy.stats import spearmanr
+from sklearn.metrics import accuracy_score, f1_score, roc_auc_score
+
+CALIBRATION_BINS = 10
 
 
 def accuracy(labels: np.ndarray, predicted: np.ndarray) -> float:
     """Share of posts whose predicted label is right; (n,) ints each."""
-    return float((labels == predicted).mean())
+    return float(accuracy_score(labels, predicted))
 
 
 def f1_scores(labels: np.ndarray, predicted: np.ndarray, classes: int) -> tuple[float, float]:
@@ -15,16 +19,21 @@ def f1_scores(labels: np.ndarray, predicted: np.ndarray, classes: int) -> tuple[
 
     Macro averages over the classes that occur in labels.
     """
-    scores, support = np.zeros(classes), np.bincount(labels, minlength=classes)
-    for label in range(classes):
-        hits = float(((predicted == label) & (labels == label)).sum())
-        called = float((predicted == label).sum()) + float(support[label])
-        scores[label] = 2 * hits / called if called else 0.0
-    return float((scores * support).sum() / support.sum()), float(scores[support > 0].mean())
+    occurring = np.flatnonzero(np.bincount(labels, minlength=classes))
+    weighted, macro = (
+        float(f1_score(labels, predicted, labels=occurring, average=average, zero_division=0.0))
+        for average in ("weighted", "macro")
+    )
+    return weighted, macro
+
+
+def confidence_bins(confidence: np.ndarray, bins: int = CALIBRATION_BINS) -> np.ndarray:
+    """Which of the equally wide bins each confidence in [0, 1] lies in; (n,) ints."""
+    return np.minimum((confidence * bins).astype(int), bins - 1)
 
 
 def expected_calibration_error(
-    labels: np.ndarray, probabilities: np.ndarray, bins: int = 10
+    labels: np.ndarray, probabilities: np.ndarray, bins: int = CALIBRATION_BINS
 ) -> float:
     """Gap between confidence and accuracy, over equally wide bins of confidence.
 
@@ -32,18 +41,23 @@ def expected_calibration_error(
     """
     confidence = probabilities.max(1)
     right = probabilities.argmax(1) == labels
-    index = np.minimum((confidence * bins).astype(int), bins - 1)
-    gaps = [
-        (index == b).mean() * abs(right[index == b].mean() - confidence[index == b].mean())
-        for b in range(bins)
-        if (index == b).any()
-    ]
-    return float(np.sum(gaps))
+    gaps = np.bincount(confidence_bins(confidence, bins), right - confidence, minlength=bins)
+    return float(np.abs(gaps).sum() / len(labels))
 
 
 def auroc(higher: np.ndarray, lower: np.ndarray) -> float:
-    """Chance that a score of `higher` exceeds one of `lower`, ties counting half; (n,), (k,)."""
-    ordered = np.sort(lower)
-    below = np.searchsorted(ordered, higher, side="left")
-    at_most = np.searchsorted(ordered, higher, side="right")
-    return float((below + at_most).sum() / 2 / (len(higher) * len(lower)))
+    """Chance that a score of `higher` exceeds one of `lower`, ties counting half; (n,), (k,).
+
+    nan where one of them is empty.
+    """
+    if not len(higher) or not len(lower):
+        return float("nan")
+    belongs = np.repeat([1, 0], [len(higher), len(lower)])
+    return float(roc_auc_score(belongs, np.concatenate([higher, lower])))
+
+
+def rank_correlation(first: np.ndarray, second: np.ndarray) -> float:
+    """Spearman's rank correlation; (n,) each. nan for fewer than 3 or where one is constant."""
+    if len(first) < 3 or np.ptp(first) == 0 or np.ptp(second) == 0:
+        return float("nan")
+    return float(spearmanr(first, second).statistic)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,18 +17,27 @@ from schemas.posts import PostColumns, check_posts_schema, coerce_posts
 
 @dataclasses.dataclass(frozen=True)
 class LabelledRow:
-    """A post and its label as the file has it, None where it has none."""
+    """A post and its label as the file has it, None where it has none; row counts from 0."""
 
     post_id: str | None
     text: str | None
     image: bytes | None
     label: str | None
+    file: str = ""
+    row: int = 0
 
 
 def read_training_rows(
     paths: Sequence[str], columns: PostColumns, label_column: str | None
 ) -> list[LabelledRow]:
-    """Read all posts of files, folders or globs; label_column None reads no labels.
+    """Read all posts of files, folders or globs; see `stream_training_rows`."""
+    return list(stream_training_rows(paths, columns, label_column))
+
+
+def stream_training_rows(
+    paths: Sequence[str], columns: PostColumns, label_column: str | None
+) -> Iterator[LabelledRow]:
+    """Read posts of files, folders or globs one by one; label_column None reads no labels.
 
     A file without an image column holds posts whose image is missing. Raises UsageError for
     paths that name nothing, SchemaError for a missing or wrong column, and the listing's
@@ -37,21 +46,20 @@ def read_training_rows(
     listing = list_inputs(paths, dataclasses.replace(columns, image=None, image_uri=None))
     if listing.failed:
         raise CorruptInputError(listing.failed[0].error)
-    rows: list[LabelledRow] = []
     for file in listing.files:
         fs, path = open_input(file.path)
         with fs.open(path, "rb") as handle:
             try:
-                rows += _read_file(pq.ParquetFile(handle), columns, label_column, file.source_file)
+                parquet = pq.ParquetFile(handle)
+                yield from _read_file(parquet, columns, label_column, file.source_file)
             except (pa.ArrowInvalid, OSError) as error:
                 first = str(error).splitlines()[0]
                 raise CorruptInputError(f"{file.source_file}: cannot be read: {first}") from error
-    return rows
 
 
 def _read_file(
     file: pq.ParquetFile, columns: PostColumns, label_column: str | None, name: str
-) -> list[LabelledRow]:
+) -> Iterator[LabelledRow]:
     schema = file.schema_arrow
     if columns.image not in schema.names:
         if columns.image not in (None, PostColumns().image):
@@ -88,15 +96,14 @@ def _read_file(
             raise SchemaError(name, label_column, str(found), "string", "give labels as words")
         keep = [label_column]
     layout = check_posts_schema(schema, columns, (), name)
-    rows = []
+    first = 0
     for batch in file.iter_batches(256, columns=[*layout.read, *keep]):
         posts = coerce_posts(batch, layout).to_pydict()
         labels = batch.column(label_column).to_pylist() if label_column else [None] * batch.num_rows
-        rows += [
-            LabelledRow(*values)
-            for values in zip(posts["post_id"], posts["text"], posts["image"], labels, strict=True)
-        ]
-    return rows
+        values = zip(posts["post_id"], posts["text"], posts["image"], labels, strict=True)
+        for offset, value in enumerate(values):
+            yield LabelledRow(*value, file=name, row=first + offset)
+        first += batch.num_rows
 
 
 def labels_of(rows: Sequence[LabelledRow]) -> tuple[str, ...]:
