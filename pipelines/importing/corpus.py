@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -85,8 +84,8 @@ def _read(path: Path, post: RawPost, column: str) -> bytes | None:
         ) from error
 
 
-def label_lines(path: Path) -> Iterator[tuple[str, str]]:
-    """Yield (where, line) of the lines of a label file that are not blank.
+def label_lines(path: Path) -> list[tuple[str, str]]:
+    """Return (where, line) of the lines of a label file that are not blank.
 
     Raises UsageError where there is no such file, DRFError where it cannot be read.
     """
@@ -98,9 +97,12 @@ def label_lines(path: Path) -> Iterator[tuple[str, str]]:
         ) from error
     except OSError as error:
         raise DRFError(f"{path}: cannot be read ({error.strerror})") from error
-    for number, line in enumerate(raw.decode("utf-8-sig", "replace").splitlines(), start=1):
-        if line.strip():
-            yield f"{path}: line {number}", line.strip()
+    lines = raw.decode("utf-8-sig", "replace").splitlines()
+    return [
+        (f"{path}: line {number}", line.strip())
+        for number, line in enumerate(lines, start=1)
+        if line.strip()
+    ]
 
 
 def data_folder(folder: Path, *names: str) -> Path:
