@@ -81,6 +81,8 @@ def _forward(
         None if raw is None else raw.to(model.device) for raw in (picked.text, picked.image)
     )
     output = model.forward_features(text, image, picked.present.to(model.device))
+    assert output.logits is not None and output.quality is not None
+    assert output.recovered is not None and output.hidden is not None
     said = (output.logits.softmax(-1), output.quality, output.recovered, output.hidden)
     return (*(tensor.float().cpu() for tensor in said), picked.present, picked.damaged)
 

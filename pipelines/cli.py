@@ -79,6 +79,11 @@ def _run(argv: list[str]) -> int:
     importing = commands.add_parser(
         "import", help="turn a corpus as distributed into posts (Parquet)", allow_abbrev=False
     )
+    evaluate = commands.add_parser(
+        "evaluate",
+        help="compare checkpoints on labelled posts, undisrupted and disrupted",
+        allow_abbrev=False,
+    )
     if named == "annotate":
         from pipelines.annotate_command import add_annotate_arguments
 
@@ -87,6 +92,10 @@ def _run(argv: list[str]) -> int:
         from pipelines.train import add_train_arguments
 
         add_train_arguments(train)
+    if named == "evaluate":
+        from pipelines.evaluate import add_evaluate_arguments
+
+        add_evaluate_arguments(evaluate)
     if named == "import":
         from pipelines.import_command import add_import_arguments
 
@@ -108,6 +117,10 @@ def _run(argv: list[str]) -> int:
         from pipelines.train import run_train
 
         return run_train(arguments)
+    if arguments.command == "evaluate":
+        from pipelines.evaluate import run_evaluate
+
+        return run_evaluate(arguments)
     if arguments.command == "import":
         from pipelines.import_command import run_import
 

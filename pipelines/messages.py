@@ -1,4 +1,4 @@
-"""What the command says when something is wrong: always one line, on standard error."""
+"""What a command says beside its result, on standard error."""
 
 from __future__ import annotations
 
@@ -10,3 +10,8 @@ def complain(message: str) -> None:
     from pipelines.store import one_line
 
     print(f"drf: {one_line(message)}", file=sys.stderr)
+
+
+def say(line: str) -> None:
+    """Print a line of progress, at once."""
+    print(line, file=sys.stderr, flush=True)
