@@ -132,8 +132,11 @@ def _count_faults(post: RawPost, content: Content, report: ImportReport) -> None
         report.texts["missing"] += 1
     elif content.encoding not in (None, "utf-8"):
         report.texts[f"read as {content.encoding}"] += 1
-    if content.image is None:
-        report.images["no file named" if post.image is None else "file missing or empty"] += 1
+    if content.image is None and post.image is None:
+        report.images["no file named"] += 1
+    elif content.image is None:
+        report.images["file missing or empty"] += 1
+        report.missing_image = report.missing_image or str(post.image)
 
 
 def _read(posts: list[RawPost], what: str) -> Iterator[tuple[RawPost, Content]]:

@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 # One group of this share of all posts is more likely a placeholder than a repeated post.
 _LARGE_GROUP = 0.05
 
+# More are hardly sentiments, and do not fit on a line.
+_MOST_LABELS = 20
+
 
 @dataclass
 class ImportReport:
@@ -16,6 +19,7 @@ class ImportReport:
 
     splits: posts by split and label. dropped: posts by reason. texts, images: faults by kind.
     sharing: posts that share a text or an image with another, in how many groups, the largest.
+    missing_image: the first image file that is not there.
     With published splits: named_but_dropped, how many posts that they name were dropped;
     leaking, posts of dev and test that share a text or an image with train.
     """
@@ -25,6 +29,7 @@ class ImportReport:
     dropped: Counter[str] = field(default_factory=Counter)
     texts: Counter[str] = field(default_factory=Counter)
     images: Counter[str] = field(default_factory=Counter)
+    missing_image: str | None = None
     sharing: tuple[int, int, int] = (0, 0, 0)
     named_but_dropped: int = 0
     leaking: Counter[str] = field(default_factory=Counter)
@@ -38,16 +43,18 @@ class ImportReport:
 def summarise(report: ImportReport, source: str, output: str) -> str:
     """The closing summary: a headline, then a line per split and per kind of fault."""
     lines = [f"{report.posts:,} posts of {source} imported into {output}"]
-    lines.append(_row("", "   ".join(["  posts", *(f"{label:>8}" for label in report.labels)])))
+    labels = report.labels if len(report.labels) <= _MOST_LABELS else ()
+    lines.append(_row("", "   ".join(["  posts", *(f"{label:>8}" for label in labels)])))
     for name, counts in report.splits.items():
-        cells = (f"{counts[label]:>{max(8, len(label))},}" for label in report.labels)
+        cells = (f"{counts[label]:>{max(8, len(label))},}" for label in labels)
         lines.append(_row(name, "   ".join([f"{counts.total():>7,}", *cells])))
     if report.dropped:
         lines.append(_row("dropped", f"{report.dropped.total():,}  ({_counts(report.dropped)})"))
     if report.texts:
         lines.append(_row("texts", _counts(report.texts)))
     if report.images:
-        lines.append(_row("images", _counts(report.images)))
+        first = f"; the first is {report.missing_image}" if report.missing_image else ""
+        lines.append(_row("images", _counts(report.images) + first))
     posts, groups, largest = report.sharing
     if posts:
         lines.append(
@@ -68,7 +75,7 @@ def count_sharing(groups: Sequence[int]) -> tuple[int, int, int]:
 
 
 def count_leaking(groups: Sequence[int], splits: Sequence[str]) -> Counter[str]:
-    """Posts of other splits that share a text or an image with a post of train."""
+    """Posts of other splits that share a text or an image with train, if only over others."""
     pairs = list(zip(groups, splits, strict=True))
     trained = {group for group, split in pairs if split == "train"}
     return Counter(split for group, split in pairs if split != "train" and group in trained)
@@ -76,9 +83,11 @@ def count_leaking(groups: Sequence[int], splits: Sequence[str]) -> Counter[str]:
 
 def _warnings(report: ImportReport) -> list[str]:
     lines = [f"{name} has no posts" for name, counts in report.splits.items() if not counts]
+    if len(report.labels) > _MOST_LABELS:
+        lines.append(f"{len(report.labels):,} different labels; is --label-column the right one?")
     for name, counts in report.splits.items():
         absent = [label for label in report.labels if counts and not counts[label]]
-        if absent:
+        if absent and len(report.labels) <= _MOST_LABELS:
             lines.append(f"{name} has no post with the label {' or '.join(absent)}")
     if report.named_but_dropped:
         lines.append(
@@ -91,8 +100,8 @@ def _warnings(report: ImportReport) -> list[str]:
     ]
     if report.sharing[2] > max(20, _LARGE_GROUP * report.posts):
         lines.append(
-            f"{report.sharing[2]:,} posts hang together by shared texts and images and lie in "
-            "one split; is there a placeholder among them?"
+            f"{report.sharing[2]:,} posts hang together by shared texts and images; "
+            "is there a placeholder among them?"
         )
     return lines
 

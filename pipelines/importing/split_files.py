@@ -49,7 +49,7 @@ def read_split_files(items: Sequence[str], known: set[str], source: str) -> dict
 def _refuse(ids: Iterable[str], before: str, after: str) -> None:
     found = list(dict.fromkeys(ids))
     if found:
-        more = f" (and so are {len(found) - 1:,} more)" if len(found) > 1 else ""
+        more = f" (and {len(found) - 1:,} more like it)" if len(found) > 1 else ""
         raise UsageError(f"{before} {found[0]!r} {after}{more}")
 
 

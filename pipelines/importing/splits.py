@@ -26,9 +26,9 @@ _SHARES = (0.8, 0.9)
 # glue strangers together.
 _LEAST_CHARACTERS = 12
 
-_URL = re.compile(r"https?://\S*|www\.\S+")
-# Twitter cuts off a retweet's end, and the cut often goes through a URL: "htt…", "http:/…".
-_CUT_URL = re.compile(r"\bh(?:t(?:t(?:p(?:s?(?::/?)?)?)?)?)?(?:…|\.{3})\s*$")
+# Twitter cuts off a retweet's end, and the cut often goes through a URL: "http", "http:/…", "h…".
+_URL = re.compile(r"\bhttps?\b\S*|\bwww\.\S+")
+_CUT_URL = re.compile(r"\bh(?:tt?)?(?:…|\.{3})\s*$")
 _RETWEET = re.compile(r"\brt\s+@\w+\s*:?")
 _MENTION = re.compile(r"@\w+")
 _NO_WORD = re.compile(r"[\W_]+")

@@ -65,6 +65,8 @@ def test_posts_that_share_something_are_one_group_over_any_number_of_steps():
         "RT @someone: a LOVELY  morning at the lake!!! http://t.co/abc",
         "@you @me A lovely morning at the lake &amp; htt…",
         "a lovely morning, at the lake 🎉 https://t.co/x?y=z",
+        "a lovely morning at the lake http",
+        "a lovely morning at the lake http:/…",
     ],
 )
 def test_a_retweet_is_the_same_text(other: str):
@@ -116,7 +118,11 @@ def test_published_splits(drf: Drf, tmp_path: Path):
 @pytest.mark.parametrize(
     ("train", "dev", "told"),
     [
-        ("1\n9\n8", "2", "train.txt: post id '9' is not in labelResultAll.txt (and so are 1 more)"),
+        (
+            "1\n9\n8",
+            "2",
+            "train.txt: post id '9' is not in labelResultAll.txt (and 1 more like it)",
+        ),
         ("1\n2", "2\n1", "dev.txt: post id '2' is in train="),
         ("1\n2", "", "dev.txt: names no post"),
         ("1\n2", '["3", {"name": 1}]', "dev.txt: entry 2: expected an id"),

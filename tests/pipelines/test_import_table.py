@@ -64,6 +64,17 @@ def test_a_table_becomes_posts(drf: Drf, tmp_path: Path, suffix: str):
     assert posts["a5"]["text"] is None
     assert "without a label 1" in run.out
     assert "file missing or empty 1" in run.out and "no file named 1" in run.out
+    assert f"the first is {tmp_path}/pictures/lost.jpg" in run.out
+
+
+def test_a_label_column_that_holds_no_labels_is_noticed(drf: Drf, tmp_path: Path):
+    table = tmp_path / "posts.csv"
+    rows = "".join(f"{number},text of {number},label {number}\n" for number in range(30))
+    table.write_text(f"post_id,text,label\n{rows}")
+    run = drf("import", "table", table, "--output", tmp_path / "out", "--column", "image=")
+    assert run.code == 0, run.err
+    assert "30 different labels; is --label-column the right one?" in run.out
+    assert "label 17" not in run.out
 
 
 def test_integer_ids_and_texts_without_images(drf: Drf, tmp_path: Path):

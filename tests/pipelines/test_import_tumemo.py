@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.training_posts import labels_of, read_training_rows
+from schemas.posts import PostColumns
 from tests.data.raw_corpora import make_tumemo
 from tests.pipelines.running import Run
 from tests.pipelines.test_import_mvsa import posts_in
@@ -26,6 +28,11 @@ def test_the_seven_emotions(drf: Drf, tmp_path: Path, data: str):
     posts = posts_in(tmp_path / "out")
     assert {post_id: post["label"] for post_id, post in posts.items()} == {
         post_id: label.lower() for post_id, label in labels.items()
+    }
+    rows = read_training_rows([str(tmp_path / "out" / "train.parquet")], PostColumns(), "label")
+    assert labels_of(rows) == tuple(sorted({row.label for row in rows}))
+    assert {(row.text, row.image) for row in rows} == {
+        (post["text"], post["image"]) for post in posts.values() if post["split"] == "train"
     }
     assert posts["0"]["image"] == (raw / data / "0.jpg").read_bytes()
 
