@@ -26,6 +26,9 @@ SCHEMA = pa.schema(
     ]
 )
 
+# Hidden, so that readers of the folder pass it by.
+_SCRATCH = ".importing-"
+
 _GROUP_ROWS = 512
 _GROUP_BYTES = 32 * 1024 * 1024
 
@@ -95,24 +98,27 @@ def check_output(folder: Path, mark: bytes) -> None:
 def open_splits(
     folder: Path, splits: Sequence[str], mark: bytes
 ) -> Iterator[dict[str, SplitWriter]]:
-    """A writer per split; the files appear together at the end, or not at all.
+    """A writer per split; their files replace those of an earlier run when all are whole.
 
-    A file of an earlier run for a split that this one does not have is removed.
+    The earlier files go first, those of splits that are no more as well: killed in between,
+    a run leaves too few files, and never splits that do not belong together.
     Raises DRFError where they cannot be written.
     """
     scratch = None
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=".importing-", dir=folder))
+        for left_behind in folder.glob(f"{_SCRATCH}*"):
+            shutil.rmtree(left_behind, ignore_errors=True)
+        scratch = Path(tempfile.mkdtemp(prefix=_SCRATCH, dir=folder))
         writers = {name: SplitWriter(scratch / f"{name}.parquet", mark) for name in splits}
         yield writers
         for writer in writers.values():
             writer.close()
+        for path in folder.glob("*.parquet"):
+            if _mark_of(path) == mark:
+                path.unlink()
         for name in splits:
             (scratch / f"{name}.parquet").replace(folder / f"{name}.parquet")
-        for path in folder.glob("*.parquet"):
-            if path.stem not in splits and _mark_of(path) == mark:
-                path.unlink()
     except OSError as error:
         raise DRFError(f"--output {folder}: cannot be written ({error.strerror})") from error
     finally:

@@ -205,6 +205,20 @@ def test_an_import_that_fails_leaves_the_earlier_files_alone(
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
 
+def test_what_a_killed_import_left_behind_is_cleared_away(drf: Drf, tmp_path: Path):
+    raw = make_mvsa(tmp_path / "raw", {str(n): "positive,neutral" for n in range(30)})
+    left = tmp_path / "out" / ".importing-abc"
+    left.mkdir(parents=True)
+    (left / "train.parquet").write_bytes(b"half a file")
+    run = drf("import", "mvsa-single", raw, "--output", tmp_path / "out")
+    assert run.code == 0, run.err
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "train.parquet",
+        "dev.parquet",
+        "test.parquet",
+    }
+
+
 def test_row_groups_are_bounded_in_rows_and_bytes(drf: Drf, tmp_path: Path, monkeypatch):
     monkeypatch.setattr(writing, "_GROUP_ROWS", 8)
     monkeypatch.setattr(writing, "_GROUP_BYTES", 5_000)
