@@ -82,6 +82,7 @@ def run_evaluate(args: argparse.Namespace) -> int:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+    logging.set_verbosity_error()
     infos = _read_checkpoints(sources)
     labels = infos[names[0]].labels
 
