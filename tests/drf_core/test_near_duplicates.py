@@ -94,6 +94,14 @@ def test_different_images_do_not_match() -> None:
     assert not alike.any()
 
 
+@pytest.mark.parametrize("seed", [1, 2, 3, 5, 6])
+def test_an_image_of_the_same_make_up_does_not_match(seed: int) -> None:
+    changed = picture(seed)
+    ImageDraw.Draw(changed).rectangle((60, 40, 180, 140), fill=(250, 250, 10))
+    one, other = (fingerprint(None, encoded(image)) for image in (picture(seed), changed))
+    assert share(one, other) == (False, False)
+
+
 def test_flat_images_match_only_byte_by_byte() -> None:
     black, grey = (encoded(Image.new("RGB", (64, 64), c)) for c in ("black", "grey"))
     assert look(black) is None

@@ -135,8 +135,12 @@ def test_the_interval_of_a_calibration_error_holds_the_figure_itself() -> None:
     inflated = replicates["calibration_error"]
     # Resampling adds noise to every bin, and noise adds to the error.
     assert inflated.mean() > error + 0.01
+    assert reflected(error, inflated).mean() < error - 0.01
     found = interval(error, reflected(error, inflated))
     assert 0 <= found.low <= error <= found.high
+    [column] = figures([outcome(0)], labels, 0.05, resamples=500).replicates[:, 0].T[[3]]
+    assert METRICS[3] == "calibration_error"
+    assert column.mean() < expected_calibration_error(labels, outcome(0).probabilities)
 
 
 def test_p_is_twice_the_share_on_the_other_side_of_zero() -> None:
