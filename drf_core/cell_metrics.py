@@ -109,9 +109,10 @@ def _classification(labels: np.ndarray, probabilities: np.ndarray) -> tuple[floa
 def _diagnostics(outcome: Outcome, clean: Outcome, threshold: float) -> dict[str, _Scored]:
     found = {}
     for column, m in enumerate(MODALITIES):
-        there = np.flatnonzero(outcome.present[:, column])
-        if len(there):
-            found[f"{m}_low_quality"] = _low_quality(outcome.quality[:, column], there, threshold)
+        there = outcome.present[:, column]
+        if there.any():
+            low = outcome.quality[:, column] < threshold
+            found[f"{m}_low_quality"] = _share(low, there)
         higher = np.flatnonzero(clean.present[:, column])
         lower = np.flatnonzero(outcome.damaged[:, column])
         if len(higher) and len(lower):
@@ -128,9 +129,10 @@ def _diagnostics(outcome: Outcome, clean: Outcome, threshold: float) -> dict[str
     return found
 
 
-def _low_quality(quality: np.ndarray, rows: np.ndarray, threshold: float) -> _Scored:
-    low = quality[rows] < threshold
-    return _Scored(float(low.mean()), lambda weights: resampled_share(weights[:, rows], low))
+def _share(chosen: np.ndarray, among: np.ndarray) -> _Scored:
+    return _Scored(
+        float(chosen[among].mean()), lambda weights: resampled_share(weights, chosen, among)
+    )
 
 
 def _auroc(higher: np.ndarray, lower: np.ndarray, rows: tuple[np.ndarray, np.ndarray]) -> _Scored:

@@ -6,6 +6,8 @@ from typing import Any
 
 from transformers import AutoConfig, PretrainedConfig
 
+from drf_core.designs import DESIGNS
+
 MODALITIES = ("text", "image")
 
 
@@ -16,6 +18,9 @@ class DRFConfig(PretrainedConfig):
     text_feature_size, image_feature_size: size of each encoder's pooled raw features.
     text_pooling, image_pooling: "mean" over tokens, or "first" token.
     projection_size: d of the shared feature space.
+    design: which of `drf_core.designs.DESIGNS` this is; everything but "drf" is there to be
+        compared with it.
+    trained_kinds: kinds of damage per modality that training used, None where unknown.
     queue_length: posts in each feature queue (paper: a feature queue per modality).
     reference_length: quantiles kept of the held-out scores that qualities are ranks among.
     quality_threshold: below it a modality is called low_quality, and weights fall.
@@ -37,6 +42,8 @@ class DRFConfig(PretrainedConfig):
         image_pooling: str = "mean",
         max_text_tokens: int = 96,
         projection_size: int = 128,
+        design: str = "drf",
+        trained_kinds: dict[str, list[str]] | None = None,
         queue_length: int = 1024,
         reference_length: int = 512,
         quality_threshold: float = 0.05,
@@ -55,6 +62,10 @@ class DRFConfig(PretrainedConfig):
         self.image_pooling = image_pooling
         self.max_text_tokens = max_text_tokens
         self.projection_size = projection_size
+        if design not in DESIGNS:
+            raise ValueError(f"design {design!r} is not among {', '.join(DESIGNS)}")
+        self.design = design
+        self.trained_kinds = trained_kinds
         self.queue_length = queue_length
         self.reference_length = reference_length
         self.quality_threshold = quality_threshold

@@ -63,6 +63,34 @@ def flatten(image: np.ndarray, rng: Generator) -> np.ndarray:
     return _with_pillow(image, lambda picture: picture.resize((side, side)).resize(size))
 
 
+def pixelate(image: np.ndarray, rng: Generator) -> np.ndarray:
+    """A mosaic of 10 to 24 tiles a side."""
+    tiles = int(rng.integers(10, 25))
+    size = (image.shape[2], image.shape[1])
+
+    def change(picture: Image.Image) -> Image.Image:
+        small = picture.resize((tiles, tiles), Image.Resampling.BOX)
+        return small.resize(size, Image.Resampling.NEAREST)
+
+    return _with_pillow(image, change)
+
+
+def posterise(image: np.ndarray, rng: Generator) -> np.ndarray:
+    """Two or three grey levels a channel."""
+    step = 255.0 / int(rng.integers(1, 3))
+    return (np.rint(image / step) * step).astype(np.uint8)
+
+
+def cut_patches(image: np.ndarray, rng: Generator) -> np.ndarray:
+    """50-85 % of the tiles of a 7 x 7 grid replaced by one colour."""
+    height, width = image.shape[1:]
+    gone = rng.random((7, 7)) < rng.uniform(0.5, 0.85)
+    rows, columns = np.arange(height) * 7 // height, np.arange(width) * 7 // width
+    mask = gone[rows][:, columns]
+    colour = rng.integers(0, 256, (3, 1, 1)).astype(np.uint8)
+    return np.where(mask, colour, image)
+
+
 def mask_words(text: str, rng: Generator, mask_token: str) -> str:
     """Corrupt (paper): replace 40-80 % of the words by the tokenizer's mask token."""
     words = text.split()
@@ -116,6 +144,9 @@ IMAGE_DAMAGES: dict[str, ImageDamage] = {
     "jpeg": compress_heavily,
     "occlusion": occlude,
     "flat": flatten,
+    "pixelated": pixelate,
+    "posterised": posterise,
+    "patches": cut_patches,
 }
 TEXT_DAMAGES: dict[str, TextDamage] = {
     "corrupt": mask_words,
@@ -130,7 +161,8 @@ SWAPPED = "swapped"
 
 # What training uses unless told otherwise. Swapped and shuffled are kept for evaluation:
 # neither looks strange on its own.
-TRAINED_IMAGE_KINDS = ("corrupt", "blur", "noise", "jpeg", "occlusion", "flat")
+TRAINED_IMAGE_KINDS = ("corrupt", "blur", "noise", "jpeg", "occlusion", "flat", "pixelated",
+                       "posterised", "patches")  # fmt: skip
 TRAINED_TEXT_KINDS = ("corrupt", "typos", "no_vowels", "cropped")
 # Beyond the paper's protocol: what evaluation damages a modality with, to see how a model
 # copes with what it was not trained on.

@@ -19,6 +19,7 @@ from drf_core.evaluation import predict
 from drf_core.feature_views import encode_undisrupted
 from drf_core.frozen_encoder import autocast
 from drf_core.modeling_drf import DRFModel
+from drf_core.training_batches import batches_of
 from drf_core.training_corpus import TrainingCorpus
 from schemas.errors import UsageError
 
@@ -161,7 +162,7 @@ def _distil(
     cosine = 0.0
     for epoch in range(epochs):
         total = 0.0
-        batches = _batches(len(target), settings.batch_size, rng, lengths)
+        batches = batches_of(len(target), settings.batch_size, rng, lengths)
         for rows in tqdm(batches, f"distilling {name}, epoch {epoch + 1}", unit="batch"):
             with autocast(device):
                 guess = head(forward(rows))
@@ -177,20 +178,3 @@ def _distil(
         cosine = total / len(target)
     encoder.eval()
     return cosine
-
-
-def _batches(
-    count: int, size: int, rng: np.random.Generator, lengths: np.ndarray | None
-) -> list[Tensor]:
-    """Batches in random order; with lengths, of posts about equally long, to pad little."""
-    order = rng.permutation(count)
-    if lengths is not None:
-        chunk = 50 * size
-        order = np.concatenate(
-            [
-                part[np.argsort(lengths[part], kind="stable")]
-                for part in (order[i : i + chunk] for i in range(0, count, chunk))
-            ]
-        )
-    batches = [torch.from_numpy(order[i : i + size]) for i in range(0, count, size)]
-    return [batches[i] for i in rng.permutation(len(batches))]

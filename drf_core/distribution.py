@@ -20,8 +20,9 @@ class ShrunkGaussian(nn.Module):
     whitener: Tensor
     log_determinant: Tensor
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, covariance: str = "full") -> None:
         super().__init__()
+        self.covariance = covariance
         self.register_buffer("mean", torch.zeros(size))
         self.register_buffer("whitener", torch.eye(size))
         self.register_buffer("log_determinant", torch.zeros(()))
@@ -33,11 +34,19 @@ class ShrunkGaussian(nn.Module):
             raise ValueError(f"a distribution needs at least 2 features, got {features.shape[0]}")
         features = features.double()
         mean = features.mean(0)
-        eigenvalues, eigenvectors = torch.linalg.eigh(ledoit_wolf(features - mean))
-        eigenvalues = eigenvalues.clamp_min(1e-6 * float(eigenvalues.mean()) + 1e-12)
+        covariance = ledoit_wolf(features - mean)
+        if self.covariance == "diagonal":
+            covariance = covariance.diagonal().diag()
+        # A dimension that never varies (a dead unit) would leave the covariance singular.
+        variance = covariance.diagonal()
+        covariance = covariance + (1e-6 * float(variance.mean()) + 1e-12) * torch.eye(
+            len(variance), dtype=covariance.dtype, device=covariance.device
+        )
+        factor = torch.linalg.cholesky(covariance)
+        identity = torch.eye(len(variance), dtype=factor.dtype, device=factor.device)
         self.mean.copy_(mean)
-        self.whitener.copy_(eigenvectors.T / eigenvalues.sqrt()[:, None])
-        self.log_determinant.copy_(eigenvalues.log().sum())
+        self.whitener.copy_(torch.linalg.solve_triangular(factor, identity, upper=False))
+        self.log_determinant.copy_(2 * factor.diagonal().log().sum())
 
     def log_density(self, features: Tensor) -> Tensor:
         """Log density up to a constant, divided by the feature's size; (n, size) -> (n,)."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from drf_core.modeling_drf import DRFModel
+from drf_core.openvino_runtime import load_openvino
 from drf_core.processing_drf import DRFProcessor
 
 # Compiling takes some seconds, as long as torch takes for about this many images.
@@ -44,8 +45,7 @@ def frozen_image_encoder(
         # Depthwise convolutions run about twice as fast on channels-last weights.
         model.image_encoder.to(memory_format=torch.channels_last)
         return with_torch
-    import openvino
-
+    openvino = load_openvino()
     side = processor.target or 224
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -19,12 +19,10 @@ def f1_scores(labels: np.ndarray, predicted: np.ndarray, classes: int) -> tuple[
 
     Macro averages over the classes that occur in labels.
     """
-    occurring = np.flatnonzero(np.bincount(labels, minlength=classes))
-    weighted, macro = (
-        float(f1_score(labels, predicted, labels=occurring, average=average, zero_division=0.0))
-        for average in ("weighted", "macro")
-    )
-    return weighted, macro
+    support = np.bincount(labels, minlength=classes)
+    occurring = np.flatnonzero(support)
+    scores = f1_score(labels, predicted, labels=occurring, average=None, zero_division=0.0)
+    return float(np.average(scores, weights=support[occurring])), float(np.mean(scores))
 
 
 def confidence_bins(confidence: np.ndarray, bins: int = CALIBRATION_BINS) -> np.ndarray:

@@ -15,8 +15,14 @@ from transformers import AutoModel, PreTrainedModel
 from transformers.utils import ModelOutput
 
 from drf_core.configuration_drf import MODALITIES, DRFConfig
+from drf_core.designs import DESIGNS
 from drf_core.feature_queue import FeatureQueue
-from drf_core.fusion import QualityFusion
+from drf_core.fusion import (
+    ConcatenationFusion,
+    EvidenceFusion,
+    average_fusion,
+    single_fusion,
+)
 from drf_core.quality import QualityEstimator, trust
 from drf_core.recovery import Recovery
 
@@ -27,9 +33,9 @@ OTHER = {"text": "image", "image": "text"}
 class DRFOutput(ModelOutput):
     """What the model says of a batch; pairs of columns are text, image.
 
-    logits (batch, labels). quality, weight (batch, 2). unimodal_logits (batch, 2, labels).
-    hidden, recovered (batch, 2, d): projected features and those recovered from the other
-    modality, zero where the source is absent.
+    logits (batch, labels). quality, weight (batch, 2). unimodal_logits (batch, 2, labels): the
+    evidence of each modality as it came. hidden, recovered (batch, 2, d): projected features
+    and those recovered from the other modality, zero where the source is absent.
     """
 
     logits: Tensor | None = None
@@ -114,7 +120,12 @@ class DRFModel(PreTrainedModel):
         )
         self.standardise = nn.ModuleDict({m: Standardiser(sizes[m]) for m in MODALITIES})
         self.quality = nn.ModuleDict(
-            {m: QualityEstimator(sizes[m], config.reference_length) for m in MODALITIES}
+            {
+                m: QualityEstimator(
+                    sizes[m], config.reference_length, DESIGNS[config.design].covariance
+                )
+                for m in MODALITIES
+            }
         )
         drop = {"text": config.text_dropout, "image": config.image_dropout}
         self.projection = nn.ModuleDict({m: Projection(sizes[m], d, drop[m]) for m in MODALITIES})
@@ -128,7 +139,12 @@ class DRFModel(PreTrainedModel):
         self.unimodal_heads = nn.ModuleDict(
             {m: nn.Sequential(nn.Dropout(dropout), nn.Linear(d, labels)) for m in MODALITIES}
         )
-        self.fusion = QualityFusion(d, labels, dropout)
+        self.design = DESIGNS[config.design]
+        self.fusion = (
+            ConcatenationFusion(d, labels, dropout)
+            if self.design.fusion == "concatenation"
+            else EvidenceFusion(labels)
+        )
         self.register_buffer("temperature", torch.ones(()))
         self._memory: dict[str, Tensor] | None = None
         self.post_init()
@@ -241,19 +257,14 @@ class DRFModel(PreTrainedModel):
         for column, m in enumerate(MODALITIES):
             n, rows = OTHER[m], present[:, column]
             source = present[:, 1 - column, None]
-            recovered[m] = self.recovery[m](hidden[n], memory[n], memory[m], mask) * source
+            recovered[m] = self._recover(m, hidden[n], memory, mask) * source
             with torch.no_grad():
                 of_recovered = self.recovery[m].quality(undropped[n], memory[n], mask)
             quality[m] = torch.where(rows, quality[m], of_recovered)
             trusted[m] = trust(
                 quality[m], self.config.quality_threshold, self.config.trust_floor[m]
             )
-        logits, weight = self.fusion(
-            _pair(hidden),
-            _recovered_or_own(hidden, recovered, present),
-            _bounded_by_source(_pair(trusted), present),
-            present,
-        )
+        logits, weight = self._fuse(hidden, unimodal, recovered, _pair(trusted), present)
         return DRFOutput(
             logits=logits / self.temperature,
             quality=_pair(quality),
@@ -262,6 +273,43 @@ class DRFModel(PreTrainedModel):
             hidden=_pair(hidden),
             recovered=_pair(recovered),
         )
+
+    def _recover(
+        self, modality: str, source: Tensor, memory: dict[str, Tensor], mask: Tensor | None
+    ) -> Tensor:
+        """Features (batch, d) of a modality from the other one's, as the design has it."""
+        other = OTHER[modality]
+        if self.design.recovery == "memory":
+            return self.recovery[modality](source, memory[other], memory[modality], mask)
+        if self.design.recovery == "mean":
+            return memory[modality].mean(0).expand_as(source)
+        return torch.zeros_like(source)
+
+    def _fuse(
+        self,
+        hidden: dict[str, Tensor],
+        unimodal: dict[str, Tensor],
+        recovered: dict[str, Tensor],
+        trusted: Tensor,
+        present: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Logits (batch, labels) and weights (batch, 2)."""
+        kind = self.design.fusion
+        if kind == "average":
+            return average_fusion(_pair(unimodal), present)
+        if kind in MODALITIES:
+            return single_fusion(_pair(unimodal), present, kind, self.fusion.bias)
+        if not self.design.quality_weights:
+            trusted = torch.ones_like(trusted)
+        own = torch.where(present, trusted, torch.zeros_like(trusted))
+        # What was recovered from a distrusted source is not believed more than the source.
+        of_recovered = torch.where(present, torch.ones_like(trusted), trusted) * own.flip(1)
+        if self.design.recovery == "none":
+            of_recovered = torch.zeros_like(of_recovered)
+        if kind == "concatenation":
+            return self.fusion(_pair(hidden), _pair(recovered), own, of_recovered)
+        evidence = {m: self.unimodal_heads[m](recovered[m]) for m in MODALITIES}
+        return self.fusion(_pair(unimodal), _pair(evidence), own, of_recovered)
 
     def _look_at(
         self, modality: str, raw: Tensor | None, rows: Tensor
@@ -288,13 +336,15 @@ class DRFModel(PreTrainedModel):
         """The paired queue, projected; {modality: (filled, d)}. Kept while not training."""
         if self._memory is not None and not self.training:
             return self._memory
-        memory = {
-            m: self.projection[m].without_dropout(
-                self.standardise[m](self.undisrupted_queue.rows(m))
-            )
-            for m in MODALITIES
-        }
-        if not self.training and not torch.is_grad_enabled():
+        # Read, not learned through: a gradient for every entry would cost more than the rest.
+        with torch.no_grad():
+            memory = {
+                m: self.projection[m].without_dropout(
+                    self.standardise[m](self.undisrupted_queue.rows(m))
+                )
+                for m in MODALITIES
+            }
+        if not self.training:
             self._memory = memory
         return memory
 
@@ -338,24 +388,6 @@ class DRFModel(PreTrainedModel):
 
 def _pair(values: dict[str, Tensor]) -> Tensor:
     return torch.stack([values[m] for m in MODALITIES], 1)
-
-
-def _bounded_by_source(trusted: Tensor, present: Tensor) -> Tensor:
-    """Trust (batch, 2), where what was recovered from a distrusted source is not believed more."""
-    return torch.where(present, trusted, trusted * trusted.flip(1))
-
-
-def _recovered_or_own(
-    hidden: dict[str, Tensor], recovered: dict[str, Tensor], present: Tensor
-) -> Tensor:
-    """What replaces a distrusted modality: recovered features, or its own without a source."""
-    return torch.stack(
-        [
-            torch.where(present[:, 1 - column, None], recovered[m], hidden[m])
-            for column, m in enumerate(MODALITIES)
-        ],
-        1,
-    )
 
 
 AutoModel.register(DRFConfig, DRFModel)

@@ -44,10 +44,10 @@ class QualityEstimator(nn.Module):
     own reading, since one-sided distances call many disruptions typical.
     """
 
-    def __init__(self, size: int, reference_length: int) -> None:
+    def __init__(self, size: int, reference_length: int, covariance: str = "full") -> None:
         super().__init__()
-        self.undisrupted = ShrunkGaussian(size)
-        self.disrupted = ShrunkGaussian(size)
+        self.undisrupted = ShrunkGaussian(size, covariance)
+        self.disrupted = ShrunkGaussian(size, covariance)
         self.reference = ReferenceRank(reference_length)
 
     def fit(self, undisrupted: Tensor, disrupted: Tensor) -> None:

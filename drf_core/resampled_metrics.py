@@ -75,10 +75,11 @@ def resampled_rank_correlation(
     return np.divide(xy, scale, out=np.full(len(weights), np.nan), where=scale > 1e-9)
 
 
-def resampled_share(weights: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    """Share of the drawn posts that are chosen; (posts,) bool."""
-    total = weights.sum(1)
-    return np.divide(weights @ chosen, total, out=np.full(len(weights), np.nan), where=total > 0)
+def resampled_share(weights: np.ndarray, chosen: np.ndarray, among: np.ndarray) -> np.ndarray:
+    """Share that is chosen among some of the drawn posts; (posts,) bool each."""
+    total = weights @ among
+    chosen_of_them = weights @ (chosen & among)
+    return np.divide(chosen_of_them, total, out=np.full(len(weights), np.nan), where=total > 0)
 
 
 def _centred_ranks(weights: np.ndarray, values: np.ndarray) -> np.ndarray:

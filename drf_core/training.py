@@ -36,7 +36,7 @@ from drf_core.fitting import (
 )
 from drf_core.losses import distillation_loss, recovery_loss, sentiment_loss
 from drf_core.modeling_drf import DRFModel
-from drf_core.training_batches import encode_batch
+from drf_core.training_batches import batches_of, encode_batch
 from drf_core.training_corpus import TrainingCorpus
 
 STATE_FILE = "training_state.pt"
@@ -117,6 +117,7 @@ class Trainer:
         self.views, self.validation_views = views or {}, validation_views or {}
         self.teacher_logits = teacher_logits
         self.reference = reference
+        model.config.trained_kinds = self._kinds()
         self.rng = np.random.default_rng(settings.seed)
         torch.manual_seed(settings.seed)
         model.text_encoder.requires_grad_(settings.train_text_encoder)
@@ -133,6 +134,10 @@ class Trainer:
         self.epoch = 0
         self.history: list[dict[str, Any]] = []
         self.best_state: dict[str, Tensor] = {}
+
+    @property
+    def _encoders_learn(self) -> bool:
+        return self.settings.train_text_encoder or self.settings.train_image_encoder
 
     def _kinds(self) -> dict[str, list[str]]:
         return {"text": self.settings.text_kinds, "image": self.settings.image_kinds}
@@ -206,15 +211,17 @@ class Trainer:
     def train_epoch(self) -> None:
         """One pass over the corpus, then refit distributions and reference."""
         self._train_mode()
-        order = torch.from_numpy(self.rng.permutation(len(self.corpus)))
+        lengths = None
+        if self.settings.train_text_encoder:
+            lengths = np.array([len(post.text or "") for post in self.corpus.posts])
+        batches = batches_of(len(self.corpus), self.settings.batch_size, self.rng, lengths)
         with ThreadPoolExecutor(available_cores()) as pool:
-            for index in tqdm(
-                order.split(self.settings.batch_size), f"epoch {self.epoch + 1}", unit="batch"
-            ):
+            for index in tqdm(batches, f"epoch {self.epoch + 1}", unit="batch", disable=None):
                 self._step(index, pool)
         self.epoch += 1
         self.model.eval()
-        self.model.fit_distributions(standardise=False)
+        if self._encoders_learn:
+            self.model.fit_distributions(standardise=False)
         set_reference(self.model, self.look_at_validation(self.model))
         self._copy_buffers()
 
@@ -246,8 +253,12 @@ class Trainer:
         loss = sentiment_loss(
             output, self.corpus.labels[index].to(device), batch.present, settings.unimodal_weight
         )
+        design = self.model.design
         loss = loss + recovery_loss(
-            output, undisrupted, settings.sample_weight, settings.distribution_weight
+            output,
+            undisrupted,
+            settings.sample_weight * design.sample_loss,
+            settings.distribution_weight * design.distribution_loss,
         )
         # Without a larger teacher only disrupted posts have anything to learn from a view that
         # is not; the averaged model need not look at the others.
@@ -264,7 +275,8 @@ class Trainer:
         self.optimizer.step()
         self.schedule.step()
         self._average()
-        push_to_queues(self.model, batch, index)
+        if self._encoders_learn:
+            push_to_queues(self.model, batch, index)
 
     @torch.no_grad()
     def _teacher(self, index: Tensor, pool: ThreadPoolExecutor) -> Tensor:
@@ -329,9 +341,10 @@ class Trainer:
         if self.best_state:
             self.model.load_state_dict(self.best_state)
         self.model.eval()
-        rng = np.random.default_rng(self.settings.seed)
-        fill_queues(self.model, self.corpus, self.views, self._kinds(), rng)
-        self.model.fit_distributions(standardise=False)
+        if self._encoders_learn:
+            rng = np.random.default_rng(self.settings.seed)
+            fill_queues(self.model, self.corpus, self.views, self._kinds(), rng)
+            self.model.fit_distributions(standardise=False)
         seen = self.look_at_validation(self.model)
         if self.reference is None:
             set_reference(self.model, seen)

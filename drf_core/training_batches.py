@@ -17,6 +17,23 @@ from drf_core.modeling_drf import DRFModel
 from drf_core.training_corpus import TrainingCorpus
 
 
+def batches_of(
+    count: int, size: int, rng: np.random.Generator, lengths: np.ndarray | None
+) -> list[Tensor]:
+    """Batches in random order; with lengths, of posts about equally long, to pad little."""
+    order = rng.permutation(count)
+    if lengths is not None:
+        chunk = 50 * size
+        order = np.concatenate(
+            [
+                part[np.argsort(lengths[part], kind="stable")]
+                for part in (order[i : i + chunk] for i in range(0, count, chunk))
+            ]
+        )
+    batches = [torch.from_numpy(order[i : i + size]) for i in range(0, count, size)]
+    return [batches[i] for i in rng.permutation(len(batches))]
+
+
 def encode_batch(
     model: DRFModel,
     corpus: TrainingCorpus,

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from drf_core.configuration_drf import DRFConfig
+from drf_core.designs import DESIGNS
 from drf_core.modeling_drf import DRFModel
 
 
@@ -35,9 +37,24 @@ def test_what_is_recovered_from_a_distrusted_source_is_not_believed_more(model: 
     strange = forward(model, model.undisrupted_queue.rows("text")[:8] * 6, None)
     low = strange.quality[:, 0] < 0.02
     assert bool(low.any())
-    prior = model.fusion.prior.exp()
-    most = prior[1, 1] / (prior[1, 1] + prior[0, 0])
+    prior = float(model.fusion.prior.detach()[1].sigmoid())
+    most = prior / (1 + prior)
     assert bool((strange.weight[low, 1] <= most + 1e-6).all())
+
+
+@pytest.mark.parametrize("design", DESIGNS)
+def test_every_design_predicts_any_mixture_of_present_and_absent(
+    model: DRFModel, tiny_checkpoint: Path, design: str
+) -> None:
+    state = model.state_dict()
+    model = DRFModel(DRFConfig.from_pretrained(tiny_checkpoint, design=design))
+    model.load_state_dict(state, strict=False)
+    present = torch.tensor([[True, True], [True, False], [False, True]])
+    text, image = (model.undisrupted_queue.rows(m)[:2] for m in ("text", "image"))
+    with torch.inference_mode():
+        output = model.eval().forward_features(text, image, present)
+    assert bool(output.logits.isfinite().all())
+    assert torch.allclose(output.weight.sum(-1), torch.ones(3))
 
 
 def test_a_recovered_feature_depends_on_its_source_alone(model: DRFModel) -> None:

@@ -5,7 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from drf_core.fusion import QualityFusion
+from drf_core.fusion import (
+    ConcatenationFusion,
+    EvidenceFusion,
+    average_fusion,
+    single_fusion,
+)
 from drf_core.recovery import Recovery, distribution_loss, sample_loss
 
 
@@ -59,24 +64,57 @@ def test_the_distribution_loss_sees_a_shift_and_a_collapse() -> None:
 
 
 def test_equal_trust_weighs_equally_and_less_trust_less() -> None:
-    fusion = QualityFusion(4, 3, 0.0)
-    present = torch.tensor([[True, True], [True, True], [True, False]])
-    weights = fusion.weights(torch.tensor([[1.0, 1.0], [1.0, 0.25], [1.0, 1.0]]), present)
+    fusion = EvidenceFusion(3)
+    evidence = torch.randn(3, 2, 3)
+    trust = torch.tensor([[1.0, 1.0], [1.0, 0.25], [1.0, 0.0]])
+    logits, weights = fusion(evidence, evidence, trust, torch.zeros(3, 2))
     assert weights[0].tolist() == [0.5, 0.5]
     assert weights[1].tolist() == pytest.approx([0.8, 0.2])
-    assert torch.allclose(weights.sum(-1), torch.ones(3))
+    assert weights[2].tolist() == [1.0, 0.0]
+    assert torch.allclose(logits[1], evidence[1, 0] + 0.25 * evidence[1, 1])
 
 
-def test_a_distrusted_modality_gives_way_to_its_recovery() -> None:
-    fusion = QualityFusion(4, 3, 0.0).eval()
-    features, recovered = torch.randn(1, 2, 4), torch.randn(1, 2, 4)
-    present = torch.tensor([[True, True]])
-    absent = torch.tensor([[True, False]])
-    gone, _ = fusion(features, recovered, torch.tensor([[1.0, 1.0]]), absent)
-    changed = features.clone()
+@pytest.mark.parametrize("concatenating", [False, True])
+def test_a_distrusted_modality_gives_way_to_its_recovery(concatenating: bool) -> None:
+    fusion = ConcatenationFusion(3, 3, 0.0).eval() if concatenating else EvidenceFusion(3)
+    own, recovered = torch.randn(1, 2, 3), torch.randn(1, 2, 3)
+    changed = own.clone()
     changed[:, 1] += 100
-    same, _ = fusion(changed, recovered, torch.tensor([[1.0, 1.0]]), absent)
+    trust, whole = torch.tensor([[1.0, 0.0]]), torch.tensor([[1.0, 1.0]])
+    gone, weights = fusion(own, recovered, trust, whole)
+    same, _ = fusion(changed, recovered, trust, whole)
     assert torch.equal(gone, same)
-    trusted, _ = fusion(features, recovered, torch.tensor([[1.0, 1.0]]), present)
-    doubted, _ = fusion(features, recovered, torch.tensor([[1.0, 0.01]]), present)
-    assert not torch.allclose(trusted, doubted)
+    assert 0 < float(weights[0, 1].detach()) < 1
+    without, alone = fusion(own, recovered, trust, torch.zeros(1, 2))
+    assert not torch.allclose(gone, without)
+    assert alone.tolist() == [[1.0, 0.0]]
+
+
+def test_damage_to_one_modality_shifts_evidence_the_same_whatever_the_other_says() -> None:
+    fusion = EvidenceFusion(3)
+    text, image, damaged = (torch.randn(3) for _ in range(3))
+    whole, none = torch.ones(1, 2), torch.zeros(1, 2)
+    shifts = []
+    for said in (text, -text):
+        before, _ = fusion(torch.stack([said, image])[None], torch.zeros(1, 2, 3), whole, none)
+        after, _ = fusion(torch.stack([said, damaged])[None], torch.zeros(1, 2, 3), whole, none)
+        shifts.append(after - before)
+    assert torch.allclose(*shifts, atol=1e-6)
+
+
+def test_late_fusion_averages_what_is_there() -> None:
+    evidence = torch.tensor([[[2.0, 0.0], [0.0, 0.0]]]).repeat(2, 1, 1)
+    present = torch.tensor([[True, True], [True, False]])
+    logits, weights = average_fusion(evidence, present)
+    assert weights.tolist() == [[0.5, 0.5], [1.0, 0.0]]
+    both = 0.5 * evidence[0].softmax(-1).sum(0)
+    assert torch.allclose(logits[0].softmax(-1), both)
+    assert torch.allclose(logits[1].softmax(-1), evidence[0, 0].softmax(-1))
+
+
+def test_a_single_modality_falls_back_to_its_prior_where_it_is_absent() -> None:
+    evidence, bias = torch.randn(2, 2, 3), torch.tensor([0.0, 1.0, 2.0])
+    present = torch.tensor([[True, True], [True, False]])
+    logits, weights = single_fusion(evidence, present, "image", bias)
+    assert torch.equal(logits[0], evidence[0, 1]) and torch.equal(logits[1], bias)
+    assert weights.tolist() == [[0.0, 1.0], [0.0, 1.0]]
