@@ -107,12 +107,18 @@ def test_rank_correlation_under_weights_is_that_of_the_posts_drawn() -> None:
         assert found[row] == pytest.approx(rank_correlation(first[drawn], second[drawn]))
 
 
+def test_a_share_under_weights_is_that_among_the_posts_drawn() -> None:
+    weights = np.array([[2.0, 1.0, 0.0, 1.0]])
+    chosen, among = np.array([True, False, True, True]), np.array([True, True, True, False])
+    assert resampled_share(weights, chosen, among) == pytest.approx([2 / 3])
+
+
 def test_a_figure_of_posts_that_were_not_drawn_is_not_a_number() -> None:
     none, score = np.zeros((1, 2)), np.array([1.0, 2.0])
     rows = np.arange(2), np.arange(2)
     assert np.isnan(resampled_auroc(none, score, score, rows)).all()
     assert np.isnan(resampled_rank_correlation(none, score, score)).all()
-    assert np.isnan(resampled_share(none, np.array([True, False]))).all()
+    assert np.isnan(resampled_share(none, score > 1, score > 0)).all()
 
 
 def test_the_interval_of_accuracy_is_that_of_scipys_bootstrap() -> None:
