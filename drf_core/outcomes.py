@@ -59,7 +59,8 @@ def outcomes(
         )
         distance = (recovered - hidden).norm(dim=-1)
         had = torch.cat([_had(views, index) for index in rows])
-        distance[present | ~had] = torch.nan
+        # A design without recovery leaves zeros.
+        distance[present | ~had | (recovered == 0).all(-1)] = torch.nan
         found.append(
             Outcome(*(x.numpy() for x in (probabilities, quality, present, damaged, distance)))
         )

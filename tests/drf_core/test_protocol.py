@@ -13,6 +13,7 @@ from PIL import Image
 
 from drf_core.annotator import Annotator
 from drf_core.configuration_drf import MODALITIES
+from drf_core.designs import DESIGNS
 from drf_core.disruption import DISCARD
 from drf_core.feature_views import FeatureViews, encode_views
 from drf_core.outcomes import encoder_hash, outcomes
@@ -185,6 +186,16 @@ def test_an_outcome_knows_what_was_damaged_and_how_far_recovery_missed(
     assert gone.present[13].tolist() == [True, False] and np.isnan(gone.recovery_error[13]).all()
     # The one that never had a text has no true feature to miss.
     assert np.isnan(gone.recovery_error[12]).all()
+
+
+def test_a_design_without_recovery_has_no_recovery_error(
+    tiny_checkpoint: Path, views: dict[str, FeatureViews]
+) -> None:
+    other = Annotator.from_pretrained(str(tiny_checkpoint), device="cpu", threads=1)
+    other.model.design = DESIGNS["drf_no_recovery"]
+    asked = cells(len(posts()))
+    for outcome in outcomes(other.model, views, asked):
+        assert np.isnan(outcome.recovery_error).all()
 
 
 def test_smaller_batches_say_the_same(annotator: Annotator, views: dict[str, FeatureViews]) -> None:

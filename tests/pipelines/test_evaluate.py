@@ -61,7 +61,7 @@ def posts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def give_opinions(source: Path, folder: Path, posts: Path, strength: float) -> Path:
-    """A copy of a checkpoint that calls the posts different labels: its head, stretched."""
+    """A copy of a checkpoint that calls the posts different labels: logits centred, stretched."""
     import torch
 
     annotator = Annotator.from_pretrained(str(source), device="cpu", threads=1)
@@ -70,15 +70,10 @@ def give_opinions(source: Path, folder: Path, posts: Path, strength: float) -> P
         annotator.prepare(*post) for post in zip(table["text"], table["image"], strict=True)
     ]
     said = np.log([prediction.probabilities for prediction in annotator.predict(prepared)])
-    head = [
-        part
-        for part in annotator.model.fusion.modules()
-        if isinstance(part, torch.nn.Linear) and part.out_features == len(LABELS)
-    ][-1]
+    [*_, bias] = [b for b in annotator.model.fusion.parameters() if b.shape == (len(LABELS),)]
     with torch.no_grad():
-        head.bias -= torch.tensor(said.mean(0), dtype=head.bias.dtype)
-        head.bias *= strength
-        head.weight *= strength
+        bias -= torch.tensor(said.mean(0), dtype=bias.dtype)
+        annotator.model.temperature.fill_(1 / strength)
     annotator.model.save_pretrained(folder)
     annotator.processor.save_pretrained(str(folder))
     return folder
@@ -90,7 +85,7 @@ def checkpoints(
     posts: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
-    """Three models: one, other, and one's twin, whose head alone is another."""
+    """Three models: one, other, and one's twin, which says the opposite."""
     folder = tmp_path_factory.mktemp("checkpoints")
     give_opinions(make_tiny_checkpoint(seed=0), folder / "one", posts, 20.0)
     give_opinions(make_tiny_checkpoint(seed=1), folder / "other", posts, 20.0)
