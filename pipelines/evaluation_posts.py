@@ -6,6 +6,8 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from tqdm import tqdm
+
 from drf_core.near_duplicates import fingerprint, near_duplicates
 from drf_core.training_corpus import TrainingPost, usable
 from pipelines.training_posts import stream_training_rows
@@ -67,8 +69,10 @@ def read_evaluation_posts(
         )
     if not excluded:
         return EvaluationPosts(posts, unlabelled, unusable)
+    stream = stream_training_rows(excluded, columns, None)
     others = [
-        fingerprint(row.text, row.image) for row in stream_training_rows(excluded, columns, None)
+        fingerprint(row.text, row.image)
+        for row in tqdm(stream, "posts to exclude", unit=" posts", disable=None)
     ]
     text, image = near_duplicates([fingerprint(post.text, post.image) for post in posts], others)
     kept = [post for post, alike in zip(posts, text | image, strict=True) if not alike]
