@@ -47,11 +47,14 @@ class FeatureViews:
         features (batch, size) float32 and present (batch,) bool, false where discarded or
         absent. Raises KeyError for a kind that was not encoded.
         """
+        known: dict[str | None, list[int]] = {DISCARD: []}
+        for view, name in enumerate(self.kinds):
+            known.setdefault(name, []).append(view)
         views = []
         for kind in kinds:
-            found = [view for view, name in enumerate(self.kinds) if name == kind]
-            if not found and kind != DISCARD:
+            if kind not in known:
                 raise KeyError(f"no view was encoded of the kind {kind!r}")
+            found = known[kind]
             choice = 0 if rng is None or len(found) < 2 else int(rng.integers(len(found)))
             views.append(found[choice] if found else 0)
         chosen = torch.tensor(views)

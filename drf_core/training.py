@@ -49,7 +49,8 @@ class TrainingSettings:
     """How to train; learning rates at the peak of a cosine, weights of the loss terms.
 
     ema_decay: of the averaged model, which is evaluated, kept, and the teacher of the
-    disrupted student. patience: epochs without improvement before stopping.
+    disrupted student. choose_epoch: keep the epoch that validates best, not the last; then
+    patience: epochs without improvement before stopping.
     views_per_kind: how often each post is damaged in each kind where an encoder is frozen and
     its features are made once.
     """
@@ -68,6 +69,7 @@ class TrainingSettings:
     train_text_encoder: bool = True
     train_image_encoder: bool = False
     views_per_kind: int = 1
+    choose_epoch: bool = True
     patience: int = 3
     seed: int = 0
     text_kinds: list[str] = field(default_factory=lambda: list(TRAINED_TEXT_KINDS))
@@ -167,33 +169,40 @@ class Trainer:
             return (step + 1) / warm
         return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warm) / max(1, total - warm))))
 
-    def run(self, folder: str, report: Callable[[str], None] = print) -> None:
+    def run(self, folder: str | None, report: Callable[[str], None] = print) -> None:
         """Train to the end, saving after every epoch to folder; continues a saved training.
 
-        Leaves the best averaged weights in `model`, with queues, distributions, reference
-        and temperature refitted to them.
+        folder: None to keep nothing. Leaves the best averaged weights in `model`, with queues,
+        distributions, reference and temperature refitted to them.
         """
-        state = os.path.join(folder, STATE_FILE)
-        if os.path.exists(state):
+        state = None if folder is None else os.path.join(folder, STATE_FILE)
+        if state is not None and os.path.exists(state):
             self.load(state)
             report(f"resuming after epoch {self.epoch}")
         while self.epoch < self.settings.epochs and not self._out_of_patience():
             self.train_epoch()
-            figures = evaluate(
-                self.averaged,
-                self.look_at_validation(self.averaged),
-                self.validation.labels.numpy(),
-            )
-            score = mean_accuracy(figures)
-            if score > max((entry["score"] for entry in self.history), default=-1.0):
+            if self.settings.choose_epoch:
+                self._validate(report)
+            else:
                 self.best_state = _on_cpu(self.averaged.state_dict())
-            self.history.append({"epoch": self.epoch, "score": score, "figures": figures})
-            self.save(state)
-            report(
-                f"epoch {self.epoch}: "
-                + ", ".join(f"{name} {cell['accuracy']:.3f}" for name, cell in figures.items())
-            )
+            if state is not None:
+                self.save(state)
         self.finish()
+
+    def _validate(self, report: Callable[[str], None]) -> None:
+        figures = evaluate(
+            self.averaged,
+            self.look_at_validation(self.averaged),
+            self.validation.labels.numpy(),
+        )
+        score = mean_accuracy(figures)
+        if score > max((entry["score"] for entry in self.history), default=-1.0):
+            self.best_state = _on_cpu(self.averaged.state_dict())
+        self.history.append({"epoch": self.epoch, "score": score, "figures": figures})
+        report(
+            f"epoch {self.epoch}: "
+            + ", ".join(f"{name} {cell['accuracy']:.3f}" for name, cell in figures.items())
+        )
 
     def look_at_validation(self, model: DRFModel) -> dict[str, FeatureViews]:
         """The validation posts as model encodes them, undisrupted and corrupted."""

@@ -32,9 +32,10 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--validation",
         nargs="+",
-        required=True,
+        default=[],
         metavar="PATH",
-        help="labelled posts that choose the epoch and calibrate qualities and confidence",
+        help="labelled posts that choose the epoch and calibrate qualities and confidence; "
+        "default: a tenth of --posts, held out with whatever shares a text or an image with it",
     )
     add(
         "--text-encoder",
@@ -159,12 +160,20 @@ def _read_posts(
     args: argparse.Namespace, config: TrainConfig
 ) -> tuple[list[TrainingPost], list[TrainingPost], tuple[str, ...]]:
     from drf_core.training_corpus import UNLABELLED
-    from pipelines.training_posts import labels_of, read_training_rows, to_training_posts
+    from pipelines.training_posts import (
+        hold_out,
+        labels_of,
+        read_training_rows,
+        to_training_posts,
+    )
 
     columns = parse_columns(args.column)
     train = read_training_rows(args.posts, columns, args.label_column)
-    rows = read_training_rows(args.validation, columns, args.label_column)
     labels = labels_of(train)
+    if args.validation:
+        rows = read_training_rows(args.validation, columns, args.label_column)
+    else:
+        train, rows = hold_out(train, args.seed)
     posts = to_training_posts(train, labels, "--posts")
     validation = to_training_posts(rows, labels, "--validation")
     if not any(post.label != UNLABELLED for post in validation):

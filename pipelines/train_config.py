@@ -18,7 +18,7 @@ from schemas.errors import UsageError
 
 # What the encoders decide, and no configuration.
 _DECIDED = ("self", "kwargs", "text_config", "vision_config", "text_feature_size",
-            "image_feature_size", "texts", "max_tokens")  # fmt: skip
+            "image_feature_size", "texts", "max_tokens", "trained_kinds")  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from drf_core.training_corpus import UNLABELLED, TrainingPost, usable
+from pipelines.importing.splits import SPLITS, assign_splits, fingerprints, group_posts
 from pipelines.inputs import list_inputs, open_input
 from pipelines.reading import CorruptInputError
 from schemas.errors import SchemaError, UsageError
@@ -115,6 +116,22 @@ def labels_of(rows: Sequence[LabelledRow]) -> tuple[str, ...]:
             "(is --label-column the right one?)"
         )
     return tuple(labels)
+
+
+def hold_out(rows: Sequence[LabelledRow], seed: int) -> tuple[list[LabelledRow], list[LabelledRow]]:
+    """Split off about a tenth of the posts; those that share a text or an image stay together.
+
+    Returns (kept, held out). Raises UsageError for posts too few or too alike to split.
+    """
+    groups = group_posts([fingerprints(row.text, row.image) for row in rows])
+    ids = [row.post_id or f"row {number}" for number, row in enumerate(rows)]
+    held = [side == SPLITS[-1] for side in assign_splits(ids, groups, seed)]
+    if all(held) or not any(held):
+        raise UsageError(
+            f"--posts: {len(rows)} posts cannot be split; give others with --validation"
+        )
+    kept = [row for row, out in zip(rows, held, strict=True) if not out]
+    return kept, [row for row, out in zip(rows, held, strict=True) if out]
 
 
 def to_training_posts(

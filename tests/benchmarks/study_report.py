@@ -1,0 +1,304 @@
+"""The page of a study: what every design reached, with intervals, from the runs it left."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from drf_core.configuration_drf import MODALITIES
+from drf_core.metrics import auroc, expected_calibration_error, rank_correlation
+from drf_core.protocol import OTHER_DAMAGE, Cell
+from drf_core.resampled_metrics import resampled_classification, resamples_of
+from drf_core.significance import Difference, differences, interval
+
+METRICS = ("accuracy", "weighted_f1", "macro_f1")
+BASELINE = "concatenation"
+UNSEEN = "unseen damage"
+_RESAMPLES = 1000
+_RUN = re.compile(r"(?P<design>\w+)-(?P<seed>\d+)-(?P<fold>\d+)\.npz")
+
+Key = tuple[int, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One training's predictions of its held-out posts; see `study._run`."""
+
+    posts: np.ndarray
+    probabilities: np.ndarray
+    quality: np.ndarray
+    present: np.ndarray
+    recovery_error: np.ndarray
+    left_out: dict[str, str]
+    unseen: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Figures of one design over some runs: values (cells, metrics), replicates (.., ..)."""
+
+    values: np.ndarray
+    replicates: np.ndarray
+
+    def mean_over(self, cells: Sequence[int]) -> Table:
+        """The mean over some cells, as one."""
+        return Table(
+            self.values[cells].mean(0, keepdims=True),
+            self.replicates[:, cells].mean(1, keepdims=True),
+        )
+
+
+def read_runs(folder: Path) -> dict[str, dict[Key, Run]]:
+    """The runs of each design, by (seed, fold)."""
+    found: dict[str, dict[Key, Run]] = {}
+    for path in sorted(folder.glob("*.npz")):
+        named = _RUN.fullmatch(path.name)
+        if named is None:
+            continue
+        kept = np.load(path)
+        run = Run(
+            **{
+                field.name: kept[field.name]
+                for field in dataclasses.fields(Run)
+                if field.name != "left_out"
+            },
+            left_out=json.loads(str(kept["left_out"])),
+        )
+        found.setdefault(named["design"], {})[int(named["seed"]), int(named["fold"])] = run
+    return found
+
+
+def write_report(
+    output: Path,
+    designs: Sequence[str],
+    cells: Sequence[Cell],
+    labels: np.ndarray,
+    command: str,
+) -> None:
+    """Write RESULTS.md and results.parquet of the designs' runs in output/_runs."""
+    found = read_runs(output / "_runs")
+    runs = {design: found[design] for design in designs if design in found}
+    baseline = runs[BASELINE]
+    groups = _groups(cells)
+    rows, per_design = [], {}
+    for design, own in runs.items():
+        common = sorted(own.keys() & baseline.keys())
+        table = _table(own, common, cells, labels)
+        other = table if design == BASELINE else _table(baseline, common, cells, labels)
+        per_design[design] = (table, other, len(common))
+        rows += list(_records(design, table, other, cells, groups, len(common)))
+    pq.write_table(pa.Table.from_pylist(rows), output / "results.parquet")
+    page = [_head(runs, labels, command), _group_table(per_design, groups)]
+    page.append(_cell_table(per_design["drf"], cells))
+    page.append(_diagnostics(runs, cells, labels))
+    (output / "RESULTS.md").write_text("\n".join(page), encoding="utf-8")
+
+
+def _groups(cells: Sequence[Cell]) -> dict[str, list[int]]:
+    groups: dict[str, list[int]] = {}
+    for number, cell in enumerate(cells):
+        groups.setdefault(UNSEEN if cell.group == OTHER_DAMAGE else cell.group, []).append(number)
+    groups["disrupted"] = groups["modality-fixed"] + groups["modality-random"]
+    order = ("clean", "modality-fixed", "modality-random", "disrupted", UNSEEN)
+    return {name: groups[name] for name in order}
+
+
+def _table(
+    runs: dict[Key, Run], keys: Sequence[Key], cells: Sequence[Cell], labels: np.ndarray
+) -> Table:
+    values = np.zeros((len(cells), len(METRICS)))
+    replicates = np.zeros((_RESAMPLES, *values.shape), dtype=np.float32)
+    pooled = []
+    for number, cell in enumerate(cells):
+        used = [runs[key] for key in keys]
+        if cell.group == OTHER_DAMAGE:
+            used = [run for run in used if run.unseen[number]]
+        posts = np.concatenate([run.posts for run in used])
+        said = np.concatenate([run.probabilities[number] for run in used])
+        pooled.append((posts, said))
+        once = np.ones((1, len(posts)))
+        figures = resampled_classification(once, labels[posts], said)
+        values[number] = [float(figures[metric][0]) for metric in METRICS]
+    begun = 0
+    for weights in resamples_of(len(labels), _RESAMPLES, 0):
+        block = slice(begun, begun + len(weights))
+        begun += len(weights)
+        for number, (posts, said) in enumerate(pooled):
+            figures = resampled_classification(weights[:, posts], labels[posts], said)
+            replicates[block, number] = np.stack([figures[metric] for metric in METRICS], 1)
+    return Table(values, replicates)
+
+
+def _compared(table: Table, other: Table, metric: int) -> list[Difference]:
+    return differences(
+        table.values[:, metric],
+        table.replicates[:, :, metric],
+        other.values[:, metric],
+        other.replicates[:, :, metric],
+    )
+
+
+def _records(
+    design: str,
+    table: Table,
+    other: Table,
+    cells: Sequence[Cell],
+    groups: dict[str, list[int]],
+    runs: int,
+) -> Iterable[dict[str, object]]:
+    scopes = [("cell", [cell.name for cell in cells], table, other)]
+    scopes += [
+        ("group", [name], table.mean_over(members), other.mean_over(members))
+        for name, members in groups.items()
+    ]
+    for scope, names, own, base in scopes:
+        for number, metric in enumerate(METRICS):
+            compared = _compared(own, base, number)
+            for place, name in enumerate(names):
+                bounds = interval(
+                    float(own.values[place, number]), own.replicates[:, place, number]
+                )
+                record: dict[str, object] = {"design": design, "scope": scope, "cell": name}
+                record |= {"metric": metric, "runs": runs, **dataclasses.asdict(bounds)}
+                if design != BASELINE:
+                    found = dataclasses.asdict(compared[place])
+                    record |= {f"difference_{key}": value for key, value in found.items()}
+                yield record
+
+
+def _head(runs: dict[str, dict[Key, Run]], labels: np.ndarray, command: str) -> str:
+    counts = ", ".join(f"{design} {len(own)}" for design, own in runs.items())
+    majority = np.bincount(labels).max() / len(labels)
+    return f"""# What each part contributes
+
+{len(labels)} posts, cross-validated; majority class {100 * majority:.1f} %. Trainings (seeds x
+folds): {counts}. Differences are paired with {BASELINE} on the same trainings, in points, with
+95 % bootstrap intervals over posts. "Unseen damage" is what the training at hand did not use.
+
+Written by `{command}`.
+"""
+
+
+def _group_table(
+    per_design: dict[str, tuple[Table, Table, int]], groups: dict[str, list[int]]
+) -> str:
+    lines = ["## Accuracy / weighted F1 / macro F1, means over groups of cells", ""]
+    lines.append(
+        "| design | " + " | ".join(f"{name} ({len(groups[name])})" for name in groups) + " |"
+    )
+    lines.append("|---" * (len(groups) + 1) + "|")
+    for design, (table, _, _) in per_design.items():
+        row = []
+        for members in groups.values():
+            values = 100 * table.mean_over(members).values[0]
+            row.append(" / ".join(f"{value:.1f}" for value in values))
+        lines.append(f"| {design} | " + " | ".join(row) + " |")
+    for number, metric in enumerate(METRICS):
+        lines += ["", f"### {metric.replace('_', ' ')} less that of {BASELINE}", ""]
+        lines.append("| design | " + " | ".join(groups) + " |")
+        lines.append("|---" * (len(groups) + 1) + "|")
+        for design, (table, other, _) in per_design.items():
+            if design == BASELINE:
+                continue
+            row = []
+            for members in groups.values():
+                found = _compared(table.mean_over(members), other.mean_over(members), number)[0]
+                row.append(
+                    f"{100 * found.value:+.1f} [{100 * found.low:+.1f}, {100 * found.high:+.1f}]"
+                )
+            lines.append(f"| {design} | " + " | ".join(row) + " |")
+    return "\n".join([*lines, ""])
+
+
+def _cell_table(pair: tuple[Table, Table, int], cells: Sequence[Cell]) -> str:
+    table, other, _ = pair
+    compared = [_compared(table, other, number) for number in range(len(METRICS))]
+    lines = [f"## drf, cell by cell; in brackets its difference from {BASELINE}", ""]
+    lines += ["`*` significant at .05 after Holm's correction for the cells.", ""]
+    lines.append("| cell | " + " | ".join(metric.replace("_", " ") for metric in METRICS) + " |")
+    lines.append("|---" * (len(METRICS) + 1) + "|")
+    for place, cell in enumerate(cells):
+        row = []
+        for number in range(len(METRICS)):
+            found = compared[number][place]
+            mark = " *" if found.p_holm < 0.05 else ""
+            row.append(f"{100 * table.values[place, number]:.1f} ({100 * found.value:+.1f}{mark})")
+        name = f"unseen: {cell.name}" if cell.group == OTHER_DAMAGE else cell.name
+        lines.append(f"| {name} | " + " | ".join(row) + " |")
+    return "\n".join([*lines, ""])
+
+
+def _diagnostics(runs: dict[str, dict[Key, Run]], cells: Sequence[Cell], labels: np.ndarray) -> str:
+    lines = ["## Quality, recovery, calibration (drf, means over trainings)", ""]
+    lines += ["| modality | damage | in training | quality AUROC |", "|---|---|---|---|"]
+    numbers = {cell.name: number for number, cell in enumerate(cells)}
+    own = list(runs["drf"].values())
+    for column, m in enumerate(MODALITIES):
+        for cell in cells:
+            if cell.modality != m or any(kind == "discard" for kind in (cell.strategy,)):
+                continue
+            if cell.strategy == "corrupt+discard":
+                continue
+            number = numbers[cell.name]
+            for unseen in (False, True):
+                scores = [
+                    auroc(
+                        run.quality[0, run.present[0, :, column], column],
+                        run.quality[number, run.present[number, :, column], column],
+                    )
+                    for run in own
+                    if bool(run.unseen[number]) == unseen
+                ]
+                if scores:
+                    met = "no" if unseen else "yes"
+                    lines.append(f"| {m} | {cell.strategy} | {met} | {np.mean(scores):.3f} |")
+    lines += ["", "| | text | image |", "|---|---|---|"]
+    shares = [
+        np.mean([(run.quality[0, run.present[0, :, c], c] < 0.05).mean() for run in own])
+        for c in range(2)
+    ]
+    lines.append("| clean posts with a quality below .05 | " + _pair(shares) + " |")
+    correlations = []
+    for column, m in enumerate(MODALITIES):
+        number = numbers[f"{m} discard"]
+        found = []
+        for run in own:
+            error = run.recovery_error[number, :, column]
+            there = ~np.isnan(error)
+            found.append(rank_correlation(run.quality[number, there, column], -error[there]))
+        correlations.append(np.mean(found))
+    lines.append(
+        "| Spearman: quality of recovered features, closeness to the true ones | "
+        + _pair(correlations)
+        + " |"
+    )
+    lines += [
+        "",
+        "| design | calibration error, clean | mean over the disrupted cells |",
+        "|---|---|---|",
+    ]
+    groups = _groups(cells)
+    for design, each in runs.items():
+        errors = np.array(
+            [
+                [
+                    expected_calibration_error(labels[run.posts], run.probabilities[number])
+                    for number in range(len(cells))
+                ]
+                for run in each.values()
+            ]
+        ).mean(0)
+        disrupted = errors[groups["disrupted"]].mean()
+        lines.append(f"| {design} | {errors[0]:.3f} | {disrupted:.3f} |")
+    return "\n".join([*lines, ""])
+
+
+def _pair(values: Sequence[float]) -> str:
+    return " | ".join(f"{value:.3f}" for value in values)
