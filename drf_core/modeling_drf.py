@@ -23,6 +23,7 @@ from drf_core.fusion import (
     average_fusion,
     single_fusion,
 )
+from drf_core.projection import Projection, Standardiser
 from drf_core.quality import QualityEstimator, trust
 from drf_core.recovery import Recovery
 
@@ -44,47 +45,6 @@ class DRFOutput(ModelOutput):
     unimodal_logits: Tensor | None = None
     hidden: Tensor | None = None
     recovered: Tensor | None = None
-
-
-class Projection(nn.Module):
-    """h_m = GELU(LN(W_m x_m)) of standardised, dropped-out raw features; (n, size) -> (n, d)."""
-
-    def __init__(self, size: int, projected: int, dropout: float) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(
-            nn.Dropout(dropout), nn.Linear(size, projected), nn.LayerNorm(projected), nn.GELU()
-        )
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Project standardised raw features."""
-        return self.layers(features)
-
-    def without_dropout(self, features: Tensor) -> Tensor:
-        """Project as at inference, whatever the mode."""
-        return self.layers[1:](features)
-
-
-class Standardiser(nn.Module):
-    """Zero mean and unit variance per dimension, by the undisrupted queue; buffers (size,)."""
-
-    mean: Tensor
-    scale: Tensor
-
-    def __init__(self, size: int) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.zeros(size))
-        self.register_buffer("scale", torch.ones(size))
-
-    def fit(self, features: Tensor) -> None:
-        """Fit to features (n, size)."""
-        self.mean.copy_(features.mean(0))
-        # A dimension that hardly varies (a dead unit) would otherwise blow up new posts.
-        spread = features.std(0)
-        self.scale.copy_(spread.clamp_min(0.05 * float(spread.mean()) + 1e-6))
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Standardise (n, size)."""
-        return (features.float() - self.mean) / self.scale
 
 
 class DRFModel(PreTrainedModel):
@@ -147,6 +107,7 @@ class DRFModel(PreTrainedModel):
         )
         self.register_buffer("temperature", torch.ones(()))
         self._memory: dict[str, Tensor] | None = None
+        self._memory_errors: dict[str, Tensor] | None = None
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -258,9 +219,8 @@ class DRFModel(PreTrainedModel):
             n, rows = OTHER[m], present[:, column]
             source = present[:, 1 - column, None]
             recovered[m] = self._recover(m, hidden[n], memory, mask) * source
-            if self._wants_quality:
-                with torch.no_grad():
-                    of_recovered = self.recovery[m].quality(undropped[n], memory[n], mask)
+            if not bool(rows.all()):
+                of_recovered = self._quality_of_recovered(m, undropped[n], memory)
                 quality[m] = torch.where(rows, quality[m], of_recovered)
             trusted[m] = trust(
                 quality[m], self.config.quality_threshold, self.config.trust_floor[m]
@@ -274,6 +234,16 @@ class DRFModel(PreTrainedModel):
             hidden=_pair(hidden),
             recovered=_pair(recovered),
         )
+
+    @torch.no_grad()
+    def _quality_of_recovered(
+        self, modality: str, source: Tensor, memory: dict[str, Tensor]
+    ) -> Tensor:
+        if self.training:
+            # The entries' own errors, which it rests on, change with every step.
+            return torch.ones(len(source), device=source.device)
+        errors = self.memory_errors()[modality]
+        return self.recovery[modality].quality(source, memory[OTHER[modality]], errors)
 
     @property
     def _wants_memory(self) -> bool:
@@ -357,8 +327,18 @@ class DRFModel(PreTrainedModel):
                 for m in MODALITIES
             }
         if not self.training:
-            self._memory = memory
+            self._memory, self._memory_errors = memory, None
         return memory
+
+    @torch.no_grad()
+    def memory_errors(self) -> dict[str, Tensor]:
+        """How far the recovery of each entry of the paired queue is off; {modality: (filled,)}."""
+        memory = self.memory()
+        if self._memory_errors is None:
+            self._memory_errors = {
+                m: self.recovery[m].errors(memory[OTHER[m]], memory[m]) for m in MODALITIES
+            }
+        return self._memory_errors
 
     @torch.no_grad()
     def fit_distributions(self, standardise: bool = True) -> None:
@@ -390,11 +370,13 @@ class DRFModel(PreTrainedModel):
             self.quality[m].set_reference(self.standardise[m](raw[m]))
         training = self.training
         self.eval()
+        self._memory = None
         memory = self.memory()
         for column, m in enumerate(MODALITIES):
             n = OTHER[m]
             source = self.projection[n](self.standardise[n](raw[n][paired[:, 1 - column]]))
-            self.recovery[m].reference.set(self.recovery[m].score(source, memory[n]))
+            errors = self.memory_errors()[m]
+            self.recovery[m].reference.set(self.recovery[m].score(source, memory[n], errors))
         self.train(training)
 
 

@@ -44,16 +44,22 @@ class Recovery(nn.Module):
         read = similarity.softmax(-1) @ values
         return read + self.correction(torch.cat([source, read], -1))
 
-    def score(self, source: Tensor, keys: Tensor, own: Tensor | None = None) -> Tensor:
-        """How well the memory knows the source: mean cosine to its 10 nearest; -> (batch,)."""
-        similarity = cosine(source, keys)
-        if own is not None:
-            similarity = similarity.masked_fill(own, -1.0)
-        return similarity.topk(min(10, keys.shape[0]), dim=-1).values.mean(-1)
+    def errors(self, keys: Tensor, values: Tensor) -> Tensor:
+        """How far each entry's own recovery, from all other entries, is off; -> (L,)."""
+        own = torch.eye(len(keys), dtype=torch.bool, device=keys.device)
+        return (self(keys, keys, values, own) - values).norm(dim=-1)
 
-    def quality(self, source: Tensor, keys: Tensor, own: Tensor | None = None) -> Tensor:
+    def score(self, source: Tensor, keys: Tensor, errors: Tensor) -> Tensor:
+        """The error to expect of a recovery, negated, so that high is good; -> (batch,).
+
+        errors (L,): of the entries it is read from, see `errors`. What is read from entries
+        that were badly recovered themselves will be off, too.
+        """
+        return -((self.sharpness * cosine(source, keys)).softmax(-1) @ errors)
+
+    def quality(self, source: Tensor, keys: Tensor, errors: Tensor) -> Tensor:
         """Quality of a recovered feature: rank of its score among held-out recoveries."""
-        return self.reference(self.score(source, keys, own))
+        return self.reference(self.score(source, keys, errors))
 
 
 def cosine(left: Tensor, right: Tensor) -> Tensor:

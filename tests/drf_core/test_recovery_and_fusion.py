@@ -38,15 +38,20 @@ def test_a_training_post_does_not_read_its_own_entry(
     assert torch.allclose(recovery(keys[2:3], keys, values, own), others, atol=1e-4)
 
 
-def test_sources_like_the_memory_recover_with_more_quality() -> None:
+def test_what_is_read_from_badly_recovered_entries_has_less_quality() -> None:
     generator = torch.Generator().manual_seed(0)
-    directions = torch.randn(3, 16, generator=generator)
-    keys = directions.repeat(20, 1) + 0.2 * torch.randn(60, 16, generator=generator)
-    near = directions.repeat(10, 1) + 0.4 * torch.randn(30, 16, generator=generator)
-    far = torch.randn(30, 16, generator=generator)
-    recovery = Recovery(16, 10.0, 0.0, reference_length=30)
-    recovery.reference.set(recovery.score(near, keys))
-    assert recovery.quality(far, keys).mean() < 0.2 < recovery.quality(near, keys).mean()
+    directions = 4 * torch.eye(16)[:2]
+    kinds = torch.arange(60) % 2
+    keys = directions[kinds] + 0.1 * torch.randn(60, 16, generator=generator)
+    # Sources of the first kind have one answer, those of the second any.
+    noise = torch.randn(60, 16, generator=generator)
+    values = torch.where(kinds[:, None] == 0, torch.ones(60, 16), 3 * noise)
+    recovery = Recovery(16, 10.0, 0.0, reference_length=60)
+    errors = recovery.errors(keys, values)
+    assert errors[kinds == 0].max() < errors[kinds == 1].min()
+    recovery.reference.set(recovery.score(keys, keys, errors))
+    known, unknown = (recovery.quality(directions[k : k + 1], keys, errors) for k in (0, 1))
+    assert float(unknown) < 0.6 < float(known)
 
 
 def test_the_sample_loss_is_least_at_the_true_features() -> None:
