@@ -7,22 +7,35 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class CardFacts:
-    """What a card says beside the figures; command: what printed them."""
+    """What a card says beside the figures; command: what printed them.
+
+    judged_posts: number of posts the figures are from, judged_on_validation: whether those
+    chose the epoch and the temperature. trained_kinds: damage per modality.
+    """
 
     name: str
     labels: tuple[str, ...]
     text_encoder: str
     image_encoder: str
     training_posts: int
-    validation_posts: int
+    judged_posts: int
+    judged_on_validation: bool
     parameters: int
     command: str
     reference: str
+    trained_kinds: dict[str, list[str]]
     notes: str = ""
 
 
 def write_card(facts: CardFacts, figures: dict[str, dict[str, float]]) -> str:
     """Model card in Markdown; figures as `drf_core.evaluation.evaluate` returns them."""
+    judged = "They chose nothing: epoch and temperature come from other posts."
+    if facts.judged_on_validation:
+        judged = (
+            "They also chose the epoch and fitted the temperature, so expect a little less on "
+            "new ones."
+        )
+    damage = "; ".join(f"{m}s by {', '.join(kinds)}" for m, kinds in facts.trained_kinds.items())
     return f"""---
 library_name: drf
 license: apache-2.0
@@ -41,9 +54,9 @@ Text encoder: {facts.text_encoder}. Image encoder: {facts.image_encoder}.
 
 ## Figures
 
-On the {facts.validation_posts} validation posts, after training on {facts.training_posts}
-posts. The same validation posts chose the epoch and fitted the temperature, so expect a little
-less on new ones. Qualities are ranks among {facts.reference}.
+On {facts.judged_posts} posts, after training on {facts.training_posts} others. {judged}
+Qualities are ranks among {facts.reference}. Training discarded modalities, and damaged
+{damage}.
 
 {figures_table(figures)}
 

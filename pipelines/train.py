@@ -38,6 +38,14 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
         "default: a tenth of --posts, held out with whatever shares a text or an image with it",
     )
     add(
+        "--test",
+        nargs="+",
+        default=[],
+        metavar="PATH",
+        help="labelled posts that nothing is chosen on, for the figures of the model card; "
+        "default: the validation posts",
+    )
+    add(
         "--text-encoder",
         required=True,
         metavar="DIR|HUB_ID|small",
@@ -98,6 +106,7 @@ def run_train(args: argparse.Namespace) -> int:
 
     from drf_core.annotator import available_cores, choose_device
     from drf_core.evaluation import evaluate
+    from drf_core.feature_views import encode_views
     from drf_core.training import EVALUATION_SEED, STATE_FILE, Trainer
     from drf_core.training_corpus import TrainingCorpus
     from pipelines import training_work as work
@@ -110,6 +119,7 @@ def run_train(args: argparse.Namespace) -> int:
     torch.set_num_threads(args.threads or available_cores())
     torch.manual_seed(args.seed)
     posts, validation_posts, labels = _read_posts(args, config)
+    test_posts = _read_labelled(args, "--test", args.test, labels) if args.test else []
     settings = config.training
     facts = (args.text_encoder, args.image_encoder, args.teacher, labels, config.model,
              config.small, settings, config.distillation)  # fmt: skip
@@ -139,8 +149,12 @@ def run_train(args: argparse.Namespace) -> int:
         model, corpus, validation, settings, views, validation_views, logits, reference
     )
     trainer.run(str(folder), _say)
-    figures = evaluate(model, trainer.look_at_validation(model), validation.labels.numpy())
-    _save(args, config.card, output, model, processor, figures, (len(posts), len(validation)))
+    seen, judged = trainer.look_at_validation(model), validation
+    if test_posts:
+        judged = TrainingCorpus(test_posts, processor, tokens)
+        seen = {m: encode_views(model, judged, m, ["corrupt"], EVALUATION_SEED) for m in seen}
+    figures = evaluate(model, seen, judged.labels.numpy())
+    _save(args, config.card, output, model, processor, figures, (len(posts), len(judged)))
     _say(f"checkpoint in {output}; training state in {folder / STATE_FILE}")
     return 0
 
@@ -171,13 +185,11 @@ def _read_posts(
     train = read_training_rows(args.posts, columns, args.label_column)
     labels = labels_of(train)
     if args.validation:
-        rows = read_training_rows(args.validation, columns, args.label_column)
+        validation = _read_labelled(args, "--validation", args.validation, labels)
     else:
         train, rows = hold_out(train, args.seed)
+        validation = to_training_posts(rows, labels, "--posts")
     posts = to_training_posts(train, labels, "--posts")
-    validation = to_training_posts(rows, labels, "--validation")
-    if not any(post.label != UNLABELLED for post in validation):
-        raise UsageError("--validation: no post has a label")
     labelled = sum(post.label != UNLABELLED for post in posts)
     if args.unlabelled:
         if not args.teacher:
@@ -192,6 +204,19 @@ def _read_posts(
         f"{len(validation)} to validate; labels {', '.join(labels)}"
     )
     return posts, validation, labels
+
+
+def _read_labelled(
+    args: argparse.Namespace, option: str, paths: list[str], labels: tuple[str, ...]
+) -> list[TrainingPost]:
+    from drf_core.training_corpus import UNLABELLED
+    from pipelines.training_posts import read_training_rows, to_training_posts
+
+    rows = read_training_rows(paths, parse_columns(args.column), args.label_column)
+    posts = to_training_posts(rows, labels, option)
+    if not any(post.label != UNLABELLED for post in posts):
+        raise UsageError(f"{option}: no post has a label")
+    return posts
 
 
 def _read_reference(args: argparse.Namespace) -> list[TrainingPost]:
@@ -294,10 +319,12 @@ def _save(
         text_encoder=_shown(args.text_encoder),
         image_encoder=_shown(args.image_encoder),
         training_posts=posts[0],
-        validation_posts=posts[1],
+        judged_posts=posts[1],
+        judged_on_validation=not args.test,
         parameters=sum(p.numel() for p in model.parameters()),
         command=_command(args),
-        reference="the posts given with --reference" if args.reference else "these posts",
+        reference="the posts given with --reference" if args.reference else "the validation posts",
+        trained_kinds=model.config.trained_kinds or {},
         notes=card.notes,
     )
     (output / "README.md").write_text(write_card(facts, figures), encoding="utf-8")
