@@ -57,8 +57,8 @@ class FeatureViews:
             found = known[kind]
             choice = 0 if rng is None or len(found) < 2 else int(rng.integers(len(found)))
             views.append(found[choice] if found else 0)
-        chosen = torch.tensor(views)
-        kept = torch.tensor([kind != DISCARD for kind in kinds])
+        chosen = torch.tensor(views, dtype=torch.long)
+        kept = torch.tensor([kind != DISCARD for kind in kinds], dtype=torch.bool)
         return self.features[index, chosen].float(), self.present[index, chosen] & kept
 
     def rows(self, index: Tensor) -> FeatureViews:
@@ -91,22 +91,19 @@ def pick_features(
     A post that its disruption would leave with nothing stays as it came.
     """
     wanted = [disruption.kinds() for disruption in disruptions]
-    present = torch.stack(
-        [
-            views[m].pick(index, [kinds[column] for kinds in wanted])[1]
-            for column, m in enumerate(MODALITIES)
-        ],
-        1,
-    )
-    for row in (~present.any(1)).nonzero().flatten().tolist():
-        wanted[row] = (None, None)
+    picked = {
+        m: views[m].pick(index, [kinds[column] for kinds in wanted], rng)
+        for column, m in enumerate(MODALITIES)
+    }
+    lost = ~torch.stack([picked[m][1] for m in MODALITIES], 1).any(1)
     features, rows, damaged = {}, [], []
     for column, m in enumerate(MODALITIES):
-        kinds = [one[column] for one in wanted]
-        picked, there = views[m].pick(index, kinds, rng)
-        features[m] = picked[there] if bool(there.any()) else None
+        found, there = picked[m]
+        found[lost], there[lost] = views[m].pick(index[lost], [None] * int(lost.sum()))
+        features[m] = found[there] if bool(there.any()) else None
         rows.append(there)
-        damaged.append(there & torch.tensor([kind is not None for kind in kinds]))
+        changed = torch.tensor([kinds[column] is not None for kinds in wanted])
+        damaged.append(there & changed & ~lost)
     return PickedFeatures(
         features["text"], features["image"], torch.stack(rows, 1), torch.stack(damaged, 1)
     )
@@ -142,6 +139,14 @@ def _partners(present: Sequence[bool], seed: int) -> dict[int, int]:
     posts = np.flatnonzero(present)
     order = np.random.default_rng((seed, zlib.crc32(SWAPPED.encode()))).permutation(posts)
     return dict(zip(order.tolist(), np.roll(order, 1).tolist(), strict=True))
+
+
+def _next_picture(corpus: TrainingCorpus, partner: dict[int, int], post: int) -> np.ndarray:
+    """The partner's image, or where that does not decode its partner's, and so on."""
+    other = partner[post]
+    while (image := corpus.pixels(other)) is None:
+        other = partner[other]
+    return image
 
 
 @torch.no_grad()
@@ -194,8 +199,7 @@ def _encode_images(
         shown = [image]
         for kind, copy in _copies(kinds):
             if kind == SWAPPED:
-                other = corpus.pixels(partner[post])
-                shown.append(image if other is None else other)
+                shown.append(_next_picture(corpus, partner, post))
             else:
                 rng = damage_generator(seed, kind, copy, post)
                 shown.append(IMAGE_DAMAGES[kind](image, rng))

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from drf_core.modeling_drf import DRFModel
@@ -46,11 +47,12 @@ def frozen_image_encoder(
         model.image_encoder.to(memory_format=torch.channels_last)
         return with_torch
     openvino = load_openvino()
-    side = processor.target or 224
+    # At the size that is left after the crop: some encoders take no other.
+    example = torch.from_numpy(processor.pixels(Image.new("RGB", (320, 320))))[None]
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         converted = openvino.convert_model(
-            _PooledFeatures(model).eval(), example_input=torch.zeros(1, 3, side, side)
+            _PooledFeatures(model).eval(), example_input=processor.normalise(example)
         )
     hints = {
         "INFERENCE_PRECISION_HINT": "f32",

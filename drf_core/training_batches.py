@@ -102,7 +102,10 @@ def _texts(
     """Text features (present, size), where they are present (batch,), and the kinds done."""
     if "text" in views:
         features, present = views["text"].pick(index, kinds, rng)
-        return (features[present] if bool(present.any()) else None), present, list(kinds)
+        lost = ~(present | torch.tensor(pictured))
+        features[lost], present[lost] = views["text"].pick(index[lost], [None] * int(lost.sum()))
+        kept = [None if gone else kind for kind, gone in zip(kinds, lost.tolist(), strict=True)]
+        return (features[present] if bool(present.any()) else None), present, kept
     token_ids: list[list[int] | None] = []
     done = []
     for row, kind, has_image in zip(index.tolist(), kinds, pictured, strict=True):
