@@ -58,8 +58,9 @@ def fill_queues(
     for queue in (model.undisrupted_queue, *model.disrupted_queues.values()):
         queue.clear()
     both = (corpus.text_present & corpus.image_present).nonzero().flatten()
+    too_few = TrainingError("--posts: training needs posts that have both a text and an image")
     if len(both) < 2:
-        raise TrainingError("--posts: training needs posts that have both a text and an image")
+        raise too_few
     chosen = both[torch.from_numpy(rng.permutation(len(both)))][: model.config.queue_length]
     for rows in chosen.split(128):
         whole = [Disruption()] * len(rows)
@@ -72,14 +73,22 @@ def fill_queues(
             for _ in range(len(rows))
         ]
         push_to_queues(model, encode_batch(model, corpus, views, rows, damages, rng), rows)
+    # Whether an image decodes is known only now.
+    if model.undisrupted_queue.filled < 2:
+        raise too_few
 
 
-def set_reference(model: DRFModel, views: Mapping[str, FeatureViews]) -> None:
-    """Rank qualities among these held-out posts, as they came."""
+def set_reference(
+    model: DRFModel, views: Mapping[str, FeatureViews], option: str = "--validation"
+) -> None:
+    """Rank qualities among these held-out posts, as they came.
+
+    Raises TrainingError, naming the option that gave them, where none has both modalities.
+    """
     text, image = views["text"], views["image"]
     present = torch.stack([text.present[:, 0], image.present[:, 0]], 1)
     if not bool(present.all(1).any()):
-        raise TrainingError("--validation: needs posts that have both a text and an image")
+        raise TrainingError(f"{option}: needs posts that have both a text and an image")
     rank = present.long().cumsum(0) - 1
     model.set_reference(
         text.features[present[:, 0], 0].float().to(model.device),

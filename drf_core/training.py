@@ -358,7 +358,8 @@ class Trainer:
         if self.reference is None:
             set_reference(self.model, seen)
         else:
-            set_reference(self.model, encode_undisrupted(self.model, self.reference))
+            night = encode_undisrupted(self.model, self.reference)
+            set_reference(self.model, night, "--reference")
         fit_temperature(self.model, seen, self.validation.labels)
 
 
