@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import os
 import random
-import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipelines.command_line import command_line, shown
 from schemas.errors import DRFError, UsageError
 from schemas.posts import parse_columns
 
@@ -313,43 +312,24 @@ def _save(
         }
     model.save_pretrained(output, state_dict=state)
     processor.save_pretrained(str(output))
+    parser = argparse.ArgumentParser()
+    add_train_arguments(parser)
     facts = CardFacts(
         name=card.name or output.name,
         labels=model.config.labels,
-        text_encoder=_shown(args.text_encoder),
-        image_encoder=_shown(args.image_encoder),
+        text_encoder=shown(args.text_encoder),
+        image_encoder=shown(args.image_encoder),
         training_posts=posts[0],
         judged_posts=posts[1],
         judged_on_validation=not args.test,
         parameters=sum(p.numel() for p in model.parameters()),
-        command=_command(args),
+        command=command_line("train", parser, args),
         reference="the posts given with --reference" if args.reference else "the validation posts",
         trained_kinds=model.config.trained_kinds or {},
         notes=card.notes,
     )
     (output / "README.md").write_text(write_card(facts, figures), encoding="utf-8")
     _say(figures_table(figures))
-
-
-def _command(args: argparse.Namespace) -> str:
-    """The command line that the arguments stand for, without options left at their default."""
-    parser = argparse.ArgumentParser()
-    add_train_arguments(parser)
-    words = ["drf", "train"]
-    for action in parser._actions:
-        value = getattr(args, action.dest, action.default)
-        if action.dest == "help" or value == action.default:
-            continue
-        values = [_shown(one) for one in value] if isinstance(value, list) else [_shown(str(value))]
-        option = action.option_strings[0]
-        # `nargs` takes its values after one option, `append` one option each.
-        words += [option, *values] if action.nargs else [w for v in values for w in (option, v)]
-    return shlex.join(words)
-
-
-def _shown(path: str) -> str:
-    """A path as the card may show it: absolute ones by their last two parts."""
-    return os.path.join(*Path(path).parts[-2:]) if os.path.isabs(path) else path
 
 
 def _number(text: str) -> int:

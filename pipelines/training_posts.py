@@ -125,7 +125,9 @@ def hold_out(rows: Sequence[LabelledRow], seed: int) -> tuple[list[LabelledRow],
     """
     groups = group_posts([fingerprints(row.text, row.image) for row in rows])
     ids = [row.post_id or f"row {number}" for number, row in enumerate(rows)]
-    held = [side == SPLITS[-1] for side in assign_splits(ids, groups, seed)]
+    # Not the seed itself: posts that an import with the same one put into train would all be
+    # put there again.
+    held = [side == SPLITS[-1] for side in assign_splits(ids, groups, -1 - seed)]
     if all(held) or not any(held):
         raise UsageError(
             f"--posts: {len(rows)} posts cannot be split; give others with --validation"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -19,8 +20,11 @@ import pytest
 from PIL import Image
 from safetensors.torch import load_file
 
+from drf_core.designs import DESIGNS
 from pipelines.cli import main
-from pipelines.training_posts import LabelledRow, to_training_posts
+from pipelines.importing.splits import assign_splits
+from pipelines.training_posts import LabelledRow, hold_out, to_training_posts
+from tests.pipelines.running import Output, annotate_arguments
 
 WORDS = {
     "negative": ["awful", "sad", "angry", "broken", "lost"],
@@ -68,10 +72,10 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def arguments(corpus: Path, output: Path, *more: str) -> list[str]:
+def arguments(corpus: Path, output: Path, *more: str, validation: bool = True) -> list[str]:
+    given = ["--validation", str(corpus / "dev.parquet")] if validation else []
     return [
-        "train", "--posts", str(corpus / "train.parquet"),
-        "--validation", str(corpus / "dev.parquet"), "--text-encoder", "small",
+        "train", "--posts", str(corpus / "train.parquet"), *given, "--text-encoder", "small",
         "--image-encoder", "small", "--output", str(output), "--device", "cpu", "--threads", "1",
         "--config", str(corpus / "config.json"), *more,
     ]  # fmt: skip
@@ -83,10 +87,10 @@ class Result:
     stderr: str
 
 
-def drf_train(corpus: Path, output: Path, *more: str) -> Result:
+def drf_train(corpus: Path, output: Path, *more: str, validation: bool = True) -> Result:
     said = io.StringIO()
     with contextlib.redirect_stderr(said):
-        code = main(arguments(corpus, output, *more))
+        code = main(arguments(corpus, output, *more, validation=validation))
     return Result(code, said.getvalue())
 
 
@@ -132,9 +136,8 @@ def test_the_card_holds_figures_and_the_command(trained: Path) -> None:
     assert "drf train --posts" in card
 
 
-def test_a_training_that_was_stopped_goes_on_from_its_last_epoch(
-    corpus: Path, trained: Path, tmp_path: Path
-) -> None:
+def killed_after_an_epoch(arguments: list[str]) -> subprocess.CompletedProcess[bytes]:
+    """Run `drf` in a process that is killed when its first epoch is saved."""
     program = (
         "import sys, pipelines.cli as cli, drf_core.training as t\n"
         "save = t.Trainer.save\n"
@@ -144,11 +147,15 @@ def test_a_training_that_was_stopped_goes_on_from_its_last_epoch(
         "t.Trainer.save = die\n"
         "sys.exit(cli.main(sys.argv[1:]))\n"
     )
-    killed = subprocess.run(
-        [sys.executable, "-c", program, *arguments(corpus, tmp_path)],
-        check=False,
-        capture_output=True,
+    return subprocess.run(
+        [sys.executable, "-c", program, *arguments], check=False, capture_output=True
     )
+
+
+def test_a_training_that_was_stopped_goes_on_from_its_last_epoch(
+    corpus: Path, trained: Path, tmp_path: Path
+) -> None:
+    killed = killed_after_an_epoch(arguments(corpus, tmp_path))
     assert killed.returncode == -9
     again = drf_train(corpus, tmp_path)
     assert again.returncode == 0, again.stderr
@@ -312,3 +319,168 @@ def test_a_validation_label_that_training_does_not_know_is_refused(
     result = drf_train(corpus, tmp_path / "out", "--validation", str(tmp_path / "dev.parquet"))
     assert result.returncode == 2
     assert "label 'furious' is not among the labels negative, positive" in result.stderr
+
+
+def labelled_rows(count: int) -> list[LabelledRow]:
+    return [
+        LabelledRow(str(number), f"a text of its own, number {number}", b"%d" % number, "positive")
+        for number in range(count)
+    ]
+
+
+def test_about_a_tenth_is_held_out_by_the_seed() -> None:
+    rows = labelled_rows(2000)
+    kept, held = hold_out(rows, 0)
+    assert sorted(kept + held, key=lambda row: int(row.post_id or 0)) == rows
+    assert 150 < len(held) < 250
+    assert hold_out(rows, 0) == (kept, held) != hold_out(rows, 1)
+
+
+def test_posts_that_share_a_text_or_an_image_are_never_on_both_sides() -> None:
+    rng = np.random.default_rng(0)
+    rows = [
+        LabelledRow(
+            str(number),
+            f"words that {rng.integers(400)} posts may share" if number % 3 else None,
+            b"image %d" % rng.integers(400) if number % 2 else None,
+            "positive",
+        )
+        for number in range(300)
+    ]
+    kept, held = hold_out(rows, 0)
+    assert len(held) > 5
+    for name in ("text", "image"):
+        sides = [{getattr(row, name) for row in side} - {None} for side in (kept, held)]
+        assert not sides[0] & sides[1]
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_split_that_an_import_made_can_be_split_again(seed: int) -> None:
+    rows = labelled_rows(1000)
+    sides = assign_splits([row.post_id or "" for row in rows], range(1000), seed)
+    train = [row for row, side in zip(rows, sides, strict=True) if side == "train"]
+    _, held = hold_out(train, seed)
+    assert 50 < len(held) < 110
+
+
+@pytest.mark.parametrize("count", [2, 60])
+def test_posts_that_cannot_be_split_are_refused_with_the_way_out(
+    corpus: Path, tmp_path: Path, count: int
+) -> None:
+    rows = pq.read_table(corpus / "train.parquet").slice(20, count).to_pylist()
+    for row in rows:
+        row["image"] = rows[0]["image"]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "alike.parquet")
+    options = ("--posts", str(tmp_path / "alike.parquet"))
+    result = drf_train(corpus, tmp_path / "out", *options, validation=False)
+    assert result.returncode == 2
+    last = result.stderr.strip().splitlines()[-1]
+    assert f"--posts: {count} posts cannot be split; give others with --validation" in last
+
+
+def test_training_without_validation_posts_holds_some_out(corpus: Path, tmp_path: Path) -> None:
+    result = drf_train(corpus, tmp_path / "out", *one_epoch(tmp_path), validation=False)
+    assert result.returncode == 0, result.stderr
+    line = result.stderr.splitlines()[0]
+    trained, held = (int(number) for number in re.findall(r"(\d+) (?:posts|to validate)", line))
+    assert trained + held == 160 and 5 < held < 30
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "--validation" not in card and "drf train --posts" in card
+
+
+def one_epoch(folder: Path, **sections: dict[str, Any]) -> tuple[str, str]:
+    """The option that gives a configuration of one epoch and these sections."""
+    training = {**CONFIG["training"], "epochs": 1, **sections.pop("training", {})}
+    model = {**CONFIG["model"], **sections.pop("model", {})}
+    path = folder / "one_epoch.json"
+    path.write_text(json.dumps({**CONFIG, "model": model, "training": training, **sections}))
+    return "--config", str(path)
+
+
+@pytest.mark.parametrize("design", ["concatenation", "late_average"])
+def test_a_rival_is_trained_by_its_name_and_annotates_like_any_other(
+    corpus: Path, tmp_path: Path, design: str
+) -> None:
+    from drf_core.fusion import ConcatenationFusion
+    from drf_core.modeling_drf import DRFModel
+
+    checkpoint = tmp_path / "rival"
+    result = drf_train(corpus, checkpoint, *one_epoch(tmp_path, model={"design": design}))
+    assert result.returncode == 0, result.stderr
+    model = DRFModel.from_pretrained(checkpoint)
+    assert model.config.design == design
+    assert isinstance(model.fusion, ConcatenationFusion) == (design == "concatenation")
+    saved = load_file(checkpoint / "model.safetensors")
+    for name, value in model.state_dict().items():
+        assert value.equal(saved[name]), name
+    night = pq.read_table(corpus / "dev.parquet").slice(0, 6).to_pylist()
+    night[1]["text"], night[2]["image"] = None, None
+    pq.write_table(pa.Table.from_pylist(night), tmp_path / "night.parquet")
+    output = Output(tmp_path / "out")
+    assert main(annotate_arguments(tmp_path / "night.parquet", output, checkpoint)) == 0
+    assert [row["post_id"] for row in output.annotations] == [row["post_id"] for row in night]
+    assert [row["text_state"] for row in output.annotations][1] == "recovered"
+    assert [row["image_state"] for row in output.annotations][2] == "recovered"
+
+
+def test_an_unknown_design_is_one_line_that_names_the_known_ones(
+    corpus: Path, tmp_path: Path
+) -> None:
+    options = one_epoch(tmp_path, model={"design": "concatenating"})
+    result = drf_train(corpus, tmp_path / "out", *options)
+    assert result.returncode == 2
+    last = result.stderr.strip().splitlines()[-1]
+    assert last.startswith(f"drf: error: --config {tmp_path / 'one_epoch.json'}: ")
+    assert "design 'concatenating' is not among drf, " in last
+    assert all(design in last for design in DESIGNS)
+    assert "Traceback" not in result.stderr
+
+
+def test_a_checkpoint_says_what_damage_it_was_trained_on(corpus: Path, tmp_path: Path) -> None:
+    kinds = {"text_kinds": ["corrupt", "typos"], "image_kinds": ["blur"]}
+    result = drf_train(corpus, tmp_path / "out", *one_epoch(tmp_path, training=kinds))
+    assert result.returncode == 0, result.stderr
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["trained_kinds"] == {"text": ["corrupt", "typos"], "image": ["blur"]}
+
+
+def test_what_a_checkpoint_was_trained_on_is_no_matter_of_configuration(
+    corpus: Path, tmp_path: Path
+) -> None:
+    options = one_epoch(tmp_path, model={"trained_kinds": {"text": ["typos"]}})
+    result = drf_train(corpus, tmp_path / "out", *options)
+    assert result.returncode == 2
+    assert "unknown value model.trained_kinds" in result.stderr
+
+
+def test_a_training_with_frozen_encoders_goes_on_where_it_was_stopped(
+    corpus: Path, tmp_path: Path
+) -> None:
+    training = {"train_text_encoder": False, "epochs": 3, "views_per_kind": 2}
+    options = one_epoch(tmp_path, training=training)
+    whole = drf_train(corpus, tmp_path / "whole", *options)
+    assert whole.returncode == 0, whole.stderr
+    killed = killed_after_an_epoch(arguments(corpus, tmp_path / "out", *options))
+    assert killed.returncode == -9
+    views = sorted((tmp_path / "out" / "_training").glob("*views*"))
+    assert len(views) == 4
+    made = [path.stat().st_mtime_ns for path in views]
+    again = drf_train(corpus, tmp_path / "out", *options)
+    assert again.returncode == 0, again.stderr
+    assert "resuming after epoch 1" in again.stderr and "epoch 1:" not in again.stderr
+    assert [path.stat().st_mtime_ns for path in views] == made  # nothing is encoded twice
+    first, second, start = (
+        load_file(tmp_path / name)
+        for name in (
+            "whole/model.safetensors",
+            "out/model.safetensors",
+            "out/_training/initial/model.safetensors",
+        )
+    )
+    assert (
+        first["projection.text.layers.1.weight"].ne(start["projection.text.layers.1.weight"]).any()
+    )
+    for name in first:
+        assert abs(first[name].float() - second[name].float()).max() < 1e-3, name
+        if name.startswith(("text_encoder.", "image_encoder.")):
+            assert first[name].equal(start[name]), name
