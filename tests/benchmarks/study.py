@@ -5,11 +5,11 @@
 
 Encoders stay frozen, so that every post is encoded once in every kind of damage and a training
 takes seconds. Outer folds are only predicted; the temperature is fitted, and qualities are
-ranked, on an eighth of the other posts; the last epoch is kept. Posts that share a text or an image share a
-fold. In every training one kind of damage per modality, beside the paper's, is left out; what
-a model says of posts damaged in that kind counts as "unseen". All designs have the same
-settings, encoders, damage, distillation and seeds. Each training is kept, so that a study goes on
-where it was stopped.
+ranked, on an eighth of the other posts; the last epoch is kept. Posts that share a text or an
+image share a fold. In every training one kind of damage per modality, beside the paper's, is
+left out; what a model says of posts damaged in that kind counts as "unseen". All designs have
+the same settings, encoders, damage, distillation and seeds. Each training is kept, so that a
+study goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from pipelines.importing.splits import fingerprints, group_posts
 from pipelines.training_posts import labels_of, read_training_rows, to_training_posts
 from pipelines.training_work import begin, encode_frozen
 from schemas.posts import PostColumns
-from tests.benchmarks.study_report import write_report
+from tests.benchmarks.study_report import BASELINE, SUBJECT, write_report
 
 TRAINED = {"text": TRAINED_TEXT_KINDS, "image": TRAINED_IMAGE_KINDS}
 # Kinds beside the paper's that the protocol evaluates and training otherwise uses.
@@ -63,11 +63,13 @@ class Study:
     cells: list[Cell]
     labels: tuple[str, ...]
     model: DRFModel
+    settings: TrainingSettings
+    folds: int
 
 
-def main() -> None:
+def main(given: Sequence[str] | None = None) -> None:
     """Run what is missing of the study, then write its page."""
-    arguments = _arguments()
+    arguments = _arguments(given)
     torch.set_num_threads(arguments.threads)
     output = Path(arguments.output)
     (output / "_runs").mkdir(parents=True, exist_ok=True)
@@ -76,9 +78,11 @@ def main() -> None:
         for fold in range(arguments.folds):
             for design in arguments.designs:
                 path = output / "_runs" / f"{design}-{seed}-{fold}.npz"
-                if not path.exists():
+                if path.exists():
+                    _check_fold(study, seed, fold, path)
+                else:
                     begun = time.monotonic()
-                    _run(study, design, seed, fold, arguments.folds, path)
+                    _run(study, design, seed, fold, path)
                     print(f"{path.stem}: {time.monotonic() - begun:.0f} s", flush=True)
     write_report(
         output,
@@ -90,7 +94,7 @@ def main() -> None:
     print((output / "RESULTS.md").read_text())
 
 
-def _arguments() -> argparse.Namespace:
+def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--posts", nargs="+", required=True)
     parser.add_argument("--text-encoder", required=True)
@@ -100,14 +104,28 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
-    return parser.parse_args()
+    parser.add_argument("--epochs", type=int, default=SETTINGS.epochs)
+    arguments = parser.parse_args(given)
+    known = [*DESIGNS, CLEAN_TRAINED]
+    for design in arguments.designs:
+        if design not in known:
+            parser.error(f"--designs: {design!r} is not among {', '.join(known)}")
+    for needed in (BASELINE, SUBJECT):
+        if needed not in arguments.designs:
+            parser.error(f"--designs: the page compares with {needed}, which is missing")
+    return arguments
 
 
 def _prepare(arguments: argparse.Namespace, output: Path) -> Study:
-    rows = read_training_rows(arguments.posts, PostColumns(), "label")
+    rows = [
+        row
+        for row in read_training_rows(arguments.posts, PostColumns(), "label")
+        if row.label is not None
+    ]
     labels = labels_of(rows)
     posts = to_training_posts(rows, labels, "--posts")
-    begin(output, (arguments.text_encoder, arguments.image_encoder, labels, SETTINGS), posts)
+    settings = dataclasses.replace(SETTINGS, epochs=arguments.epochs)
+    begin(output, (arguments.text_encoder, arguments.image_encoder, labels, settings), posts)
     model, processor = build_model(
         arguments.text_encoder,
         arguments.image_encoder,
@@ -123,7 +141,7 @@ def _prepare(arguments: argparse.Namespace, output: Path) -> Study:
         kinds = list(dict.fromkeys([*trained, *kinds_to_encode(m)]))
         views[m] = encode_frozen(output, "study", model, corpus, m, kinds, 0)
     groups = np.array(group_posts([fingerprints(post.text, post.image) for post in posts]))
-    return Study(corpus, views, groups, cells(len(posts)), labels, model)
+    return Study(corpus, views, groups, cells(len(posts)), labels, model, settings, arguments.folds)
 
 
 def _command(arguments: argparse.Namespace) -> str:
@@ -149,17 +167,25 @@ def left_out(seed: int, fold: int) -> dict[str, str]:
     return {m: kinds[(seed + fold) % len(kinds)] for m, kinds in LEFT_OUT.items()}
 
 
-def _run(study: Study, design: str, seed: int, fold: int, folds: int, path: Path) -> None:
-    side = fold_of(study.groups, folds, seed)
+def _check_fold(study: Study, seed: int, fold: int, path: Path) -> None:
+    held = np.flatnonzero(fold_of(study.groups, study.folds, seed) == fold)
+    if not np.array_equal(np.load(path)["posts"], held):
+        raise SystemExit(
+            f"{path}: is of a study with another number of folds; give that or another --output"
+        )
+
+
+def _run(study: Study, design: str, seed: int, fold: int, path: Path) -> None:
+    side = fold_of(study.groups, study.folds, seed)
     held = np.flatnonzero(side == fold)
     others = np.flatnonzero(side != fold)
     inner = fold_of(study.groups[others], 8, seed + 1000)
     validation, train = others[inner == 0], others[inner != 0]
     gone = left_out(seed, fold)
     kinds = {m: [kind for kind in TRAINED[m] if kind != gone[m]] for m in TRAINED}
-    share = 0.0 if design == CLEAN_TRAINED else SETTINGS.disrupted_share
+    share = 0.0 if design == CLEAN_TRAINED else study.settings.disrupted_share
     settings = dataclasses.replace(
-        SETTINGS,
+        study.settings,
         seed=seed,
         disrupted_share=share,
         text_kinds=kinds["text"],
@@ -190,6 +216,7 @@ def _run(study: Study, design: str, seed: int, fold: int, folds: int, path: Path
         present=np.stack([one.present for one in said]),
         recovery_error=np.stack([one.recovery_error for one in said]).astype(np.float32),
         left_out=json.dumps(gone),
+        trained=json.dumps(model.config.trained_kinds),
         unseen=np.array([_unseen(cell, gone) for cell in study.cells]),
     )
     unfinished.rename(path)

@@ -1,0 +1,172 @@
+"""The study runs from posts to page, goes on where it was stopped, and leaks nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from drf_core.disruption import TRAINED_IMAGE_KINDS, TRAINED_TEXT_KINDS
+from drf_core.encoders import small_image_encoder, small_text_encoder
+from tests.benchmarks.study import LEFT_OUT, fold_of, main
+from tests.benchmarks.study_report import read_runs
+from tests.pipelines.test_train import write_labelled
+
+DESIGNS = ["concatenation", "drf", "concatenation_trained_clean"]
+POSTS = 96
+COPIES = 12
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Options that name small encoders and posts: some share a text, some have no label."""
+    folder = tmp_path_factory.mktemp("study")
+    rows = pq.read_table(write_labelled(folder / "posts.parquet", POSTS, 0)).to_pylist()
+    rows += [{**rows[n], "post_id": f"copy {n}", "image": None} for n in range(COPIES)]
+    rows += [{**rows[20], "post_id": "unlabelled", "text": "nobody knows", "label": None}]
+    pq.write_table(pa.Table.from_pylist(rows), folder / "posts.parquet")
+    torch.manual_seed(0)
+    texts = [row["text"] for row in rows]
+    for name, (encoder, processor) in {
+        "text": small_text_encoder(texts, vocabulary=400, hidden=32, layers=1, heads=2),
+        "image": small_image_encoder((8, 16, 16, 32), side=32),
+    }.items():
+        encoder.save_pretrained(folder / name)
+        processor.save_pretrained(folder / name)
+    return [
+        *("--posts", str(folder / "posts.parquet"), "--text-encoder", str(folder / "text")),
+        *("--image-encoder", str(folder / "image"), "--folds", "2", "--seeds", "1"),
+        *("--epochs", "2", "--designs", *DESIGNS),
+    ]
+
+
+@pytest.fixture(scope="module")
+def study(given: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("output")
+    main([*given, "--output", str(output)])
+    return output
+
+
+def test_a_study_leaves_a_page_and_its_figures(study: Path) -> None:
+    page = (study / "RESULTS.md").read_text()
+    for design in DESIGNS:
+        assert f"| {design} |" in page
+    assert f"{POSTS + COPIES} posts, cross-validated" in page
+    assert "nan" not in page
+    rows = pq.read_table(study / "results.parquet").to_pylist()
+    assert {row["design"] for row in rows} == set(DESIGNS)
+    assert {row["metric"] for row in rows} == {"accuracy", "weighted_f1", "macro_f1"}
+    for row in rows:
+        assert row["runs"] == 2
+        assert row["low"] <= row["value"] + 1e-6 and row["value"] <= row["high"] + 1e-6, row
+        assert (row["difference_value"] is None) == (row["design"] == "concatenation")
+    groups = {row["cell"] for row in rows if row["scope"] == "group"}
+    assert groups == {
+        "clean", "modality-fixed", "modality-random", "disrupted", "unseen damage"
+    }  # fmt: skip
+    # Words decide the label: a study whose posts and predictions had been mixed up would not.
+    [clean] = [
+        row["value"]
+        for row in rows
+        if (row["design"], row["cell"], row["scope"], row["metric"])
+        == ("concatenation_trained_clean", "clean", "cell", "accuracy")
+    ]
+    assert clean > 0.6
+
+
+def test_damage_counts_as_unseen_only_where_a_training_left_it_out(study: Path) -> None:
+    cells = {row["cell"] for row in pq.read_table(study / "results.parquet").to_pylist()}
+    # Two folds of one seed leave out the first two kinds of each modality.
+    assert {"text typos", "text no_vowels", "image blur", "image noise"} <= cells
+    assert not {"text cropped", "image jpeg", "image occlusion"} & cells
+    assert {"text swapped", "text shuffled", "image swapped"} <= cells
+
+
+def test_what_is_left_out_is_not_trained_on(study: Path) -> None:
+    trained = {"text": set(TRAINED_TEXT_KINDS), "image": set(TRAINED_IMAGE_KINDS)}
+    gone_of_fold = []
+    for fold in range(2):
+        kept = np.load(study / "_runs" / f"drf-0-{fold}.npz")
+        gone = json.loads(str(kept["left_out"]))
+        gone_of_fold.append(gone)
+        for m, kinds in json.loads(str(kept["trained"])).items():
+            assert gone[m] in LEFT_OUT[m]
+            assert set(kinds) == trained[m] - {gone[m]}
+    assert gone_of_fold[0]["text"] != gone_of_fold[1]["text"]
+    assert gone_of_fold[0]["image"] != gone_of_fold[1]["image"]
+
+
+def test_every_post_is_predicted_once_by_every_design_in_the_fold_of_its_copy(
+    study: Path,
+) -> None:
+    runs = read_runs(study / "_runs")
+    assert set(runs) == set(DESIGNS)
+    for own in runs.values():
+        assert set(own) == {(0, 0), (0, 1)}
+        held = [set(run.posts.tolist()) for run in own.values()]
+        assert not held[0] & held[1]
+        assert held[0] | held[1] == set(range(POSTS + COPIES))
+        assert all(({n, POSTS + n} <= side) or not ({n, POSTS + n} & side)
+                   for n in range(COPIES) for side in held)  # fmt: skip
+        for run in own.values():
+            assert run.probabilities.shape[1:] == (len(run.posts), 2)
+            assert np.allclose(run.probabilities.sum(-1), 1, atol=1e-5)
+            # Views belong to their posts: the copies have no image.
+            assert (run.present[0, :, 1] == (run.posts < POSTS)).all()
+
+
+def test_folds_are_equal_shares_of_the_groups_that_differ_between_seeds() -> None:
+    groups = np.repeat(np.arange(100), 3)
+    folds = [fold_of(groups, 5, seed) for seed in (0, 0, 1)]
+    assert (folds[0] == folds[1]).all() and (folds[0] != folds[2]).any()
+    assert np.bincount(folds[0]).tolist() == [60] * 5
+    assert (folds[0].reshape(100, 3) == folds[0][::3, None]).all()
+
+
+def test_a_study_goes_on_where_it_was_stopped(
+    given: list[str], study: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page, figures = ((study / name).read_bytes() for name in ("RESULTS.md", "results.parquet"))
+    gone = study / "_runs" / "drf-0-1.npz"
+    before = np.load(gone)["probabilities"]
+    gone.unlink()
+    kept = {path: path.stat().st_mtime_ns for path in study.rglob("*.npz")}
+    views = {path: path.stat().st_mtime_ns for path in study.glob("*_views_*")}
+    assert len(kept) == 5 and len(views) == 2
+    main([*given, "--output", str(study)])
+    said = capsys.readouterr().out
+    assert "drf-0-1: " in said and "drf-0-0: " not in said and "concatenation-0-1: " not in said
+    assert all(path.stat().st_mtime_ns == made for path, made in {**kept, **views}.items())
+    assert np.allclose(np.load(gone)["probabilities"], before, atol=1e-4)
+    assert (study / "RESULTS.md").read_bytes() == page
+    assert (study / "results.parquet").read_bytes() == figures
+
+
+def test_a_study_does_not_go_on_with_other_folds(given: list[str], study: Path) -> None:
+    with pytest.raises(SystemExit, match="another number of folds"):
+        main([*given, "--folds", "3", "--output", str(study)])
+
+
+@pytest.mark.parametrize(
+    ("designs", "line"),
+    [
+        (["concatenation", "dfr"], "'dfr' is not among drf, "),
+        (["concatenation", "late_average"], "compares with drf, which is missing"),
+        (["drf"], "compares with concatenation, which is missing"),
+    ],
+)
+def test_designs_that_no_page_can_be_made_of_are_refused_at_once(
+    given: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    designs: list[str],
+    line: str,
+) -> None:
+    with pytest.raises(SystemExit):
+        main([*given, "--output", str(tmp_path), "--designs", *designs])
+    assert line in capsys.readouterr().err
