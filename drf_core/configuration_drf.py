@@ -24,8 +24,9 @@ class DRFConfig(PretrainedConfig):
     queue_length: posts in each feature queue (paper: a feature queue per modality).
     reference_length: quantiles kept of the held-out scores that qualities are ranks among.
     quality_threshold: below it a modality is called low_quality, and weights fall.
-    trust_floor: per modality, the trust left at quality 0; damaged text is still worth
-        reading, a damaged image hardly (our own reading, from ablations).
+    trust_floor: per modality, the trust left at quality 0. Damaged text is still worth reading;
+        lower floors cost more on what training had met than they won on what it had not
+        (our own reading, chosen on inner folds).
     memory_sharpness: inverse temperature of the attention over the paired queue.
     """
 
@@ -51,7 +52,7 @@ class DRFConfig(PretrainedConfig):
         memory_sharpness: float = 10.0,
         text_dropout: float = 0.5,
         image_dropout: float = 0.7,
-        hidden_dropout: float = 0.5,
+        hidden_dropout: float = 0.3,
         **kwargs: Any,
     ) -> None:
         self.text_config = _sub_config(text_config, "bert")
@@ -69,7 +70,7 @@ class DRFConfig(PretrainedConfig):
         self.queue_length = queue_length
         self.reference_length = reference_length
         self.quality_threshold = quality_threshold
-        self.trust_floor = trust_floor or {"text": 0.5, "image": 0.1}
+        self.trust_floor = trust_floor or {"text": 0.8, "image": 0.5}
         self.memory_sharpness = memory_sharpness
         self.text_dropout = text_dropout
         self.image_dropout = image_dropout
