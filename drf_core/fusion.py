@@ -72,7 +72,9 @@ def average_fusion(evidence: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
     evidence (batch, 2, labels), present (batch, 2) bool.
     """
     weights = present / present.sum(-1, keepdim=True)
-    return (evidence.softmax(-1) * weights[..., None]).sum(1).log(), weights
+    mean = (evidence.softmax(-1) * weights[..., None]).sum(1)
+    # A probability can be too small for a float, and the loss of its label infinite.
+    return mean.clamp_min(torch.finfo(mean.dtype).tiny).log(), weights
 
 
 def single_fusion(

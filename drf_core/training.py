@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -82,6 +82,15 @@ class TrainingSettings:
             if not isinstance(value, int) or value < 1:
                 raise TrainingError(
                     f"training.{name}: {value!r} is not a whole number of at least 1"
+                )
+        for part in fields(self):
+            value = getattr(self, part.name)
+            if isinstance(part.default, bool) and not isinstance(value, bool):
+                raise TrainingError(f"training.{part.name}: {value!r} is not true or false")
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if isinstance(part.default, float) and not (number and value >= 0):
+                raise TrainingError(
+                    f"training.{part.name}: {value!r} is not a number of at least 0"
                 )
         for kinds, known in (("text_kinds", TEXT_DAMAGES), ("image_kinds", IMAGE_DAMAGES)):
             given = getattr(self, kinds)

@@ -101,6 +101,17 @@ def test_a_view_is_the_post_damaged_by_its_own_generator_whatever_encodes_it(
     assert not same(others.features, views[modality].features)
 
 
+def test_the_source_of_chance_is_one_for_each_seed_kind_copy_and_post() -> None:
+    draws = [
+        damage_generator(*given).random()
+        for given in ((0, "blur", 0, 0), (1, "blur", 0, 0), (0, "noise", 0, 0),
+                      (0, "blur", 1, 0), (0, "blur", 0, 1))
+    ]  # fmt: skip
+    assert len(set(draws)) == 5
+    # The same in every process, whatever Python's own hashes are: views are kept in files.
+    assert draws[0] == pytest.approx(0.5544114502334421)
+
+
 @pytest.mark.parametrize("modality", KINDS)
 def test_two_copies_of_a_kind_are_damaged_differently(
     views: dict[str, FeatureViews], modality: str

@@ -31,6 +31,9 @@ def compare(model: DRFModel, processor: DRFProcessor) -> None:
     with torch.inference_mode():
         assert torch.allclose(plain, model.encode_image(processor.normalise(pixels())), atol=1e-4)
     assert (plain[0] - plain[1]).abs().max() > 1e-2
+    # Compiling leaves the encoder as it was: a training goes on with it.
+    model.encode_image(processor.normalise(pixels())).sum().backward()
+    assert any(p.grad is not None for p in model.image_encoder.parameters())
 
 
 def test_the_compiled_encoder_gives_the_features_that_torch_gives(tiny_checkpoint: Path) -> None:

@@ -117,6 +117,13 @@ def test_late_fusion_averages_what_is_there() -> None:
     assert torch.allclose(logits[1].softmax(-1), evidence[0, 0].softmax(-1))
 
 
+def test_late_fusion_of_what_is_very_sure_can_be_learned_from() -> None:
+    evidence = torch.tensor([[[300.0, 0.0], [400.0, 0.0]]], requires_grad=True)
+    logits, _ = average_fusion(evidence, torch.tensor([[True, True]]))
+    torch.nn.functional.cross_entropy(logits, torch.tensor([1])).backward()
+    assert bool(logits.isfinite().all()) and bool(evidence.grad.isfinite().all())
+
+
 def test_a_single_modality_falls_back_to_its_prior_where_it_is_absent() -> None:
     evidence, bias = torch.randn(2, 2, 3), torch.tensor([0.0, 1.0, 2.0])
     present = torch.tensor([[True, True], [True, False]])

@@ -237,6 +237,15 @@ def test_a_mistake_gets_one_clear_line(
         ("{", "not valid JSON"),
         ('{"training": {"epochs": "3"}}', "training.epochs: '3' is not a whole number"),
         ('{"training": {"batch_size": 0}}', "training.batch_size: 0 is not a whole number"),
+        (
+            '{"training": {"learning_rate": "1e-3"}}',
+            "training.learning_rate: '1e-3' is not a number",
+        ),
+        (
+            '{"training": {"weight_decay": -1}}',
+            "training.weight_decay: -1 is not a number of at least",
+        ),
+        ('{"training": {"train_text_encoder": "no"}}', "'no' is not true or false"),
         ('{"training": {"image_kinds": ["blurr"]}}', "training.image_kinds: 'blurr'"),
         ('{"training": {"text_kinds": []}}', "training.text_kinds: 'an empty list'"),
     ],
