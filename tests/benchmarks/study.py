@@ -18,6 +18,7 @@ import argparse
 import dataclasses
 import hashlib
 import json
+import shlex
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,6 +35,7 @@ from drf_core.outcomes import outcomes
 from drf_core.protocol import Cell, cells, kinds_to_encode
 from drf_core.training import Trainer, TrainingSettings
 from drf_core.training_corpus import TrainingCorpus, TrainingPost
+from pipelines.command_line import shown
 from pipelines.importing.splits import fingerprints, group_posts
 from pipelines.training_posts import labels_of, read_training_rows, to_training_posts
 from pipelines.training_work import begin, encode_frozen
@@ -148,8 +150,12 @@ def _command(arguments: argparse.Namespace) -> str:
     given = {"--posts": arguments.posts, "--text-encoder": [arguments.text_encoder],
              "--image-encoder": [arguments.image_encoder], "--seeds": [str(arguments.seeds)],
              "--folds": [str(arguments.folds)]}  # fmt: skip
-    words = [word for option, values in given.items() for word in (option, *values)]
-    return "python -m tests.benchmarks.study " + " ".join(words) + " --output OUTPUT"
+    if arguments.designs != DEFAULT_DESIGNS:
+        given["--designs"] = arguments.designs
+    if arguments.epochs != SETTINGS.epochs:
+        given["--epochs"] = [str(arguments.epochs)]
+    words = [word for option, values in given.items() for word in (option, *map(shown, values))]
+    return shlex.join(["python", "-m", "tests.benchmarks.study", *words, "--output", "OUTPUT"])
 
 
 def fold_of(groups: np.ndarray, folds: int, seed: int) -> np.ndarray:

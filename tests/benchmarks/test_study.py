@@ -58,6 +58,8 @@ def test_a_study_leaves_a_page_and_its_figures(study: Path) -> None:
         assert f"| {design} |" in page
     assert f"{POSTS + COPIES} posts, cross-validated" in page
     assert "nan" not in page
+    assert f"--seeds 1 --folds 2 --designs {' '.join(DESIGNS)} --epochs 2" in page
+    assert str(study.parent) not in page  # no path of this machine
     rows = pq.read_table(study / "results.parquet").to_pylist()
     assert {row["design"] for row in rows} == set(DESIGNS)
     assert {row["metric"] for row in rows} == {"accuracy", "weighted_f1", "macro_f1"}

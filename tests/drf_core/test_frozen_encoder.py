@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 from transformers import AutoModel, BitImageProcessorPil, ViTConfig
 
@@ -62,11 +61,3 @@ def test_an_encoder_that_insists_on_its_size_is_compiled_for_what_the_crop_leave
     small = {"text": {"vocabulary": 400, "hidden": 32, "layers": 1, "heads": 2}}
     model, processor = build_model("small", str(tmp_path), ("a", "b"), ["a text"], small)
     compare(model, processor)
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_nothing_is_compiled_on_a_gpu(tiny_checkpoint: Path) -> None:
-    model = DRFModel.from_pretrained(tiny_checkpoint).to("cuda")
-    processor = DRFProcessor.from_pretrained(str(tiny_checkpoint))
-    encode = frozen_image_encoder(model, processor, 100_000)
-    assert encode(pixels()).device.type == "cuda"
