@@ -8,6 +8,17 @@ from torch import Tensor, nn
 from drf_core.configuration_drf import MODALITIES
 
 
+def expert(size: int, labels: int, dropout: float) -> nn.Sequential:
+    """What turns one modality's features (n, size) into evidence (n, labels).
+
+    Not linear: what damaged text still says has to be read differently. Two of them are as
+    large as the head of `ConcatenationFusion`.
+    """
+    return nn.Sequential(
+        nn.Linear(size, size), nn.GELU(), nn.Dropout(dropout), nn.Linear(size, labels)
+    )
+
+
 class EvidenceFusion(nn.Module):
     """The quality-weighted sum of what each modality's expert says.
 

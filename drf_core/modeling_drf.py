@@ -21,6 +21,7 @@ from drf_core.fusion import (
     ConcatenationFusion,
     EvidenceFusion,
     average_fusion,
+    expert,
     single_fusion,
 )
 from drf_core.projection import Projection, Standardiser
@@ -96,9 +97,7 @@ class DRFModel(PreTrainedModel):
             }
         )
         labels = len(config.labels)
-        self.unimodal_heads = nn.ModuleDict(
-            {m: nn.Sequential(nn.Dropout(dropout), nn.Linear(d, labels)) for m in MODALITIES}
-        )
+        self.unimodal_heads = nn.ModuleDict({m: expert(d, labels, dropout) for m in MODALITIES})
         self.design = DESIGNS[config.design]
         self.fusion = (
             ConcatenationFusion(d, labels, dropout)

@@ -48,7 +48,7 @@ LEFT_OUT = {
     "text": ("typos", "no_vowels", "cropped"),
     "image": ("blur", "noise", "jpeg", "occlusion"),
 }
-SETTINGS = TrainingSettings(epochs=8, train_text_encoder=False, choose_epoch=False)
+SETTINGS = TrainingSettings(epochs=10, train_text_encoder=False, choose_epoch=False)
 # The clean-trained rival is concatenation that never saw a disruption.
 CLEAN_TRAINED = "concatenation_trained_clean"
 DEFAULT_DESIGNS = ["concatenation", "drf", *(name for name in DESIGNS if name != "drf"),
