@@ -155,7 +155,8 @@ def test_a_pixelated_image_is_a_mosaic_of_10_to_24_tiles_a_side_in_mean_colours(
     assert (tile == 77).all()
     half = np.zeros((3, 48, 48), np.uint8)
     half[:, ::2] = 200
-    assert 90 < pixelate(half, np.random.default_rng(0)).mean() < 110
+    means = pixelate(half, np.random.default_rng(0))
+    assert means.min() > 40 and means.max() < 160
 
 
 def test_a_posterised_image_has_two_or_three_levels_a_channel_nearest_to_the_original() -> None:

@@ -138,6 +138,20 @@ def test_a_post_that_would_be_left_with_nothing_stays_as_it_came(
         assert one is None or torch.allclose(one, other, atol=1e-5)
 
 
+@pytest.mark.parametrize("frozen", [NONE, TEXT, IMAGE, BOTH])
+def test_what_damage_leaves_nothing_of_is_absent_and_not_damaged(
+    model: DRFModel, corpus: TrainingCorpus, frozen: list[str]
+) -> None:
+    vowels = TrainingPost("aeiou", corpus.posts[0].image)
+    one = TrainingCorpus([vowels], corpus.processor, corpus.max_tokens)
+    kinds = {"text": ["no_vowels"], "image": ["blur"]}
+    views = {m: encode_views(model, one, m, kinds[m], 0) for m in frozen}
+    with torch.no_grad():
+        found = encode(model, one, views, frozen, [Disruption(text="no_vowels")])
+    assert found.present.tolist() == [[False, True]] and found.text is None
+    assert not bool(found.damaged.any())
+
+
 @pytest.mark.parametrize("frozen", [NONE, TEXT, IMAGE])
 def test_a_gradient_reaches_only_the_encoder_that_learns(
     tiny_checkpoint: Path,
