@@ -70,7 +70,7 @@ class DRFConfig(PretrainedConfig):
         self.queue_length = queue_length
         self.reference_length = reference_length
         self.quality_threshold = quality_threshold
-        self.trust_floor = trust_floor or {"text": 0.8, "image": 0.5}
+        self.trust_floor = {"text": 0.8, "image": 0.5, **(trust_floor or {})}
         self.memory_sharpness = memory_sharpness
         self.text_dropout = text_dropout
         self.image_dropout = image_dropout

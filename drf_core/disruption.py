@@ -82,7 +82,7 @@ def posterise(image: np.ndarray, rng: Generator) -> np.ndarray:
 
 
 def cut_patches(image: np.ndarray, rng: Generator) -> np.ndarray:
-    """50-85 % of the tiles of a 7 x 7 grid replaced by one colour."""
+    """Tiles of a 7 x 7 grid replaced by one colour, each with a chance of 50 to 85 %."""
     height, width = image.shape[1:]
     gone = rng.random((7, 7)) < rng.uniform(0.5, 0.85)
     rows, columns = np.arange(height) * 7 // height, np.arange(width) * 7 // width
