@@ -12,7 +12,7 @@ from drf_core.configuration_drf import MODALITIES
 from drf_core.disruption import Disruption
 from drf_core.evaluation import cells, predict
 from drf_core.feature_views import FeatureViews, PickedFeatures
-from drf_core.modeling_drf import DRFModel
+from drf_core.modeling_drf import DAMAGED_PER_UNDISRUPTED, DRFModel
 from drf_core.training_batches import encode_batch
 from drf_core.training_corpus import TrainingCorpus
 from schemas.errors import UsageError
@@ -65,14 +65,15 @@ def fill_queues(
     for rows in chosen.split(128):
         whole = [Disruption()] * len(rows)
         push_to_queues(model, encode_batch(model, corpus, views, rows, whole, rng), rows)
-        damages = [
-            Disruption(
-                text=kinds["text"][int(rng.integers(len(kinds["text"])))],
-                image=kinds["image"][int(rng.integers(len(kinds["image"])))],
-            )
-            for _ in range(len(rows))
-        ]
-        push_to_queues(model, encode_batch(model, corpus, views, rows, damages, rng), rows)
+        for _ in range(DAMAGED_PER_UNDISRUPTED):
+            damages = [
+                Disruption(
+                    text=kinds["text"][int(rng.integers(len(kinds["text"])))],
+                    image=kinds["image"][int(rng.integers(len(kinds["image"])))],
+                )
+                for _ in range(len(rows))
+            ]
+            push_to_queues(model, encode_batch(model, corpus, views, rows, damages, rng), rows)
     # Whether an image decodes is known only now.
     if model.undisrupted_queue.filled < 2:
         raise too_few

@@ -29,6 +29,9 @@ from drf_core.quality import QualityEstimator, trust
 from drf_core.recovery import Recovery
 
 OTHER = {"text": "image", "image": "text"}
+# The queue of disrupted posts is this many times as long as the other: it has to hold many
+# kinds of damage, and enough of each for qualities to tell a kind it never held.
+DAMAGED_PER_UNDISRUPTED = 3
 
 
 @dataclass
@@ -76,8 +79,9 @@ class DRFModel(PreTrainedModel):
         sizes = {"text": config.text_feature_size, "image": config.image_feature_size}
         d, dropout = config.projection_size, config.hidden_dropout
         self.undisrupted_queue = FeatureQueue(config.queue_length, sizes)
+        damaged = DAMAGED_PER_UNDISRUPTED * config.queue_length
         self.disrupted_queues = nn.ModuleDict(
-            {m: FeatureQueue(config.queue_length, {m: sizes[m]}) for m in MODALITIES}
+            {m: FeatureQueue(damaged, {m: sizes[m]}) for m in MODALITIES}
         )
         self.standardise = nn.ModuleDict({m: Standardiser(sizes[m]) for m in MODALITIES})
         self.quality = nn.ModuleDict(
