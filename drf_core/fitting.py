@@ -65,7 +65,7 @@ def fill_queues(
     for rows in chosen.split(128):
         whole = [Disruption()] * len(rows)
         push_to_queues(model, encode_batch(model, corpus, views, rows, whole, rng), rows)
-        for _ in range(DAMAGED_PER_UNDISRUPTED):
+        for _ in range(max(DAMAGED_PER_UNDISRUPTED.values())):
             damages = [
                 Disruption(
                     text=kinds["text"][int(rng.integers(len(kinds["text"])))],

@@ -29,9 +29,10 @@ from drf_core.quality import QualityEstimator, trust
 from drf_core.recovery import Recovery
 
 OTHER = {"text": "image", "image": "text"}
-# The queue of disrupted posts is this many times as long as the other: it has to hold many
-# kinds of damage, and enough of each for qualities to tell a kind it never held.
-DAMAGED_PER_UNDISRUPTED = 3
+# The queues of disrupted posts are this many times as long as the other. Chosen by how well
+# qualities tell a kind of damage that is not in the queue (tests/benchmarks/left_out_damage.py):
+# image features are many and take more rows; text distributions get too sharp with more.
+DAMAGED_PER_UNDISRUPTED = {"text": 1, "image": 3}
 
 
 @dataclass
@@ -79,9 +80,11 @@ class DRFModel(PreTrainedModel):
         sizes = {"text": config.text_feature_size, "image": config.image_feature_size}
         d, dropout = config.projection_size, config.hidden_dropout
         self.undisrupted_queue = FeatureQueue(config.queue_length, sizes)
-        damaged = DAMAGED_PER_UNDISRUPTED * config.queue_length
         self.disrupted_queues = nn.ModuleDict(
-            {m: FeatureQueue(damaged, {m: sizes[m]}) for m in MODALITIES}
+            {
+                m: FeatureQueue(damaged * config.queue_length, {m: sizes[m]})
+                for m, damaged in DAMAGED_PER_UNDISRUPTED.items()
+            }
         )
         self.standardise = nn.ModuleDict({m: Standardiser(sizes[m]) for m in MODALITIES})
         self.quality = nn.ModuleDict(

@@ -58,7 +58,7 @@ def _fold(study: Study, modality: str, left_out: str, fold: int) -> tuple[float,
     damaged = torch.cat(
         [
             _rows(views, fitted[place :: len(kinds)], kinds[(place + turn) % len(kinds)])
-            for turn in range(min(DAMAGED_PER_UNDISRUPTED, len(kinds)))
+            for turn in range(DAMAGED_PER_UNDISRUPTED[modality])
             for place in range(len(kinds))
         ]
     )
