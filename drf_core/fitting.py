@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from drf_core.configuration_drf import MODALITIES
-from drf_core.disruption import Disruption
+from drf_core.disruption import DISCARD, Disruption
 from drf_core.evaluation import cells, predict
 from drf_core.feature_views import FeatureViews, PickedFeatures
 from drf_core.modeling_drf import DAMAGED_PER_UNDISRUPTED, DRFModel
@@ -65,11 +65,13 @@ def fill_queues(
     for rows in chosen.split(128):
         whole = [Disruption()] * len(rows)
         push_to_queues(model, encode_batch(model, corpus, views, rows, whole, rng), rows)
-        for _ in range(max(DAMAGED_PER_UNDISRUPTED.values())):
+        for turn in range(max(DAMAGED_PER_UNDISRUPTED.values())):
             damages = [
                 Disruption(
-                    text=kinds["text"][int(rng.integers(len(kinds["text"])))],
-                    image=kinds["image"][int(rng.integers(len(kinds["image"])))],
+                    **{
+                        m: kinds[m][int(rng.integers(len(kinds[m])))] if turn < turns else DISCARD
+                        for m, turns in DAMAGED_PER_UNDISRUPTED.items()
+                    }
                 )
                 for _ in range(len(rows))
             ]
