@@ -24,9 +24,10 @@ class EvidenceFusion(nn.Module):
 
     An expert turns one modality's features into evidence, a logit per label. A modality of
     low quality weighs less (paper). What it loses, its recovered features take over, through
-    the same expert (our own reading). Since evidence adds up, no undetected damage to one
-    modality can turn the other's meaning, as it can behind a joint head (measured: see
-    tests/benchmarks/RESULTS.md). `prior` (2,): how much recovered evidence is worth, learned.
+    the same expert (our own reading). Since evidence adds up, undetected damage to one
+    modality shifts the logits alike whatever the other one says; how that compares with a joint
+    head is measured in tests/benchmarks/RESULTS.md. `prior` (2,): how much recovered evidence
+    is worth, learned.
     """
 
     def __init__(self, labels: int) -> None:
