@@ -206,7 +206,8 @@ def _head(runs: dict[str, dict[Key, Run]], labels: np.ndarray, command: str) -> 
     return f"""# What each part contributes
 
 {len(labels)} posts, cross-validated; majority class {100 * majority:.1f} %. Trainings (seeds x
-folds): {counts}. Differences are paired with {BASELINE} on the same trainings, in points, with
+folds): {counts}. Designs with different trainings are compared by their differences only, which
+are paired with {BASELINE} on the same trainings, in points, with
 95 % bootstrap intervals over posts. "Unseen damage" is what the training at hand did not use.
 
 Written by `{command}`.
@@ -218,15 +219,17 @@ def _group_table(
 ) -> str:
     lines = ["## Accuracy / weighted F1 / macro F1, means over groups of cells", ""]
     lines.append(
-        "| design | " + " | ".join(f"{name} ({len(groups[name])})" for name in groups) + " |"
+        "| design | trainings | "
+        + " | ".join(f"{name} ({len(groups[name])})" for name in groups)
+        + " |"
     )
-    lines.append("|---" * (len(groups) + 1) + "|")
-    for design, (table, _, _) in per_design.items():
+    lines.append("|---" * (len(groups) + 2) + "|")
+    for design, (table, _, trainings) in per_design.items():
         row = []
         for members in groups.values():
             values = 100 * table.mean_over(members).values[0]
             row.append(" / ".join(f"{value:.1f}" for value in values))
-        lines.append(f"| {design} | " + " | ".join(row) + " |")
+        lines.append(f"| {design} | {trainings} | " + " | ".join(row) + " |")
     for number, metric in enumerate(METRICS):
         lines += ["", f"### {metric.replace('_', ' ')} less that of {BASELINE}", ""]
         lines.append("| design | " + " | ".join(groups) + " |")
