@@ -32,10 +32,16 @@ class _Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code. Prints one line for any error."""
     terminated = signal.signal(signal.SIGTERM, _interrupt)
+    given = sys.argv[1:] if argv is None else list(argv)
     try:
-        return _run(sys.argv[1:] if argv is None else list(argv))
+        return _run(given)
     except KeyboardInterrupt:
-        complain("interrupted; the same command goes on from what was committed")
+        starts_afresh = given[:1] == ["import"]
+        complain(
+            "interrupted; the same command starts afresh"
+            if starts_afresh
+            else "interrupted; the same command goes on from what was committed"
+        )
         return INTERRUPTED
     except DRFError as error:
         _debug()

@@ -65,13 +65,17 @@ def encode_frozen(
     kinds: Sequence[str],
     seed: int,
 ) -> FeatureViews:
-    """Views of one modality of the corpus called name, by an encoder that does not learn, once."""
+    """Views of one modality of the corpus called name, by an encoder that does not learn, once.
+
+    The file's name tells kinds and seed: views of other kinds are never taken for these.
+    """
+    wanted = hashlib.sha256(repr((list(kinds), seed)).encode()).hexdigest()[:8]
 
     def encode() -> dict[str, Tensor]:
         made = encode_views(model, corpus, modality, kinds, seed)
         return {"features": made.features, "present": made.present.to(torch.uint8)}
 
-    kept = once(folder / f"{modality}_views_{name}.safetensors", encode)
+    kept = once(folder / f"{modality}_views_{name}-{wanted}.safetensors", encode)
     return FeatureViews(kept["features"], kept["present"].bool(), (None, *kinds))
 
 

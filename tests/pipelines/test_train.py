@@ -21,9 +21,13 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from drf_core.designs import DESIGNS
+from drf_core.modeling_drf import DRFModel
+from drf_core.processing_drf import DRFProcessor
+from drf_core.training_corpus import TrainingCorpus, TrainingPost
 from pipelines.cli import main
 from pipelines.importing.splits import assign_splits
 from pipelines.training_posts import LabelledRow, hold_out, to_training_posts
+from pipelines.training_work import encode_frozen
 from tests.pipelines.running import Output, annotate_arguments
 
 WORDS = {
@@ -493,3 +497,17 @@ def test_a_training_with_frozen_encoders_goes_on_where_it_was_stopped(
         assert abs(first[name].float() - second[name].float()).max() < 1e-3, name
         if name.startswith(("text_encoder.", "image_encoder.")):
             assert first[name].equal(start[name]), name
+
+
+def test_views_of_other_kinds_are_never_taken_for_these(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    model = DRFModel.from_pretrained(tiny_checkpoint)
+    processor = DRFProcessor.from_pretrained(str(tiny_checkpoint))
+    corpus = TrainingCorpus([TrainingPost("a sunny day", None), TrainingPost("rain", None)],
+                            processor, 16)  # fmt: skip
+    first = encode_frozen(tmp_path, "train", model, corpus, "text", ["corrupt"], 0)
+    other = encode_frozen(tmp_path, "train", model, corpus, "text", ["no_vowels", "typos"], 0)
+    assert first.features.shape[1] == 2 and other.features.shape[1] == 3
+    again = encode_frozen(tmp_path, "train", model, corpus, "text", ["corrupt"], 0)
+    assert bool((again.features == first.features).all())
