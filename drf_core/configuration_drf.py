@@ -26,7 +26,7 @@ class DRFConfig(PretrainedConfig):
     quality_threshold: below it a modality is called low_quality, and weights fall.
     trust_floor: per modality, the trust left at quality 0. Damaged text is still worth reading;
         lower floors cost more on what training had met than they won on what it had not
-        (our own reading, chosen on inner folds).
+        (our own reading; inner folds preferred milder ones, these values lie between those tried).
     memory_sharpness: inverse temperature of the attention over the paired queue.
     """
 
