@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.command_line import command_line, shown
+from pipelines.command_options import add_labelled_posts_options
 from pipelines.messages import say
 from schemas.errors import DRFError, UsageError
 from schemas.evaluation import EVALUATION_SCHEMA, EVALUATION_SCHEMA_VERSION
@@ -55,17 +56,7 @@ def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
         help="posts (such as those trained on); what shares its text or image with them is "
         "left out",
     )
-    add("--label-column", default="label", metavar="NAME")
-    add(
-        "--column",
-        action="append",
-        default=[],
-        metavar="ROLE=NAME",
-        help="which column is post_id, text, image or image_uri; `image=` for none",
-    )
-    add("--device", default="auto", choices=("auto", "cpu", "cuda"))
-    add("--threads", type=_number, default=0, metavar="N", help="torch threads, 0 for one per core")
-    add("--seed", type=_number, default=0, metavar="N", help="of disruptions and resamples")
+    add_labelled_posts_options(parser, "of disruptions and resamples")
 
 
 def run_evaluate(args: argparse.Namespace) -> int:
@@ -286,10 +277,3 @@ def _replace(path: Path, write: Callable[[Path], Any]) -> None:
     unfinished = path.with_name(f"{path.name}.unfinished")
     write(unfinished)
     os.replace(unfinished, path)
-
-
-def _number(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{text} is negative")
-    return value

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from pipelines.command_options import add_column_option
 from pipelines.importing.corpus import Content, Corpus, RawPost, read_content
 from pipelines.importing.mvsa import read_mvsa
 from pipelines.importing.report import ImportReport, count_leaking, count_sharing, summarise
@@ -51,13 +52,7 @@ def add_import_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=FILE",
         help="published splits instead: files with the post ids of train, dev and test",
     )
-    add(
-        "--column",
-        action="append",
-        default=[],
-        metavar="ROLE=NAME",
-        help="table: which column is post_id, text or image (a path); `image=` for none",
-    )
+    add_column_option(parser, "table: ")
     add("--label-column", metavar="NAME", help="table: the column of labels (default: label)")
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import random
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipelines.command_line import command_line, shown
+from pipelines.command_options import add_labelled_posts_options
+from pipelines.messages import say
 from schemas.errors import DRFError, UsageError
 from schemas.posts import parse_columns
 
@@ -82,17 +83,7 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
         help="posts without labels, as the job will see them, that qualities are ranked among; "
         "default: the validation posts",
     )
-    add("--label-column", default="label", metavar="NAME")
-    add(
-        "--column",
-        action="append",
-        default=[],
-        metavar="ROLE=NAME",
-        help="which column is post_id, text, image or image_uri; `image=` for none",
-    )
-    add("--device", default="auto", choices=("auto", "cpu", "cuda"))
-    add("--threads", type=_number, default=0, metavar="N", help="torch threads, 0 for one per core")
-    add("--seed", type=_number, default=0, metavar="N")
+    add_labelled_posts_options(parser, "of all that is drawn")
 
 
 def run_train(args: argparse.Namespace) -> int:
@@ -147,14 +138,14 @@ def run_train(args: argparse.Namespace) -> int:
     trainer = Trainer(
         model, corpus, validation, settings, views, validation_views, logits, reference
     )
-    trainer.run(str(folder), _say)
+    trainer.run(str(folder), say)
     seen, judged = trainer.look_at_validation(model), validation
     if test_posts:
         judged = TrainingCorpus(test_posts, processor, tokens)
         seen = {m: encode_views(model, judged, m, ["corrupt"], EVALUATION_SEED) for m in seen}
     figures = evaluate(model, seen, judged.labels.numpy())
     _save(args, config.card, output, model, processor, figures, (len(posts), len(judged)))
-    _say(f"checkpoint in {output}; training state in {folder / STATE_FILE}")
+    say(f"checkpoint in {output}; training state in {folder / STATE_FILE}")
     return 0
 
 
@@ -198,7 +189,7 @@ def _read_posts(
         if wanted and wanted < len(more):
             more = random.Random(args.seed).sample(more, wanted)
         posts += to_training_posts(more, labels, "--unlabelled")
-    _say(
+    say(
         f"{len(posts)} posts to train on ({labelled} labelled), "
         f"{len(validation)} to validate; labels {', '.join(labels)}"
     )
@@ -270,10 +261,10 @@ def _learn_from_teacher(
         view = look_as_teacher(teacher, seen)
         if args.text_encoder == SMALL:
             cosine = distil_text_encoder(model, corpus, view, config.distillation)
-            _say(f"text encoder distilled from {len(view.text)} texts, mean cosine {cosine:.3f}")
+            say(f"text encoder distilled from {len(view.text)} texts, mean cosine {cosine:.3f}")
         if args.image_encoder == SMALL:
             cosine = distil_image_encoder(model, corpus, view, config.distillation)
-            _say(f"image encoder distilled from {len(view.image)} images, mean cosine {cosine:.3f}")
+            say(f"image encoder distilled from {len(view.image)} images, mean cosine {cosine:.3f}")
         encoders = {
             name: value
             for name, value in model.state_dict().items()
@@ -329,15 +320,4 @@ def _save(
         notes=card.notes,
     )
     (output / "README.md").write_text(write_card(facts, figures), encoding="utf-8")
-    _say(figures_table(figures))
-
-
-def _number(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{text} is negative")
-    return value
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    say(figures_table(figures))

@@ -1,0 +1,64 @@
+"""Options that several commands have, and the values they take; imports neither torch nor Beam."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+
+DEVICES = ("auto", "cpu", "cuda")
+
+
+def add_column_option(parser: argparse.ArgumentParser, scope: str = "") -> None:
+    """Add --column ROLE=NAME. scope: what the help begins with."""
+    parser.add_argument(
+        "--column",
+        action="append",
+        default=[],
+        metavar="ROLE=NAME",
+        help=f"{scope}which column is post_id, text, image or image_uri; `image=` for none",
+    )
+
+
+def add_device_options(parser: argparse.ArgumentParser) -> None:
+    """Add --device and --threads."""
+    parser.add_argument("--device", default="auto", choices=DEVICES)
+    parser.add_argument(
+        "--threads",
+        type=not_negative,
+        default=0,
+        metavar="N",
+        help="threads of the model, 0 for one per core",
+    )
+
+
+def add_labelled_posts_options(parser: argparse.ArgumentParser, seed_help: str) -> None:
+    """Add what a command that reads labelled posts and draws from a seed takes."""
+    parser.add_argument("--label-column", default="label", metavar="NAME")
+    add_column_option(parser)
+    add_device_options(parser)
+    parser.add_argument("--seed", type=not_negative, default=0, metavar="N", help=seed_help)
+
+
+def share(text: str) -> float:
+    """A number between 0 and 1."""
+    with contextlib.suppress(ValueError):
+        if 0 <= (value := float(text)) <= 1:
+            return value
+    raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
+
+
+def positive(text: str) -> int:
+    """A whole number of at least 1."""
+    return _at_least(1, text)
+
+
+def not_negative(text: str) -> int:
+    """A whole number of at least 0."""
+    return _at_least(0, text)
+
+
+def _at_least(least: int, text: str) -> int:
+    with contextlib.suppress(ValueError):
+        if (value := int(text)) >= least:
+            return value
+    raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least {least}")
