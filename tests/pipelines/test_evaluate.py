@@ -359,7 +359,7 @@ def test_models_with_different_labels_are_refused(
         (["--model", "elsewhere/one"], "another model is called 'one', too"),
         (["--model", "./nowhere"], "--model ./nowhere: no such folder"),
         (["--model", "x="], "--model x=: names no checkpoint"),
-        (["--threads", "-3"], "--threads: -3 is negative"),
+        (["--threads", "-3"], "--threads: -3 is not a whole number of at least 0"),
         (["--posts", "./nowhere.parquet"], "nowhere.parquet"),
         (["--column", "image=PICTRE"], "column 'PICTRE': found no such column"),
         (["--exclude-near-duplicates-of", "./nowhere.parquet"], "nowhere.parquet"),

@@ -209,7 +209,7 @@ def test_qualities_can_be_ranked_among_posts_as_the_job_sees_them(
     ("options", "line"),
     [
         (["--column", "image=PICTRE"], "column 'PICTRE': found no such column"),
-        (["--threads", "-3"], "--threads: -3 is negative"),
+        (["--threads", "-3"], "--threads: -3 is not a whole number of at least 0"),
         (["--label-column", "mood"], "column 'mood': found no such column"),
         (["--text-encoder", "./nowhere"], "--text-encoder ./nowhere: cannot be loaded"),
         (["--posts", "./nowhere.parquet"], "nowhere.parquet"),
