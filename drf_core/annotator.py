@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from safetensors import SafetensorError
+from torch import Tensor
 
 from drf_core.checkpoint import CheckpointError
 from drf_core.configuration_drf import MODALITIES
 from drf_core.images import decode_image
 from drf_core.modeling_drf import DRFModel
 from drf_core.processing_drf import DRFProcessor
+from drf_core.runtimes.choice import available_cores, choose_runtime
+from drf_core.runtimes.interface import Encoders, Runtime
+from drf_core.runtimes.openvino_encoders import openvino_encoders
+from drf_core.runtimes.torch_encoders import TorchEncoders
 from drf_core.texts import text_reason
-from schemas.errors import UsageError
 
 MAX_IMAGE_PIXELS = 50_000_000
 MAX_IMAGE_BYTES = 20_000_000
-
-
-class DeviceError(UsageError):
-    """A device that was asked for and is not there."""
 
 
 @dataclass(frozen=True)
@@ -73,33 +72,49 @@ class Prediction:
 
 
 class Annotator:
-    """A checkpoint on a device, ready to predict; `prepare` may be called from any thread."""
+    """A checkpoint on a device, ready to predict; `prepare` may be called from any thread.
 
-    def __init__(self, model: DRFModel, processor: DRFProcessor, device: torch.device) -> None:
-        self.model = model.to(device).eval()
-        # Convolutions run faster on channels-last weights, on CPU and GPU alike.
-        self.model.image_encoder.to(memory_format=torch.channels_last)
+    encoders: what encodes texts and images; the model's own, run by torch, by default.
+    """
+
+    def __init__(
+        self, model: DRFModel, processor: DRFProcessor, encoders: Encoders | None = None
+    ) -> None:
+        self.model = model.eval()
         self.processor = processor
-        self.device = device
+        self.device = model.device
         self.labels = model.config.labels
+        self._encoders: Encoders = encoders or TorchEncoders(model, processor)
         self._largest_batch: int | None = None
         # The first call sets the tokenizer's truncation; set by several threads at once, it
         # fails ("Already borrowed").
         processor.token_ids("", model.config.max_text_tokens)
 
     @classmethod
-    def from_pretrained(cls, folder: str, device: str = "auto", threads: int = 0) -> Annotator:
+    def from_pretrained(
+        cls, folder: str, device: str = "auto", threads: int = 0, runtime: str = "torch"
+    ) -> Annotator:
         """Load a checkpoint folder.
 
-        device: auto (a GPU where there is one), cpu or cuda. threads: torch threads of this
-        process, 0 for one per core this process may use. Raises DeviceError where cuda is
-        asked for and absent, and CheckpointError for weights that are damaged, missing or do
-        not fit.
+        device: auto (a GPU where there is one), cpu or cuda. threads: of this process's
+        computing, 0 for one per core this process may use. runtime: what encodes (see
+        `choose_runtime`); with another than torch, the model's own encoders are dropped.
+        Raises DeviceError for a device or runtime that is asked for and absent, and
+        CheckpointError for weights that are damaged, missing or do not fit.
         """
-        chosen = choose_device(device)
-        torch.set_num_threads(threads or available_cores())
-        model = _load_whole(folder)
-        return cls(model, DRFProcessor.from_pretrained(folder, local_files_only=True), chosen)
+        chosen = choose_runtime(runtime, device)
+        threads = threads or available_cores()
+        torch.set_num_threads(threads)
+        model = _load_whole(folder).to(chosen.device).eval()
+        processor = DRFProcessor.from_pretrained(folder, local_files_only=True)
+        if chosen.make == "torch":
+            return cls(model, processor)
+        return cls(model, processor, openvino_encoders(model, processor, chosen, threads))
+
+    @property
+    def runtime(self) -> Runtime:
+        """What encodes, with which arithmetic, and where."""
+        return self._encoders.runtime
 
     def prepare(
         self,
@@ -155,19 +170,51 @@ class Annotator:
                 torch.cuda.empty_cache()
         return predictions
 
+    def encode_texts(self, token_ids: Sequence[list[int]]) -> Tensor:
+        """Raw features of texts (`PreparedPost.token_ids`), batched by length.
+
+        token_ids: at least one. Returns (texts, text size) float32, in the order given.
+        """
+        return self._encoders.encode_texts(token_ids)
+
+    def encode_images(self, pixels: Sequence[np.ndarray]) -> Tensor:
+        """Raw features of images (`PreparedPost.pixels`, uint8 (3, h, w) each).
+
+        pixels: at least one. Returns (images, image size) float32, in the order given.
+        """
+        return self._encoders.encode_images(pixels)
+
     @torch.inference_mode()
-    def _predict(self, posts: Sequence[PreparedPost]) -> list[Prediction]:
-        inputs = self.processor.collate(
-            [post.token_ids for post in posts], [post.pixels for post in posts], self.device
+    def conclude(
+        self, posts: Sequence[PreparedPost], text: Tensor | None, image: Tensor | None
+    ) -> list[Prediction]:
+        """Predictions from features that are encoded already.
+
+        text (texts, text size), image (images, image size): of the posts that have one, in
+        their order; None where none has. Raises ValueError for a post with no modality.
+        """
+        if not all(post.usable for post in posts):
+            raise ValueError("every post needs at least one modality")
+        present = torch.tensor(
+            [[post.token_ids is not None, post.pixels is not None] for post in posts],
+            device=self.device,
         )
-        with torch.autocast("cuda", torch.bfloat16, enabled=self.device.type == "cuda"):
-            output = self.model(**inputs)
+        output = self.model.forward_features(text, image, present)
         probabilities = output.logits.float().softmax(-1).cpu().numpy()
         quality, weight = output.quality.float().cpu().numpy(), output.weight.float().cpu().numpy()
         return [
             self._prediction(post, probabilities[row], quality[row], weight[row])
             for row, post in enumerate(posts)
         ]
+
+    def _predict(self, posts: Sequence[PreparedPost]) -> list[Prediction]:
+        texts = [post.token_ids for post in posts if post.token_ids is not None]
+        images = [post.pixels for post in posts if post.pixels is not None]
+        return self.conclude(
+            posts,
+            self.encode_texts(texts) if texts else None,
+            self.encode_images(images) if images else None,
+        )
 
     def _prediction(
         self, post: PreparedPost, probabilities: np.ndarray, quality: np.ndarray, weight: np.ndarray
@@ -213,25 +260,6 @@ def _load_whole(folder: str) -> DRFModel:
             "copy the checkpoint again"
         )
     return model
-
-
-def choose_device(device: str) -> torch.device:
-    """The torch device for auto, cpu or cuda; raises DeviceError where cuda is absent."""
-    if device == "cuda" and not torch.cuda.is_available():
-        raise DeviceError(
-            "--device cuda: this worker has no usable GPU; use --device auto or cpu, "
-            "or check its driver"
-        )
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(device)
-
-
-def available_cores() -> int:
-    """Cores this process may run on (a container's share, not the machine's)."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _out_of_memory(error: BaseException) -> bool:

@@ -18,11 +18,11 @@ from numpy.random import Generator
 from torch import Tensor
 from tqdm import tqdm
 
-from drf_core.annotator import available_cores
 from drf_core.configuration_drf import MODALITIES
 from drf_core.disruption import DISCARD, IMAGE_DAMAGES, SWAPPED, Disruption
 from drf_core.frozen_encoder import autocast, frozen_image_encoder
 from drf_core.modeling_drf import DRFModel
+from drf_core.runtimes.choice import available_cores
 from drf_core.training_corpus import TrainingCorpus
 
 

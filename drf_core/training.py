@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from drf_core.annotator import available_cores
 from drf_core.configuration_drf import MODALITIES
 from drf_core.disruption import (
     IMAGE_DAMAGES,
@@ -36,6 +35,7 @@ from drf_core.fitting import (
 )
 from drf_core.losses import distillation_loss, recovery_loss, sentiment_loss
 from drf_core.modeling_drf import DRFModel
+from drf_core.runtimes.choice import available_cores
 from drf_core.training_batches import batches_of, encode_batch
 from drf_core.training_corpus import TrainingCorpus
 

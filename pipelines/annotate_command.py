@@ -12,6 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from drf_core.checkpoint import DEFAULT_MODEL, read_checkpoint, resolve_model
+from drf_core.runtimes.names import RUNTIMES
 from pipelines.closing import RunStart, close_without_computing
 from pipelines.fetching import check_prefix
 from pipelines.inputs import list_inputs
@@ -101,8 +102,15 @@ def add_annotate_arguments(parser: argparse.ArgumentParser) -> None:
     add("--dry-run", action="store_true", help="say what would be done, and stop")
     add("--json", action="store_true", help="print the run's manifest instead of a summary")
     add("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    add(
+        "--runtime",
+        default="auto",
+        choices=RUNTIMES,
+        help="what encodes; auto: torch on a GPU, on a CPU OpenVINO in the fastest precision "
+        "that keeps the labels",
+    )
     add("--batch-size", type=_count, default=64, metavar="N", help="posts per forward")
-    add("--threads", type=_number, default=0, metavar="N", help="torch threads, 0 for one per core")
+    add("--threads", type=_number, default=0, metavar="N", help="per process, 0 for one per core")
     add(
         "--shard-rows",
         type=_count,
@@ -228,6 +236,7 @@ def job_options(arguments: argparse.Namespace, started: datetime) -> JobOptions:
             max_image_bytes=arguments.max_image_bytes,
         ),
         device=arguments.device,
+        runtime=arguments.runtime,
         batch_size=arguments.batch_size,
         threads=arguments.threads,
         max_dead_letter_share=arguments.max_dead_letter_share,

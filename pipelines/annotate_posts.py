@@ -48,7 +48,8 @@ class AnnotatePosts(beam.PTransform):
         that workers can reach.
     keep: fields of the post that travel through untouched.
     image_uri_prefixes: an image_uri under none of them is never fetched.
-    device: auto, cpu or cuda. threads: torch threads per process, 0 for all cores.
+    device: auto, cpu or cuda. runtime: what encodes, one of drf_core.runtimes.names.RUNTIMES.
+    threads: per process, 0 for all cores.
     batch_size: posts per forward.
 
     Raises CheckpointError where there is no such model, UsageError where a kept field has
@@ -62,6 +63,7 @@ class AnnotatePosts(beam.PTransform):
         keep: Sequence[str] = (),
         image_uri_prefixes: Sequence[str] = (),
         device: str = "auto",
+        runtime: str = "auto",
         threads: int = 0,
         batch_size: int = 64,
     ) -> None:
@@ -81,6 +83,7 @@ class AnnotatePosts(beam.PTransform):
             revision=checkpoint.revision,
             package_version=package_version(),
             device=device,
+            runtime=runtime,
             threads=threads,
             batch_size=batch_size,
         )

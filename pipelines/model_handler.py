@@ -48,7 +48,8 @@ class DRFModelHandler(ModelHandler[PreparedPost, Prediction | ModelFailure, Anno
     model: "default", a folder, a hub id or an fsspec URL that workers can reach.
     revision, package_version: what the plan was made with; a worker that finds another
         raises ModelError instead of annotating. None: not checked.
-    device: auto, cpu or cuda. threads: torch threads per process, 0 for all cores.
+    device: auto, cpu or cuda. runtime: what encodes, one of drf_core.runtimes.names.RUNTIMES.
+    threads: per process, 0 for all cores.
     batch_size: posts per forward; the annotator halves a batch on out-of-memory.
     """
 
@@ -59,6 +60,7 @@ class DRFModelHandler(ModelHandler[PreparedPost, Prediction | ModelFailure, Anno
         revision: str | None = None,
         package_version: str | None = None,
         device: str = "auto",
+        runtime: str = "auto",
         threads: int = 0,
         batch_size: int = 64,
     ) -> None:
@@ -67,6 +69,7 @@ class DRFModelHandler(ModelHandler[PreparedPost, Prediction | ModelFailure, Anno
         self._revision = revision
         self._package_version = package_version
         self._device = device
+        self._runtime = runtime
         self._threads = threads
         self._batch_size = batch_size
 
@@ -78,6 +81,7 @@ class DRFModelHandler(ModelHandler[PreparedPost, Prediction | ModelFailure, Anno
             revision=options.model_revision,
             package_version=options.package_version,
             device=options.device,
+            runtime=options.runtime,
             threads=options.threads,
             batch_size=options.batch_size,
         )
@@ -86,9 +90,17 @@ class DRFModelHandler(ModelHandler[PreparedPost, Prediction | ModelFailure, Anno
         """The process's annotator, loaded by whoever asks first.
 
         Raises ModelError where the checkpoint or the package is not the planned one,
-        CheckpointError where there is none, DeviceError where cuda is asked for and absent.
+        CheckpointError where there is none, DeviceError for a device or runtime that is asked
+        for and absent.
         """
-        tag = (self._model, self._revision, self._package_version, self._device, self._threads)
+        tag = (
+            self._model,
+            self._revision,
+            self._package_version,
+            self._device,
+            self._runtime,
+            self._threads,
+        )
         with _MODELS_LOCK:
             shared = _MODELS.setdefault(tag, Shared())
         return shared.acquire(self._load)
@@ -110,7 +122,7 @@ class DRFModelHandler(ModelHandler[PreparedPost, Prediction | ModelFailure, Anno
                 )
         # One line per weight file and process is noise in a worker's log.
         disable_progress_bar()
-        return Annotator.from_pretrained(folder, device=self._device, threads=self._threads)
+        return Annotator.from_pretrained(folder, self._device, self._threads, self._runtime)
 
     def run_inference(
         self,

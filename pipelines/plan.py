@@ -113,8 +113,8 @@ class JobOptions:
     model: folder or fsspec URL workers can reach; model_id: the name the user gave.
     model_revision: content hash, checked by each worker; so is package_version.
     labels: the checkpoint's labels, in the order of its probabilities.
-    device: auto, cpu or cuda. batch_size: posts per forward. threads: torch threads per
-        process, 0 for all cores.
+    device: auto, cpu or cuda. runtime: what encodes. batch_size: posts per forward. threads:
+        per process, 0 for all cores.
     """
 
     output: str
@@ -126,6 +126,7 @@ class JobOptions:
     labels: tuple[str, ...]
     rows: RowOptions = RowOptions()
     device: str = "auto"
+    runtime: str = "auto"
     batch_size: int = 64
     threads: int = 0
     max_dead_letter_share: float = 0.05

@@ -231,12 +231,12 @@ class StagedShard:
         attempt: Attempt,
         *,
         keep: Sequence[pa.Field] = (),
-        device: str = "cpu",
+        runtime: str = "torch f32 on cpu",
     ) -> None:
         """Open both parts.
 
-        keep: fields of the kept columns. device: what the rows are computed on, for the
-        parts' metadata. Raises OutputError where the output cannot be written.
+        keep: fields of the kept columns. runtime: what computes the rows, for the parts'
+        metadata. Raises OutputError where the output cannot be written.
         """
         self._store = store
         self._shard = shard
@@ -248,7 +248,7 @@ class StagedShard:
             "drf.source_file": shard.source_file,
             "drf.key": shard.key,
             "drf.run_id": options.run_id,
-            "drf.device": device,
+            "drf.runtime": runtime,
             "drf.package_version": options.package_version,
         }
         schemas = {

@@ -94,9 +94,9 @@ def run_train(args: argparse.Namespace) -> int:
     import torch
     from transformers.utils import logging
 
-    from drf_core.annotator import available_cores, choose_device
     from drf_core.evaluation import evaluate
     from drf_core.feature_views import encode_views
+    from drf_core.runtimes.choice import available_cores, choose_device
     from drf_core.training import EVALUATION_SEED, STATE_FILE, Trainer
     from drf_core.training_corpus import TrainingCorpus
     from pipelines import training_work as work

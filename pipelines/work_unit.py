@@ -9,7 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import apache_beam as beam
 
-from drf_core.annotator import PreparedPost, available_cores
+from drf_core.annotator import PreparedPost
+from drf_core.runtimes.choice import available_cores
 from pipelines.annotation_rows import RunColumns, build_rows
 from pipelines.fetching import ImageFetcher
 from pipelines.inputs import open_input, read_footer
@@ -227,7 +228,7 @@ class _Annotation:
                 shard,
                 self._attempts[shard.key],
                 keep=layout.keep,
-                device=self._model.device.type,
+                runtime=str(self._model.runtime),
             )
         return self._staged[shard.key]
 

@@ -12,9 +12,10 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from drf_core.annotator import Annotator, DeviceError
+from drf_core.annotator import Annotator
 from drf_core.checkpoint import CheckpointError
 from drf_core.modeling_drf import DRFModel
+from drf_core.runtimes.choice import DeviceError
 
 
 @pytest.fixture(scope="module")
@@ -96,15 +97,15 @@ def test_a_batch_that_does_not_fit_is_halved(
 ) -> None:
     posts = [annotator.prepare(f"good {i}", None) for i in range(8)]
     expected = [p.probabilities for p in annotator.predict(posts)]
-    forward, sizes = annotator.model.forward, []
+    encode, sizes = annotator.encode_texts, []
 
-    def small_memory(**inputs: torch.Tensor) -> object:
-        sizes.append(len(inputs["text_present"]))
+    def small_memory(token_ids: list[list[int]]) -> torch.Tensor:
+        sizes.append(len(token_ids))
         if sizes[-1] > 3:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return forward(**inputs)
+        return encode(token_ids)
 
-    monkeypatch.setattr(annotator.model, "forward", small_memory)
+    monkeypatch.setattr(annotator, "encode_texts", small_memory)
     got = [p.probabilities for p in annotator.predict(posts)]
     assert sizes == [8, 4, 2, 2, 2, 2]
     assert np.allclose(got, expected, atol=1e-5)

@@ -95,7 +95,7 @@ class TestCommits:
 
     def test_parts_say_what_they_are_of(self, plan: Plan, shard: Shard) -> None:
         store = open_store(plan.options.output)
-        with staged(store, plan, shard, device="cuda") as parts:
+        with staged(store, plan, shard, runtime="torch bf16 on cuda") as parts:
             write_rows(parts, plan.options, shard)
             record = parts.commit()
         for tree in layout.TREES:
@@ -103,7 +103,7 @@ class TestCommits:
             assert footer.metadata[b"drf.source_file"] == b"a.parquet"
             assert footer.metadata[b"drf.key"] == shard.key.encode()
             assert footer.metadata[b"drf.run_id"] == b"test-run"
-            assert footer.metadata[b"drf.device"] == b"cuda"
+            assert footer.metadata[b"drf.runtime"] == b"torch bf16 on cuda"
             assert footer.metadata[b"drf.package_version"] == b"0.0"
             assert footer.metadata[b"drf.schema_version"] == b"1"
             assert footer.row_group(0).column(0).compression == "ZSTD"
