@@ -53,7 +53,9 @@ def decode_image(
         if target is not None and image.format == "JPEG":
             image.draft("RGB", (target, target))
         image.load()
-        return _rgb(ImageOps.exif_transpose(image)), None
+        # Not a copy, which it makes of every image else.
+        ImageOps.exif_transpose(image, in_place=True)
+        return _rgb(image), None
     except Image.DecompressionBombError:
         return None, "too_large"
     except UnidentifiedImageError:

@@ -10,6 +10,8 @@ import torch
 from PIL import Image
 from transformers import AutoImageProcessor, AutoTokenizer, BatchFeature, ProcessorMixin
 
+from drf_core.resizing import resizing_of, whole_pixels
+
 # Longer texts are cut before tokenising: a tweet-sized model reads their beginning anyway,
 # and tokenising megabytes would stall a batch.
 _CHARACTERS_PER_TOKEN = 32
@@ -38,6 +40,7 @@ class DRFProcessor(ProcessorMixin):
         self._factor = factor
         # Some (EfficientNet) rescale to [-1, 1].
         self._offset = 1.0 if getattr(image_processor, "rescale_offset", False) else 0.0
+        self._resize = resizing_of(image_processor)
 
     @classmethod
     def from_pretrained(cls, folder: str, **kwargs: Any) -> DRFProcessor:
@@ -85,10 +88,9 @@ class DRFProcessor(ProcessorMixin):
         """Resize and crop one RGB image to the encoder's size; uint8 (3, height, width)."""
         # Extreme panoramas would be resized to millions of pixels before the crop.
         image = _bounded(image, self.target)
-        prepared = self.image_processor(
-            image, do_rescale=False, do_normalize=False, return_tensors="np"
-        )["pixel_values"][0]
-        return np.clip(np.rint(prepared), 0, 255).astype(np.uint8)
+        if self._resize is not None:
+            return self._resize(image)
+        return whole_pixels(self.image_processor, image)
 
     def normalise(self, pixels: torch.Tensor) -> torch.Tensor:
         """Rescale and normalise as the image processor does; uint8 -> float (n, 3, h, w)."""
