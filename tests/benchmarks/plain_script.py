@@ -43,7 +43,7 @@ def main() -> None:
         except Exception:
             return Image.new("RGB", (224, 224))
 
-    posts = pq.read_table(arguments.posts).to_pylist()
+    posts = pq.read_table(arguments.posts, columns=["text", "image"]).to_pylist()
     labels: list[str] = []
     for start in range(0, len(posts), BATCH):
         batch = posts[start : start + BATCH]

@@ -1,0 +1,170 @@
+"""What each stage of annotating costs alone, on one thread: posts per second, share of the sum.
+
+    python -m tests.benchmarks.bench_stages --model DIR [--count 512]
+
+All in one process, stage by stage in turns, on posts that are in memory already (but for
+reading). Posts per second count all posts, those too that lack what the stage works on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from drf_core.annotator import Annotator, PreparedPost
+from pipelines.annotation_rows import Result, RunColumns, build_rows
+from pipelines.part_writer import PartWriter
+from pipelines.preparing import DeadLetter
+from pipelines.store import open_store
+from schemas.annotations import annotations_schema
+from schemas.posts import PostColumns, check_posts_schema, coerce_posts, kept_columns
+from tests.benchmarks.many_posts import Originals
+from tests.benchmarks.processes import in_turns, machine, table
+
+BATCH = 64
+_NOTHING = DeadLetter("check", "no_usable_modality", "")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", required=True, help="a checkpoint folder")
+    parser.add_argument("--posts", help="originals: a file or folder; default: the real nights")
+    parser.add_argument("--count", type=int, default=512)
+    parser.add_argument("--rounds", type=int, default=5)
+    arguments = parser.parse_args(argv)
+    with tempfile.TemporaryDirectory() as folder:
+        posts = Path(folder) / "posts"
+        Originals(arguments.posts, Path(folder)).write(posts, arguments.count)
+        annotator = Annotator.from_pretrained(arguments.model, threads=1, runtime="auto")
+        stages = Stages(annotator, posts, Path(folder) / "output")
+        seconds = in_turns(
+            arguments.rounds,
+            {name: partial(_seconds, stage) for name, stage in stages.all().items()},
+        )
+    medians = {name: statistics.median(rounds) for name, rounds in seconds.items()}
+    total = sum(medians.values())
+    print(
+        f"{machine()}; {arguments.count} posts, one thread; {annotator.runtime}; {arguments.model}"
+    )
+    rows: list[list[object]] = [["stage", "posts/s", "share"]]
+    for name, median in medians.items():
+        rows.append([name, f"{arguments.count / median:,.0f}", f"{100 * median / total:.1f} %"])
+    print(table([*rows, ["sum", f"{arguments.count / total:,.0f}", ""]]))
+
+
+def _seconds(stage: Callable[[], None]) -> float:
+    began = time.perf_counter()
+    stage()
+    return time.perf_counter() - began
+
+
+class Stages:
+    """The stages of annotating the posts of one folder, each to be run alone."""
+
+    def __init__(self, annotator: Annotator, posts: Path, scratch: Path) -> None:
+        self._annotator = annotator
+        self._posts = posts
+        self._scratch = scratch
+        self._run = RunColumns(annotator.labels, "model", "revision", "run")
+        rows = [row for batch in self._batches() for row in batch.to_pylist()]
+        self._texts = [row["text"] for row in rows]
+        self._images = [row["image"] for row in rows]
+        prepared = [annotator.prepare(row["text"], row["image"]) for row in rows]
+        self._prepared = [post for post in prepared if post.usable]
+        predictions = iter(annotator.predict(self._prepared))
+        self._results: list[Result] = [
+            next(predictions) if post.usable else _NOTHING for post in prepared
+        ]
+        self._features = [self._encode(batch) for batch in self._prepared_batches()]
+
+    def all(self) -> dict[str, Callable[[], None]]:
+        """Every stage by its name, in order."""
+        return {
+            "read": self.read,
+            "decode and resize": self.decode,
+            "tokenise": self.tokenise,
+            "encode texts": self.encode_texts,
+            "encode images": self.encode_images,
+            "head": self.head,
+            "build and write rows": self.write,
+        }
+
+    def read(self) -> None:
+        for batch in self._batches():
+            batch.to_pylist()
+
+    def decode(self) -> None:
+        for image in self._images:
+            self._annotator.prepare(None, image)
+
+    def tokenise(self) -> None:
+        for text in self._texts:
+            self._annotator.prepare(text, None)
+
+    def encode_texts(self) -> None:
+        for batch in self._prepared_batches():
+            self._annotator.encode_texts([p.token_ids for p in batch if p.token_ids is not None])
+
+    def encode_images(self) -> None:
+        for batch in self._prepared_batches():
+            self._annotator.encode_images([p.pixels for p in batch if p.pixels is not None])
+
+    @torch.inference_mode()
+    def head(self) -> None:
+        for text, image, present in self._features:
+            self._annotator.model.forward_features(text, image, present)
+
+    def write(self) -> None:
+        schema = annotations_schema(self._run.labels)
+        writer = PartWriter(open_store(str(self._scratch)), "part.parquet", schema)
+        now = datetime.datetime.now(datetime.timezone.utc)
+        for start in range(0, len(self._results), BATCH):
+            results = self._results[start : start + BATCH]
+            ids = [f"{start + row}" for row in range(len(results))]
+            kept = self._kept.slice(0, len(results))
+            writer.add(build_rows(self._run, "file", start, ids, results, kept, now)[0])
+        writer.close()
+        writer.discard()
+
+    def _batches(self) -> Iterator[pa.RecordBatch]:
+        for path in sorted(self._posts.iterdir()):
+            file = pq.ParquetFile(path)
+            layout = check_posts_schema(file.schema_arrow, PostColumns(), (), path.name)
+            for batch in file.iter_batches(BATCH, use_threads=False):
+                posts = coerce_posts(batch, layout)
+                self._kept = kept_columns(posts, layout)
+                yield posts
+
+    def _prepared_batches(self) -> list[list[PreparedPost]]:
+        return [
+            self._prepared[start : start + BATCH] for start in range(0, len(self._prepared), BATCH)
+        ]
+
+    def _encode(
+        self, batch: Sequence[PreparedPost]
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor]:
+        texts = [post.token_ids for post in batch if post.token_ids is not None]
+        images = [post.pixels for post in batch if post.pixels is not None]
+        present = torch.tensor(
+            [[post.token_ids is not None, post.pixels is not None] for post in batch]
+        )
+        return (
+            self._annotator.encode_texts(texts) if texts else None,
+            self._annotator.encode_images(images) if images else None,
+            present,
+        )
+
+
+if __name__ == "__main__":
+    main()

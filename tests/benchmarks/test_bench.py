@@ -1,0 +1,239 @@
+"""Every benchmark runs from corpus to table, at toy size; what they measure with is sound."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import runpy
+import sys
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import IO
+
+import pyarrow.parquet as pq
+import pytest
+
+from drf_core.images import decode_image
+from pipelines.sample import make_sample
+from tests.benchmarks import (
+    bench_annotate,
+    bench_gpu,
+    bench_memory,
+    bench_missing,
+    bench_overhead,
+    bench_processes,
+    bench_stages,
+    bench_startup,
+    processes,
+)
+from tests.benchmarks.many_posts import Originals, changed_image, read_posts
+
+Bench = Callable[..., str]
+
+
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sample") / "posts"
+    make_sample(folder)
+    return folder
+
+
+@pytest.fixture
+def bench(
+    sample: Path,
+    tiny_checkpoint: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Bench:
+    """Runs a benchmark on the sample posts; what it starts, starts in this process."""
+    monkeypatch.setattr(processes, "spawn", in_this_process)
+
+    def call(main: Callable[[Sequence[str]], None], *options: str, model: bool = True) -> str:
+        given = ["--model", str(tiny_checkpoint)] if model else []
+        main([*given, *options])
+        return capsys.readouterr().out
+
+    return call
+
+
+def in_this_process(
+    arguments: Sequence[str], environment: Mapping[str, str], out: IO[str], every: float
+) -> tuple[int, float, list[tuple[float, float]]]:
+    """Like `spawn`, but torch and Beam are imported already."""
+    assert arguments[0] == "-m"
+    # Beam's workers in processes of their own would import both anew.
+    arguments = [a for a in arguments if not a.startswith("--direct_running_mode")]
+    began, before, given = time.perf_counter(), dict(os.environ), sys.argv
+    status = 0
+    with contextlib.redirect_stdout(out), warnings.catch_warnings():
+        os.environ.update(environment)
+        sys.argv = list(arguments[1:])
+        try:
+            # It is imported here, too, under its own name.
+            warnings.simplefilter("ignore", RuntimeWarning)
+            runpy.run_module(arguments[1], run_name="__main__")
+        except SystemExit as end:
+            status = int(end.code or 0)
+        finally:
+            sys.argv = given
+            os.environ.clear()
+            os.environ.update(before)
+    return status, time.perf_counter() - began, [(0.0, 1.0), (1.0, 2.0)]
+
+
+def figures(page: str) -> dict[str, list[float]]:
+    """The rows of a page's tables: name -> its numbers."""
+    rows = [line.split("|")[1:-1] for line in page.splitlines() if line.startswith("| ")]
+    return {
+        name.strip(): [float(n.replace(",", "")) for n in re.findall(r"\d[\d.,]*", " ".join(row))]
+        for name, *row in rows
+        if name.strip()
+    }
+
+
+def test_annotate_stands_beside_both_rivals(bench: Bench, sample: Path) -> None:
+    page = bench(
+        bench_annotate.main, "--posts", str(sample), *("--count", "90", "--plain-count", "20"),
+        *("--rounds", "1"),
+    )  # fmt: skip
+    found = figures(page)
+    for name in ("drf annotate", "bare loop", "plain script"):
+        assert len(found[name]) == 3
+    assert "drf annotate / bare loop: " in page and "drf annotate / plain script: " in page
+
+
+def test_every_stage_is_measured_and_has_its_share(bench: Bench, sample: Path) -> None:
+    page = bench(bench_stages.main, "--posts", str(sample), "--count", "70", "--rounds", "1")
+    found = figures(page)
+    total = found.pop("sum")[0]
+    stages = {name: row for name, row in found.items() if len(row) == 2}
+    assert len(stages) == 7
+    assert sum(share for _, share in stages.values()) == pytest.approx(100, abs=1)
+    assert all(rate >= total for rate, _ in stages.values())
+
+
+def test_the_job_is_measured_without_a_model(bench: Bench) -> None:
+    page = bench(bench_overhead.main, "--count", "50", "--kilobytes", "2", "--rounds", "1")
+    assert {"drf annotate, no-op model", "bare loop"} <= set(figures(page))
+
+
+def test_memory_is_measured_by_size(bench: Bench, sample: Path) -> None:
+    page = bench(bench_memory.main, "--posts", str(sample), "--sizes", "20", "40")
+    assert figures(page)["40"][1:3] == [2, 1]  # the stand-in for memory: 2 MB both times
+
+
+def test_starts_are_measured(bench: Bench, sample: Path) -> None:
+    page = bench(bench_startup.main, "--posts", str(sample), "--shards", "50", "--rounds", "1")
+    assert list(figures(page)) == [
+        "drf --help",
+        "one post, first start",
+        "one post, later start",
+        "nothing to do, 50 shards in 50 files",
+        "nothing to do, 50 shards in 1 files",
+    ]
+
+
+def test_missing_modalities_are_measured_by_share(bench: Bench, sample: Path) -> None:
+    page = bench(
+        bench_missing.main, "--posts", str(sample), *("--count", "30", "--shares", "0", "1")
+    )
+    names = {"as they come", "100% of images missing", "100% of texts missing"}
+    assert names <= set(figures(page))
+
+
+def test_processes_are_compared(bench: Bench, sample: Path) -> None:
+    page = bench(
+        bench_processes.main, "--posts", str(sample), *("--count", "30", "--rounds", "1"),
+    )  # fmt: skip
+    assert {"one process", "2 processes"} <= set(figures(page))
+
+
+def test_the_gpu_script_runs_on_a_cpu(bench: Bench, sample: Path) -> None:
+    page = bench(
+        bench_gpu.main, "--device", "cpu", "--posts", str(sample), *("--hidden", "32"),
+        *("--layers", "1", "--heads", "2", "--matrix", "64", "--batch-size", "4"),
+        *("--batches", "1", "--rounds", "1"), model=False,
+    )  # fmt: skip
+    assert "torch f32 on cpu" in page
+    assert len(figures(page)["whole"]) == 4
+
+
+def test_no_two_copies_are_alike_and_all_decode_as_their_originals(sample: Path) -> None:
+    originals = Originals(str(sample), sample)
+    count = len(originals.posts)
+    seen, full = set(), 0
+    for number in range(5 * count):
+        original, copy = originals.posts[number % count], originals.copy(number)
+        assert (copy["text"] is None, copy["image"] is None) == (
+            original["text"] is None,
+            original["image"] is None,
+        )
+        if copy["image"] or (copy["text"] or "").strip():
+            seen.add((copy["text"], copy["image"]))
+            full += 1
+        reasons = [
+            decode_image(post["image"], max_pixels=10**7, max_bytes=10**7)[1]
+            for post in (original, copy)
+        ]
+        assert reasons[0] == reasons[1]
+    assert len(seen) == full
+
+
+def test_the_pixels_of_a_changed_jpeg_move_a_little() -> None:
+    from tests.data.corpora import image_bytes
+
+    data = image_bytes(3, size=(64, 64), quality=80)
+    pictures = [
+        decode_image(changed, max_pixels=10**6, max_bytes=10**6)[0].tobytes()
+        for changed in (data, changed_image(data, 1), changed_image(data, 2))
+    ]
+    assert len(set(pictures)) == 3
+    assert all(
+        sum(abs(a - b) for a, b in zip(pictures[0], other, strict=True)) / len(other) < 4
+        for other in pictures[1:]
+    )
+
+
+def test_a_corpus_has_as_many_posts_as_asked_for(sample: Path, tmp_path: Path) -> None:
+    folder = Originals(str(sample), tmp_path).write(tmp_path / "many", 250, rows_per_file=100)
+    assert [pq.ParquetFile(path).metadata.num_rows for path in sorted(folder.iterdir())] == [
+        *(100, 100, 50)
+    ]
+    ids = [post["post_id"] for post in read_posts(folder) if post["post_id"]]
+    assert len(ids) == len(set(ids)) + _repeated(sample, 250)
+
+
+def _repeated(sample: Path, count: int) -> int:
+    """How many ids repeat another one, in so many posts of the sample's copies."""
+    ids = [post["post_id"] for post in read_posts(sample)]
+    turns = [ids[: count - start] for start in range(0, count, len(ids))]
+    return sum(len([i for i in turn if i]) - len({i for i in turn if i}) for turn in turns)
+
+
+def test_peak_memory_counts_children_too() -> None:
+    held = "import time; kept = bytearray(80 << 20); time.sleep(0.6)"
+    alone = processes.run("-c", held, every=0.05)
+    nested = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {held!r}]); print(1)"
+    child = processes.run("-c", nested, every=0.05)
+    assert 80 < alone.peak < child.peak < 400
+    assert child.out == "1\n" and child.seconds >= 0.6
+    assert len(child.memory) > 5
+
+
+def test_a_process_that_fails_ends_the_benchmark() -> None:
+    with pytest.raises(SystemExit, match="exit status 3"):
+        processes.run("-c", "raise SystemExit(3)")
+
+
+def test_rounds_are_compared_each_with_itself() -> None:
+    assert processes.ratio([2, 30, 4], [1, 10, 1]) == (3, "3.00 (rounds 2.00 to 4.00)")
+
+
+def test_turns_alternate() -> None:
+    order: list[str] = []
+    measures = {name: lambda name=name: order.append(name) for name in "abc"}
+    processes.in_turns(2, measures)
+    assert "".join(order) == "abccba"
