@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
+import logging
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
 import apache_beam as beam
@@ -87,13 +90,41 @@ def choose_runner(options: PipelineOptions) -> PipelineRunner:
 
 
 def run_pipeline(pipeline: beam.Pipeline) -> None:
-    """Run to the end; raise JobError, or the worker's own DRFError, in one line."""
-    try:
-        state = pipeline.run().wait_until_finish()
-    except Exception as error:
-        raise as_one_line(error) from error
+    """Run to the end; raise JobError, or the worker's own DRFError, in one line.
+
+    An interrupt cancels the job: one that nobody waits for would keep its workers.
+    """
+    with _quiet_root_logger():
+        try:
+            result = pipeline.run()
+            try:
+                state = result.wait_until_finish()
+            except KeyboardInterrupt:
+                with contextlib.suppress(Exception):
+                    result.cancel()
+                raise
+        except Exception as error:
+            raise as_one_line(error) from error
     if state is not None and str(state) not in ("DONE", "RUNNING"):
         raise JobError(f"the runner ended the job as {state}; its own log says more")
+
+
+@contextlib.contextmanager
+def _quiet_root_logger() -> Iterator[None]:
+    """Keep back what is logged on the root logger itself, unless DRF_DEBUG is set.
+
+    Beam's client of a job server logs there the traceback that it raises as well.
+    """
+
+    def refuse(record: logging.LogRecord) -> bool:
+        return bool(os.environ.get("DRF_DEBUG"))
+
+    root = logging.getLogger()
+    root.addFilter(refuse)
+    try:
+        yield
+    finally:
+        root.removeFilter(refuse)
 
 
 def as_one_line(error: Exception) -> BaseException:

@@ -62,9 +62,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         sizes = {DRF: arguments.count, PLAIN: arguments.plain_count, "one": 1}
         posts = {name: originals.write(Path(folder) / name, count) for name, count in sizes.items()}
         size = sum(path.stat().st_size for path in posts[DRF].iterdir()) / arguments.count
-        print(
-            f"{machine()}; {arguments.count} posts of {size / 1024:.0f} KB; {Path(arguments.model).name}"
-        )
+        given = f"{arguments.count} posts of {size / 1024:.0f} KB; {Path(arguments.model).name}"
+        print(f"{machine()}; {given}")
         drf = partial(measure_drf, arguments.model, posts, arguments.count, arguments.options)
         annotate(arguments.model, posts["one"], *arguments.options)
         measures = in_turns(

@@ -53,9 +53,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             arguments.rounds,
             {name: partial(annotate, arguments.model, posts) for name, posts in corpora.items()},
         )
-    print(
-        f"{machine()}; {arguments.count} posts, start-up {startup:.1f} s; {Path(arguments.model).name}"
-    )
+    given = f"{arguments.count} posts, start-up {startup:.1f} s; {Path(arguments.model).name}"
+    print(f"{machine()}; {given}")
     rows: list[list[object]] = [["", "posts/s"]]
     for name, runs in measures.items():
         seconds = statistics.median(finished.seconds for finished in runs) - startup
