@@ -21,10 +21,11 @@ from pipelines.layout import INTENTS
 from pipelines.messages import complain
 from pipelines.plan import JobOptions, Plan, RowOptions
 from pipelines.planning import describe_plan, make_plan
+from pipelines.reasons import redact
 from pipelines.reporting import read_manifest
 from pipelines.sharding import SHARD_ROWS
 from pipelines.staging import sweep_staging
-from pipelines.store import open_store, redact
+from pipelines.store import open_store
 from pipelines.summary import closing_error, first_of, format_summary
 from pipelines.version import package_version
 from schemas.errors import UsageError

@@ -17,7 +17,7 @@ from pipelines.fetching import ImageFetcher
 from pipelines.model_handler import DRFModelHandler, ModelFailure
 from pipelines.plan import RowOptions
 from pipelines.preparing import DeadLetter, model_failed, no_post_id, prepare_post
-from pipelines.store import redact
+from pipelines.reasons import redact
 from pipelines.version import package_version
 from schemas.annotations import ANNOTATIONS_SCHEMA_VERSION, check_kept_names
 

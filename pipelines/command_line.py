@@ -7,7 +7,7 @@ import os
 import shlex
 from pathlib import Path
 
-from pipelines.store import redact
+from pipelines.reasons import redact
 
 
 def command_line(command: str, parser: argparse.ArgumentParser, args: argparse.Namespace) -> str:

@@ -19,8 +19,9 @@ from pipelines.partitions import (
     remembered,
 )
 from pipelines.plan import JobOptions
+from pipelines.reasons import reason_of, redact
 from pipelines.staging import CommitRecord, find_commit
-from pipelines.store import Store, in_parallel, reason_of, redact
+from pipelines.store import Store, in_parallel
 from schemas.errors import DRFError
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 
-from pipelines.store import redact
+from pipelines.reasons import redact
 from schemas.annotations import annotations_schema
 from schemas.dead_letters import dead_letters_schema
 from schemas.errors import UsageError

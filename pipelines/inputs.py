@@ -17,7 +17,8 @@ from fsspec.implementations.local import LocalFileSystem
 from pipelines.input_names import as_text, check_names, is_text, name_of, once_each, without_query
 from pipelines.plan import FailedFile, InputFile, RowGroup
 from pipelines.reading import CorruptInputError
-from pipelines.store import in_parallel, list_sizes, reason_of, redact
+from pipelines.reasons import reason_of, redact
+from pipelines.store import in_parallel, list_sizes
 from schemas.errors import DRFError, SchemaError, UsageError
 from schemas.posts import ROLES, PostColumns, check_posts_schema
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import pyarrow as pa
 
 from pipelines.plan import FailedFile, InputFile
-from pipelines.store import redact
+from pipelines.reasons import redact
 from schemas.errors import SchemaError
 
 # By column: its type, and which file has it so.

@@ -7,7 +7,7 @@ import sys
 
 def complain(message: str) -> None:
     """Print one line without credentials, whatever a library put into the message."""
-    from pipelines.store import one_line
+    from pipelines.reasons import one_line
 
     print(f"drf: {one_line(message)}", file=sys.stderr)
 

@@ -10,7 +10,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines.ledger import Part
-from pipelines.store import OutputError, PartFile, Store, reason_of
+from pipelines.reasons import reason_of
+from pipelines.store import OutputError, PartFile, Store
 from schemas.annotations import MODALITIES
 
 # A part is one row group unless its kept columns are large.

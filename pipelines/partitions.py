@@ -12,7 +12,8 @@ from pipelines.input_names import partition_of, same_input
 from pipelines.inputs import input_gone
 from pipelines.ledger import Ledger, LedgerFile, ShardEntry, UnpublishedFile, read_ledger
 from pipelines.plan import FailedFile, Plan, Shard
-from pipelines.store import Store, redact
+from pipelines.reasons import redact
+from pipelines.store import Store
 
 
 @dataclass(frozen=True)

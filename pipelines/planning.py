@@ -19,9 +19,10 @@ from pipelines.ledger import Counts, Ledger, read_ledger
 from pipelines.partitions import PartitionState, displaces, is_settled, partition_tasks
 from pipelines.plan import JobOptions, Plan, Shard
 from pipelines.proof import read_schema
+from pipelines.reasons import reason_of, redact
 from pipelines.sharding import SHARD_BYTES, SHARD_ROWS, cut_shards, fill_units, in_generation
 from pipelines.staging import committed_keys, find_commit
-from pipelines.store import Store, in_parallel, open_store, reason_of, redact
+from pipelines.store import Store, in_parallel, open_store
 from schemas.annotations import MODALITY_REASONS
 from schemas.dead_letters import DEAD_LETTER_REASONS
 from schemas.errors import UsageError

@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 
 from pipelines import layout
 from pipelines.ledger import LedgerFile, ShardEntry
-from pipelines.store import OutputError, Store, in_parallel, reason_of
+from pipelines.reasons import reason_of
+from pipelines.store import OutputError, Store, in_parallel
 
 
 def find_faults(store: Store, partition: str, files: Mapping[str, LedgerFile]) -> dict[str, str]:

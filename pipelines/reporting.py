@@ -15,7 +15,8 @@ from pipelines.ledger import Ledger, LedgerFile, read_ledger, sum_counts
 from pipelines.partitions import FileTask, PartitionTask, partition_tasks
 from pipelines.plan import Plan
 from pipelines.publishing import PartitionResult, why_unpublished
-from pipelines.store import OutputError, open_store, redact
+from pipelines.reasons import redact
+from pipelines.store import OutputError, open_store
 from schemas.manifest import FileCounts, Manifest, Totals, from_json, to_json
 
 # Of the packages whose version may matter to the rows.

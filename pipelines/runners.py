@@ -16,7 +16,7 @@ from apache_beam.options.pipeline_options import PipelineOptions, StandardOption
 from apache_beam.options.pipeline_options_validator import PipelineOptionsValidator
 from apache_beam.runners.runner import PipelineRunner, create_runner
 
-from pipelines.store import one_line
+from pipelines.reasons import one_line
 from schemas.errors import DRFError, UsageError
 
 # "package.module.ErrorName: message [while running 'step']", as runners quote a worker's error.

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.store import OutputError, Store, open_store, reason_of, redact
+from pipelines.reasons import reason_of, redact
+from pipelines.store import OutputError, Store, open_store
 from tests.pipelines.killing import run_and_kill
 from tests.pipelines.stand_in import memory_store
 
