@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,20 +40,23 @@ _FEWEST = 10
 class Figures:
     """Figures of one model: values (cells, metrics), replicates (resamples, cells, metrics).
 
-    Metrics in the order of `METRICS`, nan where a cell has no such figure.
+    Metrics in the order of `METRICS` (or the first of them), nan where a cell has no such figure.
     """
 
     values: np.ndarray
     replicates: np.ndarray
 
-    def mean_over(self, cells: Sequence[int]) -> Figures:
-        """The mean over some cells that have the figure, as a single cell."""
+    def means_over(self, groups: Iterable[Sequence[int]]) -> Figures:
+        """The mean over the cells of each group that have the figure; a group is then a cell."""
         with warnings.catch_warnings():
             # The mean of a figure that no cell has is nan, as it should be.
             warnings.simplefilter("ignore", RuntimeWarning)
-            values = np.nanmean(self.values[cells], 0, keepdims=True)
-            replicates = np.nanmean(self.replicates[:, cells], 1, keepdims=True)
-        return Figures(values, replicates)
+            means = [
+                (np.nanmean(self.values[cells], 0), np.nanmean(self.replicates[:, cells], 1))
+                for cells in groups
+            ]
+        values, replicates = zip(*means, strict=True)
+        return Figures(np.stack(values), np.stack(replicates, 1))
 
 
 @dataclass(frozen=True)

@@ -29,23 +29,43 @@ def resamples_of(posts: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
 
 
 def resampled_classification(
-    weights: np.ndarray, labels: np.ndarray, probabilities: np.ndarray
+    weights: np.ndarray,
+    labels: np.ndarray,
+    probabilities: np.ndarray,
+    posts: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
-    """Accuracy, weighted and macro F1, calibration error; labels (posts,), (posts, classes)."""
+    """Accuracy, weighted and macro F1, calibration error; labels (n,), probabilities (n, classes).
+
+    posts (n,): the post of each prediction, where a post has several of them or none; without
+    it there is one of every post.
+    """
     predicted, confidence = probabilities.argmax(1), probabilities.max(1)
     classes = np.arange(probabilities.shape[1])
     is_label, is_called = labels[:, None] == classes, predicted[:, None] == classes
     right = labels == predicted
-    total = weights.sum(1)
-    support, called, hits = (weights @ x for x in (is_label, is_called, is_label & is_called))
-    f1 = 2 * hits / np.maximum(support + called, 1e-12)
     in_bin = confidence_bins(confidence)[:, None] == np.arange(CALIBRATION_BINS)
-    gaps = weights @ (in_bin * (right - confidence)[:, None])
+    parts = (
+        np.ones((len(labels), 1)),
+        right[:, None],
+        is_label,
+        is_called,
+        is_label & is_called,
+        in_bin * (right - confidence)[:, None],
+    )
+    counted = np.concatenate(parts, 1, dtype=float)
+    if posts is not None:
+        # As many rows as there are posts: the product below is what resampling costs.
+        of_posts = np.zeros((weights.shape[1], counted.shape[1]))
+        np.add.at(of_posts, posts, counted)
+        counted = of_posts
+    ends = np.cumsum([part.shape[1] for part in parts])[:-1]
+    total, hit, support, called, hits, gaps = np.split(weights @ counted, ends, axis=1)
+    f1 = 2 * hits / np.maximum(support + called, 1e-12)
     return {
-        "accuracy": weights @ right / total,
-        "weighted_f1": (f1 * support).sum(1) / total,
+        "accuracy": (hit / total)[:, 0],
+        "weighted_f1": (f1 * support).sum(1) / total[:, 0],
         "macro_f1": (f1 * (support > 0)).sum(1) / (support > 0).sum(1),
-        "calibration_error": np.abs(gaps).sum(1) / total,
+        "calibration_error": np.abs(gaps).sum(1) / total[:, 0],
     }
 
 

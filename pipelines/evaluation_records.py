@@ -7,8 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from drf_core.cell_metrics import METRICS, Figures
 from drf_core.protocol import Cell, groups, met_in_training
 from drf_core.significance import differences, interval
@@ -42,7 +40,9 @@ def records(
     made: list[Record] = []
     for scope in ("cell", "group"):
         scoped = {
-            model.name: model.figures if scope == "cell" else _means(model.figures, members)
+            model.name: model.figures
+            if scope == "cell"
+            else model.figures.means_over(members.values())
             for model in models
         }
         for model in models:
@@ -85,14 +85,6 @@ def _measured(
                     "p_holm": found.p_holm,
                 }
             yield place, number, {key: _or_none(value) for key, value in measured.items()}
-
-
-def _means(figures: Figures, members: Mapping[str, Sequence[int]]) -> Figures:
-    means = [figures.mean_over(cells) for cells in members.values()]
-    return Figures(
-        np.concatenate([mean.values for mean in means]),
-        np.concatenate([mean.replicates for mean in means], 1),
-    )
 
 
 def _cell_place(cell: Cell, model: EvaluatedModel) -> Record:

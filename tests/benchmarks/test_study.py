@@ -13,8 +13,9 @@ import torch
 
 from drf_core.disruption import TRAINED_IMAGE_KINDS, TRAINED_TEXT_KINDS
 from drf_core.encoders import small_image_encoder, small_text_encoder
+from drf_core.protocol import OTHER_DAMAGE, cells
 from tests.benchmarks.study import LEFT_OUT, fold_of, main
-from tests.benchmarks.study_report import read_runs
+from tests.benchmarks.study_report import read_runs, write_report
 from tests.pipelines.test_train import write_labelled
 
 DESIGNS = ["concatenation", "drf", "concatenation_trained_clean"]
@@ -57,7 +58,7 @@ def test_a_study_leaves_a_page_and_its_figures(study: Path) -> None:
     for design in DESIGNS:
         assert f"| {design} |" in page
     assert f"{POSTS + COPIES} posts, cross-validated" in page
-    assert "nan" not in page
+    assert "nan" not in page and "Unfinished" not in page
     assert f"--seeds 1 --folds 2 --designs {' '.join(DESIGNS)} --epochs 2" in page
     assert str(study.parent) not in page  # no path of this machine
     rows = pq.read_table(study / "results.parquet").to_pylist()
@@ -147,6 +148,56 @@ def test_a_study_goes_on_where_it_was_stopped(
     assert np.allclose(np.load(gone)["probabilities"], before, atol=1e-4)
     assert (study / "RESULTS.md").read_bytes() == page
     assert (study / "results.parquet").read_bytes() == figures
+
+
+def write_run(folder: Path, design: str, seed: int, right: np.ndarray) -> None:
+    """A training whose predictions of two labels are right or not in all cells alike."""
+    count, asked = len(right), cells(len(right))
+    shape = (len(asked), count, 2)
+    said = np.where(np.arange(2) == np.where(right, TRUTH, 1 - TRUTH)[:, None], 0.9, 0.1)
+    np.savez_compressed(
+        folder / f"{design}-{seed}-0.npz",
+        posts=np.arange(count),
+        probabilities=np.broadcast_to(said, shape),
+        quality=np.broadcast_to(np.linspace(0.01, 1, count)[:, None], shape),
+        present=np.ones(shape, bool),
+        recovery_error=np.broadcast_to(np.linspace(1, 0.01, count)[:, None], shape),
+        left_out="{}",
+        unseen=np.array([cell.group == OTHER_DAMAGE for cell in asked]),
+    )
+
+
+TRUTH = np.arange(60) % 2
+
+
+def write_page(folder: Path, **designs: list[np.ndarray]) -> str:
+    """The page of a study with these trainings, a seed each."""
+    (folder / "_runs").mkdir()
+    for design, trainings in designs.items():
+        for seed, right in enumerate(trainings):
+            write_run(folder / "_runs", design, seed, right)
+    write_report(folder, list(designs), cells(len(TRUTH)), TRUTH, "the command")
+    return (folder / "RESULTS.md").read_text()
+
+
+def test_a_large_difference_is_marked_in_every_cell_and_a_small_one_in_none(
+    tmp_path: Path,
+) -> None:
+    often, seldom, hardly = (np.arange(60) < count for count in (54, 20, 21))
+    for name, right, marks in (("large", often, 3 * 32), ("small", hardly, 0)):
+        folder = tmp_path / name
+        folder.mkdir()
+        page = write_page(folder, concatenation=[seldom], drf=[right])
+        assert page.count(" *) |") == marks, page
+
+
+def test_a_page_names_the_designs_whose_trainings_are_not_all_there(tmp_path: Path) -> None:
+    right = np.arange(60) < 40
+    page = write_page(
+        tmp_path, concatenation=[right, right], drf=[right, ~right], late_average=[right]
+    )
+    assert "trains all designs 2 times, also late_average." in page
+    assert "concatenation 2, drf 2, late_average 1" in page
 
 
 def test_a_study_does_not_go_on_with_other_folds(given: list[str], study: Path) -> None:

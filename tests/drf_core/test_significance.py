@@ -75,6 +75,24 @@ def test_figures_under_weights_are_those_of_the_posts_drawn() -> None:
         assert found["calibration_error"][row] == pytest.approx(error)
 
 
+def test_a_post_that_was_predicted_twice_counts_twice_when_it_is_drawn() -> None:
+    labels, probabilities = predictions()
+    # Every post once, the first forty again by another model, the last ten not at all.
+    posts = np.concatenate([np.arange(POSTS - 10), np.arange(40)])
+    said = np.concatenate([probabilities[: POSTS - 10], predictions(1)[1][:40]])
+    weights = blocks()
+    found = resampled_classification(weights, labels[posts], said, posts)
+    for row in range(len(weights)):
+        drawn = np.repeat(np.arange(len(posts)), weights[row, posts].astype(int))
+        truth, chosen = labels[posts][drawn], said[drawn]
+        weighted, macro = f1_scores(truth, chosen.argmax(1), 3)
+        assert found["accuracy"][row] == pytest.approx(accuracy(truth, chosen.argmax(1)))
+        assert found["weighted_f1"][row] == pytest.approx(weighted)
+        assert found["macro_f1"][row] == pytest.approx(macro)
+        error = expected_calibration_error(truth, chosen)
+        assert found["calibration_error"][row] == pytest.approx(error)
+
+
 def test_macro_f1_under_weights_leaves_out_a_label_that_was_not_drawn() -> None:
     labels, probabilities = np.array([0, 1, 2]), np.eye(3)
     found = resampled_classification(np.array([[2.0, 1.0, 0.0]]), labels, probabilities)
@@ -251,8 +269,10 @@ def test_every_model_is_resampled_alike() -> None:
     assert np.array_equal(one.replicates, other.replicates, equal_nan=True)
 
 
-def test_the_mean_over_cells_leaves_out_cells_without_the_figure() -> None:
+def test_a_mean_over_cells_leaves_out_cells_without_the_figure() -> None:
     values = np.array([[0.5, np.nan], [0.7, 0.9]])
-    found = Figures(values, np.repeat(values[None], 4, 0)).mean_over([0, 1])
-    assert found.values == pytest.approx(np.array([[0.6, 0.9]]))
-    assert found.replicates.shape == (4, 1, 2)
+    found = Figures(values, np.repeat(values[None], 4, 0)).means_over([[0, 1], [0]])
+    assert found.values[0] == pytest.approx([0.6, 0.9])
+    assert found.values[1][0] == 0.5 and np.isnan(found.values[1][1])
+    assert found.replicates.shape == (4, 2, 2)
+    assert np.array_equal(found.replicates[0], found.values, equal_nan=True)
