@@ -6,7 +6,6 @@ import argparse
 import json
 import os
 import re
-import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -87,15 +86,12 @@ def run_evaluate(args: argparse.Namespace) -> int:
     )
     about_posts = _describe_posts(args, read, labels)
     say(about_posts)
-    work = output / "_features"
-    work.mkdir(exist_ok=True)
-    store = ViewStore(work, read.posts, corpus_hash(read.posts), args.seed)
+    store = ViewStore(output / "_features", read.posts, corpus_hash(read.posts), args.seed)
     asked = cells(len(read.posts), args.seed)
     models = [_evaluate_model(args, name, infos[name], labels, store, asked) for name in names]
     made = records(models, baseline, asked, len(read.posts))
     _write(args, output, made, models, baseline, read, about_posts)
-    # Kept only so that a run that was stopped need not encode again.
-    shutil.rmtree(work, ignore_errors=True)
+    store.clear()
     say(f"results.md, results.parquet, results.json and accuracy.png are in {args.output}")
     return 0
 
@@ -131,6 +127,8 @@ def _baseline(given: str | None, names: Sequence[str]) -> str | None:
 
 
 def _prepare_output(name: str) -> Path:
+    if "://" in name:
+        raise UsageError("--output: is a URL; evaluate writes to a local folder")
     output = Path(name)
     try:
         output.mkdir(parents=True, exist_ok=True)

@@ -167,7 +167,8 @@ def _introduction(facts: Facts) -> str:
         "",
         "modality-fixed: one named modality disrupted in every post. modality-random: a share of "
         "the posts disrupted, the modality drawn. corrupt: 40-80 % of the words masked or pixels "
-        "black; discard: the modality is gone; corrupt+discard: half each. disrupted: "
+        "black; discard: the modality is gone; corrupt+discard: half each. A post that would be "
+        "left with nothing, having no other modality, stays as it is. disrupted: "
         "modality-fixed and modality-random. other damage: kinds beyond the published protocol; "
         "*met in training* says whether a model's training used the kind. unseen damage: those "
         "of them that no model compared met.",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +21,8 @@ from drf_core.protocol import kinds_to_encode
 from drf_core.training_corpus import TrainingCorpus, TrainingPost
 from pipelines.messages import say
 from pipelines.version import package_version
+
+_OURS = re.compile(rf"({'|'.join(MODALITIES)})-[0-9a-f]{{24}}\.(safetensors|unfinished)")
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,7 @@ class ViewStore:
         """The views of both modalities; encodes what no model with the same encoder did."""
         model, processor = annotator.model, annotator.processor
         corpus = TrainingCorpus(self.posts, processor, model.config.max_text_tokens)
+        self.folder.mkdir(exist_ok=True)
         # Before the encoding imports it by itself.
         load_openvino()
         found = {}
@@ -50,6 +55,15 @@ class ViewStore:
                 _save(encode_views(model, corpus, m, kinds, self.seed), path)
             found[m] = _load(path, kinds)
         return found
+
+    def clear(self) -> None:
+        """Remove the files, also those that stopped evaluations of other posts left there."""
+        for path in self.folder.iterdir():
+            if _OURS.fullmatch(path.name):
+                path.unlink()
+        # Whatever else lies there is not ours to remove.
+        with contextlib.suppress(OSError):
+            self.folder.rmdir()
 
     def _path(self, modality: str, encoder: str, kinds: tuple[str, ...]) -> Path:
         facts = (encoder, self.corpus, kinds, self.seed, package_version())

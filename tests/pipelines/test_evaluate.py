@@ -20,7 +20,9 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from drf_core.annotator import Annotator
-from pipelines.evaluate import parse_models
+from drf_core.protocol import cells
+from drf_core.significance import bootstrap_p, holm
+from pipelines.evaluate import RESAMPLES, parse_models
 from pipelines.evaluation_report import figure, mark, with_difference
 from schemas.errors import UsageError
 from schemas.evaluation import EVALUATION_SCHEMA
@@ -364,6 +366,7 @@ def test_models_with_different_labels_are_refused(
         (["--column", "image=PICTRE"], "column 'PICTRE': found no such column"),
         (["--exclude-near-duplicates-of", "./nowhere.parquet"], "nowhere.parquet"),
         (["--sed", "3"], "unknown option or argument: --sed"),
+        (["--output", "s3://bucket/x"], "--output: is a URL; evaluate writes to a local folder"),
     ],
 )
 def test_a_mistake_gets_one_clear_line(evaluate: Evaluate, options: list[str], line: str) -> None:
@@ -381,6 +384,19 @@ def test_an_output_that_cannot_be_written_is_refused(evaluate: Evaluate, tmp_pat
     (tmp_path / "file").write_text("")
     run = evaluate("--output", tmp_path / "file")
     assert run.code == 1 and "cannot be written" in last_line(run)
+
+
+def test_what_else_lies_in_the_output_is_left_alone(evaluate: Evaluate, tmp_path: Path) -> None:
+    notes = tmp_path / "out" / "_features" / "notes.txt"
+    notes.parent.mkdir(parents=True)
+    notes.write_text("mine")
+    assert evaluate(models=("one",)).code == 0
+    assert [path.name for path in notes.parent.iterdir()] == ["notes.txt"]
+
+
+def test_the_least_p_is_significant_after_correction_for_all_cells() -> None:
+    least = bootstrap_p(np.ones(RESAMPLES))
+    assert max(holm([least] * len(cells(1)))) < 0.05
 
 
 def test_models_are_named_by_their_folder_or_by_name(tmp_path: Path) -> None:
