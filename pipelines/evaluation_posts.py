@@ -69,7 +69,7 @@ def read_evaluation_posts(
         )
     if not excluded:
         return EvaluationPosts(posts, unlabelled, unusable)
-    stream = stream_training_rows(excluded, columns, None)
+    stream = stream_training_rows(excluded, columns, None, "--exclude-near-duplicates-of")
     others = [
         fingerprint(row.text, row.image)
         for row in tqdm(stream, "posts to exclude", unit=" posts", disable=None)

@@ -62,11 +62,13 @@ def list_inputs(
     columns: PostColumns = _COLUMNS,
     keep: Sequence[str] = (),
     output: str | None = None,
+    option: str = "--input",
 ) -> InputListing:
     """Return the input files that paths name: files, folders or globs on any fsspec URL.
 
     A folder means every *.parquet below it, leaving out names that start with "." or "_".
     A file that cannot be read, is empty, or whose columns do not fit is a failed file.
+    option: what gave the paths, for messages.
     Raises UsageError where a path is missing, a folder or glob names no file, two inputs
     would have the same source_file, a hive key is a column's name, no file has a column that
     was mapped or is kept, or input and output lie in each other.
@@ -75,7 +77,7 @@ def list_inputs(
     roots: list[str] = []
     left_out: set[str] = set()
     for path in paths:
-        root, named_there, hidden = _expand(path, output)
+        root, named_there, hidden = _expand(path, output, option)
         roots.append(root)
         left_out.update(hidden)
         for url, name in named_there:
@@ -175,7 +177,9 @@ def _identity(fs: fsspec.AbstractFileSystem, path: str, info: dict[str, Any], fo
     return f"size:{info['size']}:modified:{modified}:footer:{hashlib.sha256(footer).hexdigest()}"
 
 
-def _expand(path: str, output: str | None) -> tuple[str, list[tuple[str, str]], set[str]]:
+def _expand(
+    path: str, output: str | None, option: str
+) -> tuple[str, list[tuple[str, str]], set[str]]:
     """Return root, [(URL, name relative to the root's folder)] and hidden partitions of a path."""
     shown = redact(path)
     try:
@@ -185,7 +189,7 @@ def _expand(path: str, output: str | None) -> tuple[str, list[tuple[str, str]], 
             kind = fs.info(inner)["type"]
         except FileNotFoundError:
             if not _MAGIC.search(inner):
-                raise UsageError(f"--input {shown}: no such file or folder") from None
+                raise UsageError(f"{option} {shown}: no such file or folder") from None
             kind = "glob"
         url_of = _url_maker(path, inner, fs)
         if kind == "file":
@@ -199,11 +203,11 @@ def _expand(path: str, output: str | None) -> tuple[str, list[tuple[str, str]], 
     except DRFError:
         raise
     except Exception as error:
-        raise UsageError(f"--input {shown}: cannot be listed: {reason_of(error)}") from error
+        raise UsageError(f"{option} {shown}: cannot be listed: {reason_of(error)}") from error
     names = [name for name in below if not _hidden(name)]
     if not names:
         what = "the folder holds no *.parquet file" if kind == "directory" else "matches no file"
-        raise UsageError(f"--input {shown}: {what}")
+        raise UsageError(f"{option} {shown}: {what}")
     _check_apart(url_of(root), kind == "directory", output, shown)
     found = [(url_of(f"{root}/{name}"), name) for name in names]
     for url, _ in found:

@@ -184,7 +184,7 @@ def _read_posts(
     if args.unlabelled:
         if not args.teacher:
             raise UsageError("--unlabelled: needs --teacher to learn from")
-        more = read_training_rows(args.unlabelled, columns, None)
+        more = read_training_rows(args.unlabelled, columns, None, "--unlabelled")
         wanted = config.distillation.unlabelled_posts
         if wanted and wanted < len(more):
             more = random.Random(args.seed).sample(more, wanted)
@@ -202,7 +202,7 @@ def _read_labelled(
     from drf_core.training_corpus import UNLABELLED
     from pipelines.training_posts import read_training_rows, to_training_posts
 
-    rows = read_training_rows(paths, parse_columns(args.column), args.label_column)
+    rows = read_training_rows(paths, parse_columns(args.column), args.label_column, option)
     posts = to_training_posts(rows, labels, option)
     if not any(post.label != UNLABELLED for post in posts):
         raise UsageError(f"{option}: no post has a label")
@@ -212,7 +212,7 @@ def _read_labelled(
 def _read_reference(args: argparse.Namespace) -> list[TrainingPost]:
     from pipelines.training_posts import read_training_rows, to_training_posts
 
-    rows = read_training_rows(args.reference, parse_columns(args.column), None)
+    rows = read_training_rows(args.reference, parse_columns(args.column), None, "--reference")
     return to_training_posts(rows, (), "--reference")
 
 

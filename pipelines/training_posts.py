@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from drf_core.training_corpus import UNLABELLED, TrainingPost, usable
 from pipelines.importing.splits import SPLITS, assign_splits, fingerprints, group_posts
 from pipelines.inputs import list_inputs, open_input
+from pipelines.messages import say
 from pipelines.reading import CorruptInputError
 from schemas.errors import SchemaError, UsageError
 from schemas.posts import PostColumns, check_posts_schema, coerce_posts
@@ -29,22 +30,33 @@ class LabelledRow:
 
 
 def read_training_rows(
-    paths: Sequence[str], columns: PostColumns, label_column: str | None
+    paths: Sequence[str],
+    columns: PostColumns,
+    label_column: str | None,
+    option: str = "--posts",
 ) -> list[LabelledRow]:
     """Read all posts of files, folders or globs; see `stream_training_rows`."""
-    return list(stream_training_rows(paths, columns, label_column))
+    return list(stream_training_rows(paths, columns, label_column, option))
 
 
 def stream_training_rows(
-    paths: Sequence[str], columns: PostColumns, label_column: str | None
+    paths: Sequence[str],
+    columns: PostColumns,
+    label_column: str | None,
+    option: str = "--posts",
 ) -> Iterator[LabelledRow]:
     """Read posts of files, folders or globs one by one; label_column None reads no labels.
 
-    A file without an image column holds posts whose image is missing. Raises UsageError for
-    paths that name nothing, SchemaError for a missing or wrong column, and the listing's
-    error for a file that cannot be read: unlike annotating, training stops at the first.
+    option: what gave the paths, for messages. A file without an image column holds posts whose
+    image is missing. Raises UsageError for paths that name nothing, SchemaError for a missing or
+    wrong column, and the listing's error for a file that cannot be read: unlike annotating,
+    training stops at the first.
     """
-    listing = list_inputs(paths, dataclasses.replace(columns, image=None, image_uri=None))
+    listing = list_inputs(
+        paths, dataclasses.replace(columns, image=None, image_uri=None), option=option
+    )
+    for warning in listing.warnings:
+        say(f"warning: {option}: {warning}")
     if listing.failed:
         raise CorruptInputError(listing.failed[0].error)
     for file in listing.files:
@@ -77,7 +89,7 @@ def _read_file(
                 str(columns.image_uri),
                 "only URIs",
                 "the image's bytes",
-                "fetch the images first, or train on texts alone with --column image=",
+                "fetch the images first, or read texts alone with --column image=",
             )
         columns = dataclasses.replace(columns, image=None)
     columns = dataclasses.replace(columns, image_uri=None)

@@ -302,6 +302,17 @@ def test_posts_without_label_or_content_are_left_out_and_counted(
     assert (about["left_out"]["unlabelled"], about["left_out"]["unusable"]) == (2, 1)
 
 
+def test_a_partition_that_is_left_out_is_told(
+    evaluate: Evaluate, posts: Path, tmp_path: Path
+) -> None:
+    for name in ("dt=1", "_dt=2"):
+        (tmp_path / "in" / name).mkdir(parents=True)
+        shutil.copy(posts, tmp_path / "in" / name)
+    run = evaluate("--posts", tmp_path / "in", models=("one",))
+    assert run.code == 0, run.err
+    assert "warning: --posts: _dt=2 is left out: its name begins with '_'" in run.err
+
+
 def test_texts_without_images_are_evaluated(evaluate: Evaluate, tmp_path: Path) -> None:
     path = write_labelled(tmp_path / "texts.parquet", 12)
     pq.write_table(pq.read_table(path).drop_columns(["image"]), path)
@@ -362,9 +373,12 @@ def test_models_with_different_labels_are_refused(
         (["--model", "./nowhere"], "--model ./nowhere: no such folder"),
         (["--model", "x="], "--model x=: names no checkpoint"),
         (["--threads", "-3"], "--threads: -3 is not a whole number of at least 0"),
-        (["--posts", "./nowhere.parquet"], "nowhere.parquet"),
+        (["--posts", "./nowhere.parquet"], "--posts ./nowhere.parquet: no such file or folder"),
         (["--column", "image=PICTRE"], "column 'PICTRE': found no such column"),
-        (["--exclude-near-duplicates-of", "./nowhere.parquet"], "nowhere.parquet"),
+        (
+            ["--exclude-near-duplicates-of", "./nowhere*.parquet"],
+            "--exclude-near-duplicates-of ./nowhere*.parquet: matches no file",
+        ),
         (["--sed", "3"], "unknown option or argument: --sed"),
         (["--output", "s3://bucket/x"], "--output: is a URL; evaluate writes to a local folder"),
     ],
