@@ -46,6 +46,7 @@ setup(
         "torch>=2.6,<3",
         "tqdm>=4.66",
         "transformers>=5,<6",
+        "xxhash>=3.1",
     ],
     extras_require={
         "test": ["duckdb>=1.1", "mypy>=1.13", "pandas>=2.2", "pytest>=8.3", "ruff>=0.8"],

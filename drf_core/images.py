@@ -33,7 +33,7 @@ _BROKEN = (
 
 
 def decode_image(
-    data: bytes | None, *, max_pixels: int, max_bytes: int, target: int | None = None
+    data: bytes | memoryview | None, *, max_pixels: int, max_bytes: int, target: int | None = None
 ) -> tuple[Image.Image | None, str | None]:
     """Decode to an upright RGB image, first frame, transparency on white.
 

@@ -14,7 +14,6 @@ from transformers.utils.logging import disable_progress_bar
 
 from drf_core.annotator import Annotator, Prediction, PreparedPost
 from drf_core.checkpoint import read_checkpoint, resolve_model
-from pipelines.cache_folder import cache_folder
 from pipelines.plan import JobOptions
 from pipelines.version import package_version
 from schemas.errors import DRFError
@@ -123,9 +122,7 @@ class DRFModelHandler(ModelHandler[PreparedPost, Prediction | ModelFailure, Anno
                 )
         # One line per weight file and process is noise in a worker's log.
         disable_progress_bar()
-        return Annotator.from_pretrained(
-            folder, self._device, self._threads, self._runtime, cache_folder("encoders")
-        )
+        return Annotator.from_pretrained(folder, self._device, self._threads, self._runtime)
 
     def run_inference(
         self,

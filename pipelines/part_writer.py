@@ -26,7 +26,7 @@ _COUNTED = {
 
 
 class PartWriter:
-    """One staged part in the making. counts: values of the counted columns it has, so far."""
+    """One staged part in the making. counts: values of the counted columns, once it is closed."""
 
     def __init__(self, store: Store, name: str, schema: pa.Schema) -> None:
         self.schema = schema
@@ -50,10 +50,6 @@ class PartWriter:
             if row <= self._last_row:
                 raise ValueError(f"source_row {row} after {self._last_row}: rows out of order")
             self._last_row = row
-        for column, counts in self.counts.items():
-            for item in pc.value_counts(table[column]).to_pylist():
-                if item["values"] is not None:
-                    counts[item["values"]] = counts.get(item["values"], 0) + item["counts"]
         self._rows += table.num_rows
         self._buffer.append(table)
         self._buffered += table.nbytes
@@ -82,6 +78,10 @@ class PartWriter:
             table = pa.concat_tables(self._buffer)
             self._buffer.clear()
             self._buffered = 0
+            for column, counts in self.counts.items():
+                for item in pc.value_counts(table[column]).to_pylist():
+                    if item["values"] is not None:
+                        counts[item["values"]] = counts.get(item["values"], 0) + item["counts"]
             with self._explained():
                 self._writer.write_table(table)
 

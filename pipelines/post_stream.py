@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from drf_core.annotator import PreparedPost
 from pipelines.annotation_rows import Result
+from pipelines.contents import Content, contents_of
 from pipelines.plan import Shard
 from pipelines.preparing import DeadLetter, no_post_id
 from pipelines.reading import CorruptInputError
@@ -22,10 +23,14 @@ from schemas.posts import PostsLayout, kept_columns
 LOOK_AHEAD_POSTS = 128
 LOOK_AHEAD_BYTES = 64 << 20
 
-_CONTENT = ("text", "image", "image_uri")
+# Posts that a thread prepares at a time: a future for each would cost more than some posts do.
+_PREPARED_AT_ONCE = 8
+
+# Answers that are kept for posts of the same content: about a kilobyte each.
+_MOST_ANSWERS = 8192
 
 Posts = tuple[PostsLayout, Iterable[tuple[Shard, int, pa.RecordBatch]]]
-Prepare = Callable[[str | None, bytes | None, str | None], PreparedPost | DeadLetter]
+Prepare = Callable[[str | None, memoryview | None, str | None], PreparedPost | DeadLetter]
 
 
 class InputChangedError(DRFError):
@@ -37,22 +42,35 @@ class InputChangedError(DRFError):
 LASTING_ERRORS = (InputChangedError, CorruptInputError, SchemaError)
 
 
+@dataclass(eq=False)
+class Answer:
+    """What posts of one content end in, known once for all of them; None until then."""
+
+    result: Result | None = None
+
+
 @dataclass
 class Chunk:
     """Consecutive rows of one shard on their way from the file to the part.
 
-    prepared: per row, a future or a dead letter of the check. results: by row of the chunk,
-    as far as they are known. kept: the columns named with --keep. bytes: of the rows as read.
+    answers: per row. prepared: what the model must see for those that are not known yet, as
+    futures of a few posts each. kept: the columns named with --keep. bytes: of the rows as
+    read.
     """
 
     shard: Shard
     layout: PostsLayout
     first_row: int
     post_ids: list[str | None]
-    prepared: list[Future[PreparedPost | DeadLetter] | DeadLetter]
-    results: dict[int, Result]
+    answers: list[Answer]
+    prepared: list[Future[list[tuple[Answer, PreparedPost | DeadLetter]]]]
     kept: pa.RecordBatch
     bytes: int
+
+    @property
+    def complete(self) -> bool:
+        """Whether every row has its result."""
+        return all(answer.result is not None for answer in self.answers)
 
 
 @dataclass(frozen=True)
@@ -77,15 +95,17 @@ def stream_posts(
     read: opens one file for its shards, in row order; gives the layout and the coerced posts
         with their shard and first source row. Raises a lasting error where it can never be
         read as planned, anything else where the fault may pass.
-    prepare: text, image, image_uri -> what the model takes; runs on `pool`.
+    prepare: text, image, image_uri -> what the model takes; runs on `pool`, once for posts of
+        the same content.
     """
+    answers = _Answers()
     for _, of_file in itertools.groupby(shards, key=lambda shard: shard.path):
         waiting = list(of_file)
         begin(waiting[0])
         try:
             layout, batches = read(tuple(waiting))
             for shard, first_row, posts in batches:
-                yield _chunk(shard, layout, first_row, posts, prepare, pool)
+                yield _chunk(shard, layout, first_row, posts, answers, prepare, pool)
                 if first_row + posts.num_rows == shard.first_row + shard.rows:
                     yield ShardEnd(waiting.pop(0), layout)
                     if waiting:
@@ -98,33 +118,68 @@ def stream_posts(
                 yield ShardEnd(shard, layout)
 
 
+class _Answers:
+    """Answers by content: of the last contents that came, so that memory stays bounded."""
+
+    def __init__(self) -> None:
+        self._answers: dict[Content, Answer] = {}
+
+    def find(self, content: Content) -> tuple[Answer, bool]:
+        """Return the content's answer, and whether it is a new one."""
+        if (answer := self._answers.get(content)) is not None:
+            return answer, False
+        if len(self._answers) >= _MOST_ANSWERS:
+            del self._answers[next(iter(self._answers))]
+        return self._answers.setdefault(content, Answer()), True
+
+
 def _chunk(
     shard: Shard,
     layout: PostsLayout,
     first_row: int,
     posts: pa.RecordBatch,
+    answers: _Answers,
     prepare: Prepare,
     pool: Executor,
 ) -> Chunk:
-    def prepare_row(row: int) -> PreparedPost | DeadLetter:
-        # Values leave Arrow here, on the pool, so that few images are held twice at a time.
-        text, image, uri = (posts.column(name)[row].as_py() for name in _CONTENT)
-        return prepare(text, image, uri)
+    def prepare_rows(
+        rows: Sequence[tuple[int, Answer]],
+    ) -> list[tuple[Answer, PreparedPost | DeadLetter]]:
+        text, image, uri = (posts.column(name) for name in ("text", "image", "image_uri"))
+        return [
+            (answer, prepare(text[row].as_py(), _view(image[row]), uri[row].as_py()))
+            for row, answer in rows
+        ]
 
     post_ids = posts.column("post_id").to_pylist()
+    of_rows: list[Answer] = []
+    new: list[tuple[int, Answer]] = []
+    for row, (post_id, content) in enumerate(zip(post_ids, contents_of(posts), strict=True)):
+        if (letter := no_post_id(post_id)) is not None:
+            of_rows.append(Answer(letter))
+            continue
+        answer, is_new = answers.find(content)
+        of_rows.append(answer)
+        if is_new:
+            new.append((row, answer))
     return Chunk(
         shard=shard,
         layout=layout,
         first_row=first_row,
         post_ids=post_ids,
+        answers=of_rows,
         prepared=[
-            no_post_id(post_id) or pool.submit(prepare_row, row)
-            for row, post_id in enumerate(post_ids)
+            pool.submit(prepare_rows, new[start : start + _PREPARED_AT_ONCE])
+            for start in range(0, len(new), _PREPARED_AT_ONCE)
         ],
-        results={},
         kept=kept_columns(posts, layout),
         bytes=posts.nbytes,
     )
+
+
+def _view(image: pa.Scalar) -> memoryview | None:
+    # Not a copy: decoders copy what they read anyhow.
+    return memoryview(image.as_buffer()) if image.is_valid else None
 
 
 def look_ahead_cost(item: Chunk | ShardEnd) -> float:

@@ -41,7 +41,7 @@ def prepare_post(
     fetcher: ImageFetcher,
     options: RowOptions,
     text: str | None,
-    image: bytes | None,
+    image: bytes | memoryview | None,
     image_uri: str | None,
 ) -> PreparedPost | DeadLetter:
     """Decode, resize and tokenise one post; fetch its image first where only a URI came.

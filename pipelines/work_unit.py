@@ -18,6 +18,7 @@ from pipelines.look_ahead import look_ahead
 from pipelines.model_handler import DRFModelHandler, ModelFailure
 from pipelines.plan import JobOptions, Shard, ShardOutcome, WorkUnit
 from pipelines.post_stream import (
+    Answer,
     Chunk,
     InputChangedError,
     Posts,
@@ -112,7 +113,7 @@ class _Annotation:
         self._rows: Counter[str] = Counter()
         self._dead_letters: Counter[str] = Counter()
         self._waiting: deque[Chunk | ShardEnd] = deque()
-        self._batch: list[tuple[Chunk, int, PreparedPost]] = []
+        self._batch: list[tuple[Answer, PreparedPost]] = []
 
     def run(self) -> Iterator[ShardOutcome]:
         pool = ThreadPoolExecutor(available_cores(), "decode")
@@ -157,34 +158,32 @@ class _Annotation:
         return layout, read_unit_rows(fs, path, shards, layout)
 
     def _prepare(
-        self, text: str | None, image: bytes | None, image_uri: str | None
+        self, text: str | None, image: memoryview | None, image_uri: str | None
     ) -> PreparedPost | DeadLetter:
         return prepare_post(self._model, self._fetcher, self._options.rows, text, image, image_uri)
 
     def _collect(self, chunk: Chunk) -> None:
-        """Put what the model must see into the batch, the rest straight into the results."""
-        for row, prepared in enumerate(chunk.prepared):
-            result = prepared if isinstance(prepared, DeadLetter) else prepared.result()
-            if isinstance(result, DeadLetter):
-                chunk.results[row] = result
-                continue
-            self._batch.append((chunk, row, result))
-            if len(self._batch) >= self._options.batch_size:
-                self._predict()
+        """Put what the model must see into the batch; the rest has its answer already."""
+        for future in chunk.prepared:
+            for answer, prepared in future.result():
+                if isinstance(prepared, DeadLetter):
+                    answer.result = prepared
+                    continue
+                self._batch.append((answer, prepared))
+                if len(self._batch) >= self._options.batch_size:
+                    self._predict()
         chunk.prepared.clear()
 
     def _predict(self) -> None:
         """Predict the batch, however full it is."""
         if not self._batch:
             return
-        posts = [post for _, _, post in self._batch]
-        for (chunk, row, _), result in zip(
-            self._batch, self._handler.run_inference(posts, self._model), strict=True
-        ):
-            if isinstance(result, ModelFailure):
-                chunk.results[row] = model_failed(result.error)
-            else:
-                chunk.results[row] = result
+        posts = [post for _, post in self._batch]
+        results = self._handler.run_inference(posts, self._model)
+        for (answer, _), result in zip(self._batch, results, strict=True):
+            answer.result = (
+                model_failed(result.error) if isinstance(result, ModelFailure) else result
+            )
         self._batch.clear()
 
     def _settle(self) -> Iterator[ShardOutcome]:
@@ -194,7 +193,7 @@ class _Annotation:
             if isinstance(item, ShardEnd):
                 self._waiting.popleft()
                 yield self._end(item)
-            elif len(item.results) == len(item.post_ids):
+            elif item.complete:
                 self._waiting.popleft()
                 self._write(item)
             else:
@@ -202,7 +201,7 @@ class _Annotation:
 
     def _write(self, chunk: Chunk) -> None:
         key = chunk.shard.key
-        results = [chunk.results[row] for row in range(len(chunk.post_ids))]
+        results = [answer.result for answer in chunk.answers if answer.result is not None]
         now = datetime.datetime.now(datetime.timezone.utc)
         annotations, dead_letters = build_rows(
             self._run,

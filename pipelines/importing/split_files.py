@@ -60,8 +60,7 @@ def _read_ids(item: str, path: Path) -> list[str]:
         raise UsageError(f"--splits {item}: cannot be read ({error.strerror})") from error
     except UnicodeDecodeError as error:
         raise UsageError(f"--splits {item}: is not UTF-8 text") from error
-    # Not splitlines: a text beside the id may hold what Unicode calls a line separator.
-    lines = [line.strip() for line in content.split("\n") if line.strip()]
+    lines = [line.strip() for line in content.splitlines() if line.strip()]
     if not lines:
         raise UsageError(f"--splits {item}: names no post")
     try:
@@ -73,7 +72,7 @@ def _read_ids(item: str, path: Path) -> list[str]:
             places = [f"line {number}" for number in range(1, len(entries) + 1)]
         else:
             return lines
-    except (ValueError, RecursionError) as error:
+    except json.JSONDecodeError as error:
         raise UsageError(f"--splits {item}: is not valid JSON ({error})") from error
     return [_id_of(item, place, entry) for place, entry in zip(places, entries, strict=True)]
 

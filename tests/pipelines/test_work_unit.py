@@ -17,7 +17,7 @@ import pytest
 
 from drf_core.annotator import Annotator
 from drf_core.checkpoint import read_checkpoint
-from pipelines import layout
+from pipelines import layout, post_stream
 from pipelines.closing import close_partition
 from pipelines.inputs import open_input, read_footer
 from pipelines.model_handler import DRFModelHandler
@@ -202,6 +202,59 @@ def test_batches_reach_across_shards_and_rows_stay_in_theirs(
     for shard in [*one, *two]:
         expected = list(range(shard.first_row, shard.first_row + shard.rows))
         assert [row["source_row"] for row in annotations(shard, options)] == expected
+
+
+def test_posts_of_the_same_content_are_annotated_once_and_alike(
+    tmp_path: Path, options: JobOptions, inferred: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded: list[Any] = []
+    prepare = Annotator.prepare
+    monkeypatch.setattr(
+        Annotator,
+        "prepare",
+        lambda self, *content, **how: decoded.append(content) or prepare(self, *content, **how),
+    )
+    both, text, image, broken, nothing = (
+        make_posts(1)[0],
+        {"text": "sunny", "image": None},
+        {"text": None, "image": make_posts(8)[7]["image"]},
+        {"text": "sunny", "image": b"<html>"},
+        {"text": " ", "image": b"<html>"},
+    )
+    kinds = [both, text, image, broken, nothing]
+    others = make_posts(3, first=1)
+    others[0]["text"], others[1]["image"] = both["text"], both["image"]
+    contents = [*kinds, *others, *kinds, *reversed(kinds)]
+    posts = [{**post, "post_id": f"p{number}"} for number, post in enumerate(contents)]
+    shards = shards_of(write_posts(tmp_path / "posts.parquet", posts), rows=6)
+
+    annotate(shards, options)
+
+    assert sum(inferred) == 7
+    assert len(decoded) == 8
+    rows = {row["source_row"]: row for shard in shards for row in annotations(shard, options)}
+    letters = {row["source_row"]: row for shard in shards for row in dead_letters(shard, options)}
+    assert sorted([*rows, *letters]) == list(range(len(posts)))
+    own = ("post_id", "source_row", "annotated_at")
+    for first, places in enumerate([(8, 17), (9, 16), (10, 15), (11, 14), (12, 13)]):
+        found = rows if first in rows else letters
+        for row in (first, *places):
+            assert found[row]["post_id"] == f"p{row}"
+            assert all(found[row][n] == found[first][n] for n in found[first] if n not in own)
+    assert list(letters) == [4, 12, 13]
+
+
+def test_a_content_that_comes_again_much_later_is_computed_again(
+    tmp_path: Path, options: JobOptions, inferred: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(post_stream, "_MOST_ANSWERS", 4)
+    posts = [*make_posts(10), *make_posts(10), *make_posts(2, first=8)]
+    [shard] = shards_of(write_posts(tmp_path / "posts.parquet", posts))
+
+    annotate([shard], options)
+
+    assert sum(inferred) == 20
+    assert [row["post_id"] for row in annotations(shard, options)] == [p["post_id"] for p in posts]
 
 
 def test_the_same_unit_gives_the_same_rows_again(tmp_path: Path, options: JobOptions) -> None:
