@@ -49,7 +49,14 @@ setup(
         "xxhash>=3.1",
     ],
     extras_require={
-        "test": ["duckdb>=1.1", "mypy>=1.13", "pandas>=2.2", "pytest>=8.3", "ruff>=0.8"],
+        "test": [
+            "duckdb>=1.1",
+            "kubernetes-validate>=1.34",
+            "mypy>=1.13",
+            "pandas>=2.2",
+            "pytest>=8.3",
+            "ruff>=0.8",
+        ],
     },
     entry_points={"console_scripts": ["drf = pipelines.cli:main"]},
 )
