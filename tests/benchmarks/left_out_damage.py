@@ -3,13 +3,15 @@
     python -m tests.benchmarks.left_out_damage --posts train.parquet dev.parquet \
         --text-encoder DIR --image-encoder DIR --output DIR
 
-Frozen encoders and five folds as in the study, whose --output may be given to share its encoded
-posts; nothing is trained. For each fold and kind the distributions are fitted to the other folds
-(as many posts as a feature queue holds), damaged in the other kinds; the table is of the fold.
+Frozen encoders and folds as in the study, whose --output may be given to share its encoded posts
+(with its --epochs, if it had others); nothing is trained. For each fold and kind the distributions
+are fitted to the other folds (as many posts as a feature queue holds), damaged in the other kinds;
+the table is of the fold.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,32 +23,32 @@ from drf_core.metrics import auroc
 from drf_core.modeling_drf import DAMAGED_PER_UNDISRUPTED
 from drf_core.projection import Standardiser
 from drf_core.quality import QualityEstimator
-from tests.benchmarks.study import LEFT_OUT, TRAINED, Study, _arguments, _prepare, fold_of
+from tests.benchmarks.study import LEFT_OUT, TRAINED, Study, corpus_parser, fold_of, prepare
 
+# As long as the recipes have it; the study's trainings have half of it.
 _QUEUE = 2048
-_FOLDS = 5
 
 
-def main() -> None:
+def main(given: Sequence[str] | None = None) -> None:
     """Print the table."""
-    arguments = _arguments(None)
+    arguments = corpus_parser(__doc__).parse_args(given)
     torch.set_num_threads(arguments.threads)
     output = Path(arguments.output)
     output.mkdir(parents=True, exist_ok=True)
-    study = _prepare(arguments, output)
+    study = prepare(arguments, output)
     print("| modality | left out | its AUROC | AUROC of the paper's corruption | clean below .05 |")
     print("|---|---|---|---|---|")
     for modality, kinds in LEFT_OUT.items():
         means = []
         for kind in kinds:
-            found = np.mean([_fold(study, modality, kind, fold) for fold in range(_FOLDS)], 0)
+            found = np.mean([_fold(study, modality, kind, fold) for fold in range(study.folds)], 0)
             means.append(found[0])
             print(f"| {modality} | {kind} | " + " | ".join(f"{x:.3f}" for x in found) + " |")
         print(f"| {modality} | mean | {np.mean(means):.3f} | | |", flush=True)
 
 
 def _fold(study: Study, modality: str, left_out: str, fold: int) -> tuple[float, float, float]:
-    side = fold_of(study.groups, _FOLDS, 0)
+    side = fold_of(study.groups, study.folds, 0)
     held, others = np.flatnonzero(side == fold), np.flatnonzero(side != fold)
     inner = fold_of(study.groups[others], 8, 1000)
     reference, fitted = others[inner == 0], others[inner != 0][:_QUEUE]

@@ -75,7 +75,7 @@ def main(given: Sequence[str] | None = None) -> None:
     torch.set_num_threads(arguments.threads)
     output = Path(arguments.output)
     (output / "_runs").mkdir(parents=True, exist_ok=True)
-    study = _prepare(arguments, output)
+    study = prepare(arguments, output)
     for seed in range(arguments.seeds):
         for fold in range(arguments.folds):
             for design in arguments.designs:
@@ -97,16 +97,9 @@ def main(given: Sequence[str] | None = None) -> None:
 
 
 def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--posts", nargs="+", required=True)
-    parser.add_argument("--text-encoder", required=True)
-    parser.add_argument("--image-encoder", required=True)
-    parser.add_argument("--output", required=True)
+    parser = corpus_parser(__doc__)
     parser.add_argument("--designs", nargs="+", default=DEFAULT_DESIGNS)
-    parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--epochs", type=int, default=SETTINGS.epochs)
     arguments = parser.parse_args(given)
     known = [*DESIGNS, CLEAN_TRAINED]
     for design in arguments.designs:
@@ -118,7 +111,21 @@ def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
     return arguments
 
 
-def _prepare(arguments: argparse.Namespace, output: Path) -> Study:
+def corpus_parser(doc: str) -> argparse.ArgumentParser:
+    """Options that say what is encoded and how it is split; doc: of the module."""
+    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
+    parser.add_argument("--posts", nargs="+", required=True)
+    parser.add_argument("--text-encoder", required=True)
+    parser.add_argument("--image-encoder", required=True)
+    parser.add_argument("--output", required=True)
+    parser.add_argument("--folds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--epochs", type=int, default=SETTINGS.epochs)
+    return parser
+
+
+def prepare(arguments: argparse.Namespace, output: Path) -> Study:
+    """Read and encode the posts, or take them from output where they are encoded already."""
     rows = [
         row
         for row in read_training_rows(arguments.posts, PostColumns(), "label")

@@ -14,11 +14,13 @@ import torch
 from drf_core.disruption import TRAINED_IMAGE_KINDS, TRAINED_TEXT_KINDS
 from drf_core.encoders import small_image_encoder, small_text_encoder
 from drf_core.protocol import OTHER_DAMAGE, cells
+from tests.benchmarks import left_out_damage
 from tests.benchmarks.study import LEFT_OUT, fold_of, main
 from tests.benchmarks.study_report import read_runs, write_report
 from tests.pipelines.test_train import write_labelled
 
 DESIGNS = ["concatenation", "drf", "concatenation_trained_clean"]
+TRAININGS = ["--seeds", "1", "--designs", *DESIGNS]
 POSTS = 96
 COPIES = 12
 
@@ -41,15 +43,14 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         processor.save_pretrained(folder / name)
     return [
         *("--posts", str(folder / "posts.parquet"), "--text-encoder", str(folder / "text")),
-        *("--image-encoder", str(folder / "image"), "--folds", "2", "--seeds", "1"),
-        *("--epochs", "2", "--designs", *DESIGNS),
+        *("--image-encoder", str(folder / "image"), "--folds", "2", "--epochs", "2"),
     ]
 
 
 @pytest.fixture(scope="module")
 def study(given: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("output")
-    main([*given, "--output", str(output)])
+    main([*given, *TRAININGS, "--output", str(output)])
     return output
 
 
@@ -141,13 +142,28 @@ def test_a_study_goes_on_where_it_was_stopped(
     kept = {path: path.stat().st_mtime_ns for path in study.rglob("*.npz")}
     views = {path: path.stat().st_mtime_ns for path in study.glob("*_views_*")}
     assert len(kept) == 5 and len(views) == 2
-    main([*given, "--output", str(study)])
+    main([*given, *TRAININGS, "--output", str(study)])
     said = capsys.readouterr().out
     assert "drf-0-1: " in said and "drf-0-0: " not in said and "concatenation-0-1: " not in said
     assert all(path.stat().st_mtime_ns == made for path, made in {**kept, **views}.items())
     assert np.allclose(np.load(gone)["probabilities"], before, atol=1e-4)
     assert (study / "RESULTS.md").read_bytes() == page
     assert (study / "results.parquet").read_bytes() == figures
+
+
+def test_damage_left_out_of_a_distribution_is_judged_on_posts_encoded_for_the_study(
+    given: list[str], study: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    views = {path: path.stat().st_mtime_ns for path in study.glob("*_views_*")}
+    left_out_damage.main([*given, "--output", str(study)])
+    rows = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines()[2:]]
+    kinds = [(m, kind) for m, kinds in LEFT_OUT.items() for kind in (*kinds, "mean")]
+    assert [(row[0], row[1]) for row in rows] == kinds
+    for m in LEFT_OUT:
+        own = [float(row[2]) for row in rows if row[0] == m]
+        assert all(0 <= figure <= 1 for figure in own)
+        assert own[-1] == pytest.approx(np.mean(own[:-1]), abs=1e-3)
+    assert {path: path.stat().st_mtime_ns for path in views} == views
 
 
 def write_run(folder: Path, design: str, seed: int, right: np.ndarray) -> None:
@@ -202,7 +218,7 @@ def test_a_page_names_the_designs_whose_trainings_are_not_all_there(tmp_path: Pa
 
 def test_a_study_does_not_go_on_with_other_folds(given: list[str], study: Path) -> None:
     with pytest.raises(SystemExit, match="another number of folds"):
-        main([*given, "--folds", "3", "--output", str(study)])
+        main([*given, *TRAININGS, "--folds", "3", "--output", str(study)])
 
 
 @pytest.mark.parametrize(
