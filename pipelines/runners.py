@@ -16,6 +16,7 @@ from apache_beam.options.pipeline_options import PipelineOptions, StandardOption
 from apache_beam.options.pipeline_options_validator import PipelineOptionsValidator
 from apache_beam.runners.runner import PipelineRunner, create_runner
 
+from pipelines.dataflow import check_installed
 from pipelines.reasons import one_line
 from schemas.errors import DRFError, UsageError
 
@@ -81,9 +82,11 @@ def choose_runner(options: PipelineOptions) -> PipelineRunner:
     name = options.view_as(StandardOptions).runner
     if name and name != "FnApiRunner":
         try:
-            return create_runner(name)
+            runner = create_runner(name)
         except (ValueError, ImportError, AttributeError) as error:
             raise UsageError(f"--runner {name}: {str(error).splitlines()[0]}") from error
+        check_installed(runner)
+        return runner
     from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
 
     return FnApiRunner()
