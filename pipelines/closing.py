@@ -5,6 +5,7 @@ The pipeline's last steps call it, and so does the client where nothing is to be
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -33,11 +34,16 @@ class RunStart:
 
 @dataclass(frozen=True)
 class ClosedPartition:
-    """What became of a partition; rows computed by this run, and rows found committed."""
+    """What became of a partition; rows computed by this run, and rows found committed.
+
+    runtimes: rows computed by what encoded them; notes: what workers said of that.
+    """
 
     result: PartitionResult
     computed_rows: int
     found_rows: int
+    runtimes: Mapping[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def partitions_to_publish(plan: Plan) -> list[PartitionTask]:
@@ -69,12 +75,18 @@ def close_partition(
     except OutputError as error:
         # Trying again at once would not help, and the other partitions can be published.
         result = PartitionResult(task.partition, "incomplete", message=str(error))
+    runtimes: Counter[str] = Counter()
+    for outcome in outcomes:
+        if outcome.runtime:
+            runtimes[outcome.runtime] += outcome.rows
     return ClosedPartition(
         result,
         computed_rows=sum(outcome.rows for outcome in outcomes if outcome.computed),
         found_rows=sum(
             outcome.rows for outcome in outcomes if not outcome.computed and outcome.failure is None
         ),
+        runtimes=runtimes,
+        notes=tuple(sorted({outcome.note for outcome in outcomes if outcome.note})),
     )
 
 
@@ -88,7 +100,8 @@ def close_run(plan: Plan, closed: Iterable[ClosedPartition], start: RunStart) ->
         computed_rows=sum(one.computed_rows for one in partitions),
         found_rows=sum(one.found_rows for one in partitions),
         options=start.options,
-        warnings=start.warnings,
+        warnings=[*start.warnings, *sorted({note for one in partitions for note in one.notes})],
+        runtimes=sum((Counter(one.runtimes) for one in partitions), Counter()),
     )
     write_manifest(plan.options.output, manifest)
     return manifest

@@ -140,6 +140,7 @@ class ShardOutcome:
     computed: False where a commit record was found and the shard skipped.
     failure: one readable line where the shard can never be committed as things are
         (corrupt page, input changed since planning, worker killed three times), else None.
+    runtime: what encoded it; note: why that is not what was meant to. None where not computed.
     """
 
     key: str
@@ -150,6 +151,8 @@ class ShardOutcome:
     dead_letters: int = 0
     computed: bool = True
     failure: str | None = None
+    runtime: str | None = None
+    note: str | None = None
 
 
 @dataclass(frozen=True)

@@ -42,12 +42,14 @@ def build_manifest(
     found_rows: int = 0,
     options: Mapping[str, Any] | None = None,
     warnings: Iterable[str] = (),
+    runtimes: Mapping[str, int] | None = None,
 ) -> Manifest:
     """Return the manifest of a run that ends now.
 
     results: of publishing, by partition; a partition without one was settled already.
     started: UTC. computed_rows: inferred by this run. found_rows: of the plan's units, what
-    workers found committed. options: more than the plan's, no credentials.
+    workers found committed. options: more than the plan's, no credentials. runtimes: rows
+    computed by what encoded them.
     Totals are sums over the published files of the run's input. A file that is not published
     shows the parts of its earlier version, which stay, and counts nowhere.
     """
@@ -94,6 +96,7 @@ def build_manifest(
             *(warning for result in results.values() for warning in result.warnings),
             *messages,
         ],
+        runtimes=dict(sorted((runtimes or {}).items())),
         computed_rows=computed_rows,
         skipped_rows=readable - planned + found_rows,
         seconds=(finished - started).total_seconds(),

@@ -14,7 +14,7 @@ _SHOWN = 5
 def format_summary(manifest: Manifest, output: str) -> str:
     """Counts, labels, states, reasons, what went wrong, and where the files are."""
     totals = manifest.totals
-    lines = [_headline(manifest)]
+    lines = [_headline(manifest), *_runtimes(manifest)]
     if totals.annotations:
         lines.append("")
         labels = dict(sorted(totals.labels.items(), key=lambda item: -item[1]))
@@ -84,6 +84,14 @@ def _headline(manifest: Manifest) -> str:
         f"{done}; {manifest.computed_rows:,} posts computed now, {manifest.skipped_rows:,} found "
         f"done ({manifest.seconds:.1f} s, {rate:.1f} posts/s with start-up)"
     )
+
+
+def _runtimes(manifest: Manifest) -> list[str]:
+    """What encoded the rows that were computed, by share only where there were several."""
+    names = manifest.runtimes
+    if len(names) < 2:
+        return [f"encoded by {name}" for name in names]
+    return [f"encoded by {_shares(names, sum(names.values()))}"]
 
 
 def _troubles(manifest: Manifest) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
@@ -237,7 +238,10 @@ class _Annotation:
             outcome = _failed(shard, end.failure)
         else:
             record = self._staged_shard(shard, end.layout).commit()
-            outcome = _committed(shard, record, computed=True)
+            runtime = self._model.runtime
+            outcome = dataclasses.replace(
+                _committed(shard, record, computed=True), runtime=str(runtime), note=runtime.note
+            )
         if staged := self._staged.pop(shard.key, None):
             staged.discard()
         if attempt := self._attempts.pop(shard.key, None):

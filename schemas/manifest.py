@@ -71,6 +71,7 @@ class Manifest:
     versions: of the packages that matter to the rows. options: as given, defaults included,
     no credentials. partitions: status by partition. failed_files: their source_file names.
     orphans: published source files whose input is gone; pruned: those removed.
+    runtimes: rows computed by this run, by what encoded them ("openvino f32 on cpu").
     computed_rows, skipped_rows: rows inferred by this run, and rows found done.
     """
 
@@ -92,6 +93,7 @@ class Manifest:
     orphans: list[str] = field(default_factory=list)
     pruned: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    runtimes: dict[str, int] = field(default_factory=dict)
     computed_rows: int = 0
     skipped_rows: int = 0
     seconds: float = 0.0

@@ -209,7 +209,7 @@ def test_parts_hold_rows_in_source_order_and_say_where_they_come_from(
 ) -> None:
     write_posts(tmp_path / "posts.parquet", make_posts(50), row_group_rows=7)
 
-    annotate(tmp_path / "posts.parquet", "--shard-rows", "20")
+    run = annotate(tmp_path / "posts.parquet", "--shard-rows", "20")
 
     parts = sorted((output.root / "annotations").glob("*.parquet"))
     assert len(parts) == 4
@@ -221,6 +221,7 @@ def test_parts_hold_rows_in_source_order_and_say_where_they_come_from(
         assert metadata[b"drf.runtime"].startswith(b"openvino ")
         rows += table["source_row"].to_pylist()
     assert rows == list(range(50))
+    assert run.manifest["runtimes"] == {metadata[b"drf.runtime"].decode(): 50}
 
 
 def test_input_and_output_may_lie_on_an_object_store(

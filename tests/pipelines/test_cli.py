@@ -246,6 +246,7 @@ def test_the_summary_is_for_a_person(
     assert run.code == 0
     assert run.out.startswith("3 of 3 posts annotated, in 1 file")
     for words in (
+        "encoded by openvino",
         "labels",
         "text",
         "image",
