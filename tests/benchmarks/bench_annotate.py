@@ -7,7 +7,8 @@ same annotator, its runtime and threads (bare_loop.py). All are processes of the
 since machines drift, on copies of real posts that no cache can answer (many_posts.py). Speed is
 without start-up, which stands apart: for `drf annotate` it is that of a run on one post, which
 the same round makes, with the runtime's compiled model already there. Machines differ: the
-ratios, each round with itself, are what can be compared.
+ratios, each round with itself, are what can be compared. Where others use the machine, too,
+processor time per post is what stays comparable.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from tests.benchmarks.processes import (
     in_turns,
     machine,
     native_bf16,
+    per_post,
     ratio,
     run,
     table,
@@ -40,9 +42,12 @@ NATIVE_BF16, WITHOUT_BF16 = (10, 14), (5, 10)
 
 @dataclass(frozen=True)
 class Measure:
-    """One process: posts per second without start-up, start-up in seconds, peak RSS in MB."""
+    """One process: posts per second and processor milliseconds per post, both without start-up;
+    start-up in seconds, peak RSS in MB.
+    """
 
     rate: float
+    cpu: float
     startup: float
     peak: float
 
@@ -87,35 +92,38 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def measure_drf(model: str, posts: dict[str, Path], count: int, options: Sequence[str]) -> Measure:
     """Run `drf annotate` on one post, then on all."""
-    startup = annotate(model, posts["one"], *options).seconds
-    finished = annotate(model, posts[DRF], *options)
-    return Measure((count - 1) / (finished.seconds - startup), startup, finished.peak)
+    one, many = (annotate(model, posts[name], *options) for name in ("one", DRF))
+    return Measure(*per_post(one, many, count - 1), one.seconds, many.peak)
 
 
 def measure_rival(script: str, model: str, posts: Path, count: int) -> Measure:
     """Run a script that prints its start-up and its loop in seconds."""
     finished = run("-m", f"tests.benchmarks.{script}", "--model", model, "--posts", str(posts))
     times = json.loads(finished.out)
-    return Measure(count / times["loop"], times["startup"], finished.peak)
+    rate, cpu = count / times["loop"], 1000 * times["cpu"] / count
+    return Measure(rate, cpu, times["startup"], finished.peak)
 
 
 def report(measures: dict[str, list[Measure]]) -> None:
     """Print medians, and the ratios of speeds beside what they are to be."""
-    rows: list[list[object]] = [["", "posts/s", "start-up s", "peak MB"]]
+    rows: list[list[object]] = [["", "posts/s", "CPU ms/post", "start-up s", "peak MB"]]
     for name, rounds in measures.items():
-        rate, startup, peak = (
+        rate, cpu, startup, peak = (
             statistics.median(getattr(measure, field) for measure in rounds)
-            for field in ("rate", "startup", "peak")
+            for field in ("rate", "cpu", "startup", "peak")
         )
-        rows.append([name, f"{rate:.1f}", f"{startup:.1f}", f"{peak:.0f}"])
+        rows.append([name, f"{rate:.1f}", f"{cpu:.2f}", f"{startup:.1f}", f"{peak:.0f}"])
     print(table(rows))
     rates = {name: [measure.rate for measure in rounds] for name, rounds in measures.items()}
+    cpus = {name: [measure.cpu for measure in rounds] for name, rounds in measures.items()}
     least, wanted = NATIVE_BF16 if native_bf16() else WITHOUT_BF16
     for rival, targets in ((BARE, (0.9,)), (PLAIN, (least, wanted))):
         middle, shown = ratio(rates[DRF], rates[rival])
         print(f"{DRF} / {rival}: {shown}")
         for target in targets:
             print("  " + aim("median", middle, target))
+        _, shown = ratio(cpus[rival], cpus[DRF])
+        print(f"  {rival} / {DRF}, processor time per post: {shown}")
 
 
 if __name__ == "__main__":

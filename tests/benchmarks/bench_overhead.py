@@ -26,7 +26,17 @@ import pyarrow.parquet as pq
 
 from schemas.annotations import ANNOTATIONS_SCHEMA_VERSION, annotations_schema
 from tests.benchmarks.many_posts import write_posts
-from tests.benchmarks.processes import aim, drf_annotate, in_turns, machine, ratio, run, table
+from tests.benchmarks.processes import (
+    Finished,
+    aim,
+    drf_annotate,
+    in_turns,
+    machine,
+    per_post,
+    ratio,
+    run,
+    table,
+)
 
 LABELS = ("negative", "neutral", "positive")
 JOB, BARE = "drf annotate, no-op model", "bare loop"
@@ -58,38 +68,40 @@ def main(argv: Sequence[str] | None = None) -> None:
                 BARE: partial(measure_bare, many, arguments.count),
             },
         )
-    rows: list[list[object]] = [["", "posts/s", "start-up s", "peak MB"]]
+    rows: list[list[object]] = [["", "posts/s", "CPU ms/post", "start-up s", "peak MB"]]
     for name, rounds in measures.items():
-        rate, startup, peak = (statistics.median(column) for column in zip(*rounds, strict=True))
-        rows.append([name, f"{rate:,.0f}", f"{startup:.1f}", f"{peak:.0f}"])
+        rate, cpu, startup, peak = (
+            statistics.median(column) for column in zip(*rounds, strict=True)
+        )
+        rows.append([name, f"{rate:,.0f}", f"{cpu:.3f}", f"{startup:.1f}", f"{peak:.0f}"])
     print(table(rows))
-    rates = {name: [rate for rate, _, _ in rounds] for name, rounds in measures.items()}
+    rates = {name: [rate for rate, *_ in rounds] for name, rounds in measures.items()}
     print(f"{JOB} / {BARE}: {ratio(rates[JOB], rates[BARE])[1]}")
     print(aim(f"{JOB}, posts/s", statistics.median(rates[JOB]), TARGET))
 
 
-def measure_job(model: str, many: Path, one: Path, count: int) -> tuple[float, float, float]:
-    """Posts per second without start-up, start-up, peak RSS in MB."""
-    startup, whole = (_noop(model, posts) for posts in (one, many))
-    return (count - 1) / (whole.seconds - startup.seconds), startup.seconds, whole.peak
+def measure_job(model: str, many: Path, one: Path, count: int) -> tuple[float, ...]:
+    """Posts per second, processor milliseconds per post, start-up, peak RSS in MB."""
+    first, whole = (_noop(model, posts) for posts in (one, many))
+    return *per_post(first, whole, count - 1), first.seconds, whole.peak
 
 
-def _noop(model: str, posts: Path):
+def _noop(model: str, posts: Path) -> Finished:
     with tempfile.TemporaryDirectory() as output:
         arguments = drf_annotate(model, posts, output)[2:]
         return run("-m", "tests.benchmarks.noop_annotate", *arguments)
 
 
-def measure_bare(many: Path, count: int) -> tuple[float, float, float]:
+def measure_bare(many: Path, count: int) -> tuple[float, ...]:
     """The same of the bare loop."""
     finished = run("-m", "tests.benchmarks.bench_overhead", "--bare", str(many))
-    seconds = json.loads(finished.out)
-    return count / seconds, finished.seconds - seconds, finished.peak
+    seconds, cpu = json.loads(finished.out)
+    return count / seconds, 1000 * cpu / count, finished.seconds - seconds, finished.peak
 
 
-def read_and_write(posts: Path) -> float:
-    """Read all posts, write an annotation for each; return the seconds it took."""
-    began = time.perf_counter()
+def read_and_write(posts: Path) -> tuple[float, float]:
+    """Read all posts, write an annotation for each; return the seconds and processor seconds."""
+    began, before = time.perf_counter(), time.process_time()
     schema = annotations_schema(LABELS)
     with tempfile.TemporaryDirectory() as folder:
         for path in sorted(posts.iterdir()):
@@ -100,7 +112,7 @@ def read_and_write(posts: Path) -> float:
                     writer.write_batch(_annotations(schema, path.name, row, ids))
                     row += len(texts)
                     assert len(texts) == len(images)
-    return time.perf_counter() - began
+    return time.perf_counter() - began, time.process_time() - before
 
 
 def _annotations(schema: pa.Schema, file: str, first: int, ids: list[str]) -> pa.RecordBatch:

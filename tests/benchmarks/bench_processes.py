@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 
 from tests.benchmarks.many_posts import Originals
-from tests.benchmarks.processes import annotate, cores, in_turns, machine, ratio, table
+from tests.benchmarks.processes import annotate, cores, in_turns, machine, per_post, ratio, table
 
 FEW = 2
 
@@ -54,22 +54,25 @@ def main(argv: Sequence[str] | None = None) -> None:
             },
         )
     print(f"{machine()}; {arguments.count} posts; {Path(arguments.model).name}")
-    rows: list[list[object]] = [["", "posts/s", "start-up s", "peak MB"]]
+    rows: list[list[object]] = [["", "posts/s", "CPU ms/post", "start-up s", "peak MB"]]
     for name, rounds in measures.items():
-        rate, startup, peak = (statistics.median(column) for column in zip(*rounds, strict=True))
-        rows.append([name, f"{rate:.1f}", f"{startup:.1f}", f"{peak:.0f}"])
+        rate, cpu, startup, peak = (
+            statistics.median(column) for column in zip(*rounds, strict=True)
+        )
+        rows.append([name, f"{rate:.1f}", f"{cpu:.2f}", f"{startup:.1f}", f"{peak:.0f}"])
     print(table(rows))
-    rates = {name: [rate for rate, _, _ in rounds] for name, rounds in measures.items()}
+    rates = {name: [rate for rate, *_ in rounds] for name, rounds in measures.items()}
     print(f"{several} / one: {ratio(rates[several], rates['one process'])[1]}")
 
 
 def measure(
     model: str, many: Path, few: Path, count: int, options: Sequence[str]
-) -> tuple[float, float, float]:
-    """Posts per second without start-up, start-up in seconds, peak RSS in MB of all processes."""
-    startup = annotate(model, few, *options).seconds
-    finished = annotate(model, many, *options)
-    return (count - FEW) / (finished.seconds - startup), startup, finished.peak
+) -> tuple[float, ...]:
+    """Posts per second and processor milliseconds per post, both without start-up; start-up in
+    seconds, peak RSS in MB of all processes.
+    """
+    first, finished = annotate(model, few, *options), annotate(model, many, *options)
+    return *per_post(first, finished, count - FEW), first.seconds, finished.peak
 
 
 if __name__ == "__main__":

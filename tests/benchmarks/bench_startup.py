@@ -50,11 +50,13 @@ def main(argv: Sequence[str] | None = None) -> None:
             again = up_to_date(arguments.model, root / f"{files}", arguments.shards, files)
             name = f"nothing to do, {arguments.shards} shards in {files} files"
             nothing = max(nothing, measure(name, partial(run, *again)))
-    rows: list[list[object]] = [["", "seconds", "slowest", "peak MB"]]
+    rows: list[list[object]] = [["", "seconds", "slowest", "CPU s", "peak MB"]]
     for name, runs in measures.items():
         seconds, slowest = statistics.median(r.seconds for r in runs), max(r.seconds for r in runs)
-        peak = statistics.median(r.peak for r in runs)
-        rows.append([name, f"{seconds:.2f}", f"{slowest:.2f}", f"{peak:.0f}"])
+        cpu, peak = (
+            statistics.median(getattr(r, field) for r in runs) for field in ("cpu", "peak")
+        )
+        rows.append([name, f"{seconds:.2f}", f"{slowest:.2f}", f"{cpu:.2f}", f"{peak:.0f}"])
     print(table(rows))
     print(aim("drf --help, s", helped, HELP_TARGET, most=True))
     print(aim("nothing to do, s", nothing, NOTHING_TARGET, most=True))

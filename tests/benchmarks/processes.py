@@ -29,11 +29,13 @@ Result = TypeVar("Result")
 class Finished:
     """A process that ended well.
 
-    seconds: from start to end. peak: most resident memory in MB, of it and its children
-    together. memory: (seconds since start, MB) as sampled. out: standard output.
+    seconds: from start to end. cpu: processor seconds, of all threads and children. peak: most
+    resident memory in MB, of it and its children together. memory: (seconds since start, MB) as
+    sampled. out: standard output.
     """
 
     seconds: float
+    cpu: float
     peak: float
     memory: tuple[tuple[float, float], ...]
     out: str
@@ -45,17 +47,19 @@ def run(
     """Run Python with `arguments`, sampling memory `every` so many seconds; it must succeed."""
     with _lock(), tempfile.TemporaryFile("w+") as out:
         environment = {**os.environ, **(environment or {})}
-        status, seconds, memory = spawn(arguments, environment, out, every)
+        began, before = time.perf_counter(), _processor_seconds()
+        status, memory = spawn(arguments, environment, out, every)
+        seconds, cpu = time.perf_counter() - began, _processor_seconds() - before
         out.seek(0)
         if status:
             sys.exit(f"{' '.join(arguments)}: exit status {status}")
-        return Finished(seconds, max(held for _, held in memory), tuple(memory), out.read())
+        return Finished(seconds, cpu, max(held for _, held in memory), tuple(memory), out.read())
 
 
 def spawn(
     arguments: Sequence[str], environment: Mapping[str, str], out: IO[str], every: float
-) -> tuple[int, float, list[tuple[float, float]]]:
-    """Run Python to its end; exit status, seconds, and (seconds, MB) as sampled."""
+) -> tuple[int, list[tuple[float, float]]]:
+    """Run Python to its end; exit status, and (seconds, MB) as sampled."""
     began = time.perf_counter()
     process = subprocess.Popen([sys.executable, *arguments], stdout=out, env=environment)
     memory: list[tuple[float, float]] = []
@@ -64,7 +68,7 @@ def spawn(
             memory.append((time.perf_counter() - began, resident(process.pid) / _MB))
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(every)
-        return process.returncode, time.perf_counter() - began, memory
+        return process.returncode, memory
     finally:
         if process.poll() is None:
             process.kill()
@@ -150,9 +154,22 @@ def native_bf16() -> bool:
     return False
 
 
+def per_post(one: Finished, many: Finished, posts: int) -> tuple[float, float]:
+    """Posts per second and processor milliseconds per post, without the start-up of `one`.
+
+    one, many: runs of the same on few posts and on `posts` more.
+    """
+    return posts / (many.seconds - one.seconds), 1000 * (many.cpu - one.cpu) / posts
+
+
 def cores() -> int:
     """Cores this process may run on."""
     return len(os.sched_getaffinity(0))
+
+
+def _processor_seconds() -> float:
+    """Of this process and all children that have ended."""
+    return sum(os.times()[:4])
 
 
 @contextlib.contextmanager

@@ -7,7 +7,6 @@ import os
 import re
 import runpy
 import sys
-import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -61,12 +60,12 @@ def bench(
 
 def in_this_process(
     arguments: Sequence[str], environment: Mapping[str, str], out: IO[str], every: float
-) -> tuple[int, float, list[tuple[float, float]]]:
+) -> tuple[int, list[tuple[float, float]]]:
     """Like `spawn`, but torch and Beam are imported already."""
     assert arguments[0] == "-m"
     # Beam's workers in processes of their own would import both anew.
     arguments = [a for a in arguments if not a.startswith("--direct_running_mode")]
-    began, before, given = time.perf_counter(), dict(os.environ), sys.argv
+    before, given = dict(os.environ), sys.argv
     status = 0
     with contextlib.redirect_stdout(out), warnings.catch_warnings():
         os.environ.update(environment)
@@ -81,7 +80,7 @@ def in_this_process(
             sys.argv = given
             os.environ.clear()
             os.environ.update(before)
-    return status, time.perf_counter() - began, [(0.0, 1.0), (1.0, 2.0)]
+    return status, [(0.0, 1.0), (1.0, 2.0)]
 
 
 def figures(page: str) -> dict[str, list[float]]:
@@ -101,7 +100,7 @@ def test_annotate_stands_beside_both_rivals(bench: Bench, sample: Path) -> None:
     )  # fmt: skip
     found = figures(page)
     for name in ("drf annotate", "bare loop", "plain script"):
-        assert len(found[name]) == 3
+        assert len(found[name]) == 4
     assert "drf annotate / bare loop: " in page and "drf annotate / plain script: " in page
 
 
@@ -221,6 +220,13 @@ def test_peak_memory_counts_children_too() -> None:
     assert 80 < alone.peak < child.peak < 400
     assert child.out == "1\n" and child.seconds >= 0.6
     assert len(child.memory) > 5
+
+
+def test_processor_time_counts_children_too_and_no_sleep() -> None:
+    busy = "import time\nwhile time.process_time() < 0.5: pass"
+    nested = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {busy!r}])"
+    assert processes.run("-c", nested).cpu >= 0.5
+    assert processes.run("-c", "import time; time.sleep(0.6)").cpu < 0.5
 
 
 def test_a_process_that_fails_ends_the_benchmark() -> None:
