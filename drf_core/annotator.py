@@ -7,17 +7,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
-from drf_core.checkpoint import CheckpointError
 from drf_core.configuration_drf import MODALITIES
 from drf_core.images import decode_image
 from drf_core.modeling_drf import DRFModel
 from drf_core.processing_drf import DRFProcessor
-from drf_core.runtimes.choice import available_cores, choose_runtime
+from drf_core.runtimes.choice import available_cores
 from drf_core.runtimes.interface import Encoders, Runtime
-from drf_core.runtimes.openvino_encoders import openvino_encoders
+from drf_core.runtimes.serving import serve
 from drf_core.runtimes.torch_encoders import TorchEncoders
 from drf_core.texts import text_reason
 
@@ -92,24 +90,27 @@ class Annotator:
 
     @classmethod
     def from_pretrained(
-        cls, folder: str, device: str = "auto", threads: int = 0, runtime: str = "torch"
+        cls,
+        folder: str,
+        device: str = "auto",
+        threads: int = 0,
+        runtime: str = "torch",
+        cache: str | None = None,
     ) -> Annotator:
         """Load a checkpoint folder.
 
         device: auto (a GPU where there is one), cpu or cuda. threads: of this process's
         computing, 0 for one per core this process may use. runtime: what encodes (see
-        `choose_runtime`); with another than torch, the model's own encoders are dropped.
-        Raises DeviceError for a device or runtime that is asked for and absent, and
-        CheckpointError for weights that are damaged, missing or do not fit.
+        `choose_runtime`); with another than torch, the model is without its own encoders.
+        cache: folder that keeps converted encoders for the next start. Raises DeviceError for
+        a device or runtime that is asked for and absent, and CheckpointError for weights that
+        are damaged, missing or do not fit.
         """
-        chosen = choose_runtime(runtime, device)
         threads = threads or available_cores()
         torch.set_num_threads(threads)
-        model = _load_whole(folder).to(chosen.device).eval()
         processor = DRFProcessor.from_pretrained(folder, local_files_only=True)
-        if chosen.make == "torch":
-            return cls(model, processor)
-        return cls(model, processor, openvino_encoders(model, processor, chosen, threads))
+        model, encoders = serve(folder, processor, runtime, device, threads, cache)
+        return cls(model, processor, encoders)
 
     @property
     def runtime(self) -> Runtime:
@@ -235,31 +236,6 @@ class Annotator:
             modalities["text"],
             modalities["image"],
         )
-
-
-def _load_whole(folder: str) -> DRFModel:
-    """The model in folder, every weight of it; transformers would make up what is missing."""
-    try:
-        model, report = DRFModel.from_pretrained(
-            folder,
-            dtype=torch.float32,
-            use_safetensors=True,
-            local_files_only=True,
-            output_loading_info=True,
-        )
-    except (OSError, RuntimeError, SafetensorError) as error:
-        first = (str(error).splitlines() or [""])[0]
-        raise CheckpointError(
-            f"{folder}: its weights cannot be loaded ({type(error).__name__}: {first}); "
-            "copy the checkpoint again"
-        ) from error
-    missing = sorted(report["missing_keys"])
-    if missing:
-        raise CheckpointError(
-            f"{folder}: {len(missing)} weights are missing, such as {missing[0]}; "
-            "copy the checkpoint again"
-        )
-    return model
 
 
 def _out_of_memory(error: BaseException) -> bool:

@@ -16,9 +16,9 @@ from drf_core.configuration_drf import MODALITIES
 from drf_core.disruption import Disruption
 from drf_core.evaluation import predict
 from drf_core.feature_views import encode_undisrupted
-from drf_core.frozen_encoder import autocast
 from drf_core.modeling_drf import DRFModel
 from drf_core.runtimes.choice import available_cores
+from drf_core.runtimes.torch_encoders import autocast
 from drf_core.training_batches import batches_of
 from drf_core.training_corpus import TrainingCorpus
 from schemas.errors import UsageError

@@ -20,9 +20,10 @@ from tqdm import tqdm
 
 from drf_core.configuration_drf import MODALITIES
 from drf_core.disruption import DISCARD, IMAGE_DAMAGES, SWAPPED, Disruption
-from drf_core.frozen_encoder import autocast, frozen_image_encoder
+from drf_core.frozen_encoder import frozen_image_encoder
 from drf_core.modeling_drf import DRFModel
 from drf_core.runtimes.choice import available_cores
+from drf_core.runtimes.torch_encoders import autocast
 from drf_core.training_corpus import TrainingCorpus
 
 

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from drf_core.disruption import DISCARD, IMAGE_DAMAGES, Disruption
 from drf_core.feature_views import FeatureViews, PickedFeatures, pick_features
-from drf_core.frozen_encoder import autocast
 from drf_core.modeling_drf import DRFModel
+from drf_core.runtimes.torch_encoders import autocast
 from drf_core.training_corpus import TrainingCorpus
 
 

@@ -16,7 +16,13 @@ from tqdm import tqdm
 from pipelines.command_options import add_column_option
 from pipelines.importing.corpus import Content, Corpus, RawPost, read_content
 from pipelines.importing.mvsa import read_mvsa
-from pipelines.importing.report import ImportReport, count_leaking, count_sharing, summarise
+from pipelines.importing.report import (
+    ImportReport,
+    count_leaking,
+    count_sharing,
+    counted,
+    summarise,
+)
 from pipelines.importing.split_files import read_split_files
 from pipelines.importing.splits import SPLITS, assign_splits, fingerprints, group_posts
 from pipelines.importing.table import read_table
@@ -73,7 +79,8 @@ def run_import(args: argparse.Namespace) -> int:
     report.dropped.update(corpus.dropped.values())
     posts, groups = _look_at(corpus.posts, published, report)
     if not posts:
-        raise UsageError(f"{args.source}: no post is left ({dict(report.dropped)})")
+        dropped = f" ({counted(report.dropped)})" if report.dropped else ""
+        raise UsageError(f"{args.source}: no post is left{dropped}")
     if published is None:
         splits = assign_splits([post.post_id for post in posts], groups, args.seed)
     else:

@@ -14,6 +14,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from drf_core.annotator import Annotator, Prediction, PreparedPost
 from drf_core.checkpoint import read_checkpoint, resolve_model
+from pipelines.cache_folder import cache_folder
 from pipelines.plan import JobOptions
 from pipelines.version import package_version
 from schemas.errors import DRFError
@@ -122,7 +123,9 @@ class DRFModelHandler(ModelHandler[PreparedPost, Prediction | ModelFailure, Anno
                 )
         # One line per weight file and process is noise in a worker's log.
         disable_progress_bar()
-        return Annotator.from_pretrained(folder, self._device, self._threads, self._runtime)
+        return Annotator.from_pretrained(
+            folder, self._device, self._threads, self._runtime, cache_folder("encoders")
+        )
 
     def run_inference(
         self,

@@ -3,43 +3,37 @@
 from __future__ import annotations
 
 import threading
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
-from drf_core.modeling_drf import DRFModel
 from drf_core.openvino_runtime import load_openvino
-from drf_core.processing_drf import DRFProcessor
 from drf_core.runtimes.interface import Runtime
+from drf_core.runtimes.openvino_graphs import IMAGE, TEXT
 from drf_core.runtimes.text_batches import text_batches
 
 # Per inference: few enough that little padding is computed and that activations stay in the
 # processor's caches, enough to fill its arithmetic.
 _TEXTS_AT_ONCE = 16
-_IMAGES_AT_ONCE = 16
+IMAGES_AT_ONCE = 16
 
 
 class OpenVINOEncoders:
-    """Both encoders of a checkpoint as compiled graphs."""
+    """Both encoders of a checkpoint as compiled graphs.
 
-    def __init__(
-        self, text_graph: Any, image_graph: Any, pad: int, precision: str, threads: int
-    ) -> None:
-        """Compile.
+    graphs: by modality (see `openvino_graphs`). pad: the tokenizer's padding id. threads: of
+    each inference; the two never run at once.
+    """
 
-        text_graph: ids and mask (n, tokens) int64 -> features; image_graph: uint8 pixels
-        (n, 3, h, w) -> features. pad: the tokenizer's padding id. precision: f32, bf16 or int8.
-        threads: that the two may use together.
-        """
-        self.runtime = Runtime("openvino", precision, "cpu")
+    def __init__(self, graphs: Mapping[str, Any], pad: int, runtime: Runtime, threads: int) -> None:
+        self.runtime = runtime
         self._pad = pad
-        self._text = compiled(text_graph, precision, threads)
-        self._image = compiled(image_graph, precision, threads)
+        lock = threading.Lock()
+        self._text = compiled(graphs[TEXT], runtime.precision, threads, lock)
+        self._image = compiled(graphs[IMAGE], runtime.precision, threads, lock)
 
     def encode_texts(self, token_ids: Sequence[list[int]]) -> Tensor:
         """Raw features of texts in their order; (texts, text size) float32."""
@@ -52,34 +46,20 @@ class OpenVINOEncoders:
 
     def encode_images(self, pixels: Sequence[np.ndarray]) -> Tensor:
         """Raw features of images, each uint8 (3, h, w); (images, image size) float32."""
-        return torch.from_numpy(
-            np.concatenate(
-                [
-                    self._image(np.stack(pixels[start : start + _IMAGES_AT_ONCE]))
-                    for start in range(0, len(pixels), _IMAGES_AT_ONCE)
-                ]
-            )
-        )
+        starts = range(0, len(pixels), IMAGES_AT_ONCE)
+        encoded = [
+            self._image(np.stack(pixels[start : start + IMAGES_AT_ONCE])) for start in starts
+        ]
+        return torch.from_numpy(np.concatenate(encoded))
 
 
-def openvino_encoders(
-    model: DRFModel, processor: DRFProcessor, runtime: Runtime, threads: int
-) -> OpenVINOEncoders:
-    """The model's encoders, compiled; the model itself is left without them."""
-    graphs = text_graph(model), image_graph(model, processor)
-    # Two copies of the weights would be one too many.
-    model.text_encoder = model.image_encoder = _Elsewhere()
-    pad = processor.tokenizer.pad_token_id or 0
-    return OpenVINOEncoders(*graphs, pad, runtime.precision, threads)
+def compiled(
+    graph: Any, precision: str, threads: int, lock: threading.Lock | None = None
+) -> Callable[..., np.ndarray]:
+    """A function from a graph's inputs to its one output, safe to call from any thread.
 
-
-class _Elsewhere(nn.Module):
-    def forward(self, *_: Any, **__: Any) -> None:
-        raise RuntimeError("this model's encoders were handed over to another runtime")
-
-
-def compiled(graph: Any, precision: str, threads: int) -> Callable[..., np.ndarray]:
-    """A function from a graph's inputs to its one output, safe to call from any thread."""
+    lock: shared by functions of which one at a time is to run.
+    """
     hints = {
         # Quantised graphs say themselves what is int8; the rest of them stays in full precision.
         "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
@@ -87,53 +67,11 @@ def compiled(graph: Any, precision: str, threads: int) -> Callable[..., np.ndarr
         "PERFORMANCE_HINT": "LATENCY",
     }
     request = load_openvino().Core().compile_model(graph, "CPU", hints).create_infer_request()
-    lock = threading.Lock()
+    held = lock or threading.Lock()
 
     def infer(*inputs: np.ndarray) -> np.ndarray:
         # One request fills all threads, so two of them would only wait for each other.
-        with lock:
+        with held:
             return request.infer(list(inputs), share_inputs=True)[0].copy()
 
     return infer
-
-
-class _Texts(nn.Module):
-    def __init__(self, model: DRFModel) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        return self.model.encode_text(input_ids, attention_mask)
-
-
-class _Images(nn.Module):
-    def __init__(self, model: DRFModel, processor: DRFProcessor) -> None:
-        super().__init__()
-        self.model = model
-        self.processor = processor
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        return self.model.encode_image(self.processor.normalise(pixels))
-
-
-def text_graph(model: DRFModel) -> Any:
-    """The text encoder as a graph; ids and mask (n, tokens) int64 -> raw features."""
-    example = torch.ones(2, 8, dtype=torch.int64)
-    return _converted(_Texts(model), {"input_ids": example, "attention_mask": example})
-
-
-def image_graph(model: DRFModel, processor: DRFProcessor) -> Any:
-    """The image encoder as a graph; uint8 pixels (n, 3, h, w) -> raw features.
-
-    Height and width are those that the image processor makes: some encoders take no others.
-    """
-    example = processor.pixels(Image.new("RGB", (320, 320)))[None]
-    graph = _converted(_Images(model, processor), torch.from_numpy(example))
-    graph.reshape([-1, *example.shape[1:]])
-    return graph
-
-
-def _converted(module: nn.Module, example: Any) -> Any:
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return load_openvino().convert_model(module.eval(), example_input=example)

@@ -29,7 +29,7 @@ class TorchEncoders:
         bf16 = self._device.type == "cuda"
         self.runtime = Runtime("torch", "bf16" if bf16 else "f32", self._device.type)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def encode_texts(self, token_ids: Sequence[list[int]]) -> Tensor:
         """Raw features of texts in their order; (texts, text size) float32 on the device."""
         size = self._model.config.text_feature_size
@@ -41,7 +41,7 @@ class TorchEncoders:
             features[self._tensor(rows)] = encoded.float()
         return features
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def encode_images(self, pixels: Sequence[np.ndarray]) -> Tensor:
         """Raw features of images, each uint8 (3, h, w); (images, image size) float32."""
         inputs = self._processor.normalise(self._tensor(np.stack(pixels)))

@@ -49,12 +49,12 @@ def summarise(report: ImportReport, source: str, output: str) -> str:
         cells = (f"{counts[label]:>{max(8, len(label))},}" for label in labels)
         lines.append(_row(name, "   ".join([f"{counts.total():>7,}", *cells])))
     if report.dropped:
-        lines.append(_row("dropped", f"{report.dropped.total():,}  ({_counts(report.dropped)})"))
+        lines.append(_row("dropped", f"{report.dropped.total():,}  ({counted(report.dropped)})"))
     if report.texts:
-        lines.append(_row("texts", _counts(report.texts)))
+        lines.append(_row("texts", counted(report.texts)))
     if report.images:
         first = f"; the first is {report.missing_image}" if report.missing_image else ""
-        lines.append(_row("images", _counts(report.images) + first))
+        lines.append(_row("images", counted(report.images) + first))
     posts, groups, largest = report.sharing
     if posts:
         lines.append(
@@ -66,6 +66,12 @@ def summarise(report: ImportReport, source: str, output: str) -> str:
         )
     lines += [_row("warning", line) for line in _warnings(report)]
     return "\n".join(lines)
+
+
+def counted(counts: Mapping[str, int]) -> str:
+    """Counts by name on one line, the largest first."""
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(f"{name} {count:,}" for name, count in ordered)
 
 
 def count_sharing(groups: Sequence[int]) -> tuple[int, int, int]:
@@ -108,8 +114,3 @@ def _warnings(report: ImportReport) -> list[str]:
 
 def _row(name: str, text: str) -> str:
     return f"  {name:<9}{text}"
-
-
-def _counts(counts: Mapping[str, int]) -> str:
-    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    return ", ".join(f"{name} {count:,}" for name, count in ordered)

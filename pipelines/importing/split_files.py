@@ -60,7 +60,8 @@ def _read_ids(item: str, path: Path) -> list[str]:
         raise UsageError(f"--splits {item}: cannot be read ({error.strerror})") from error
     except UnicodeDecodeError as error:
         raise UsageError(f"--splits {item}: is not UTF-8 text") from error
-    lines = [line.strip() for line in content.splitlines() if line.strip()]
+    # Not splitlines: a text beside the id may hold what Unicode calls a line separator.
+    lines = [line.strip() for line in content.split("\n") if line.strip()]
     if not lines:
         raise UsageError(f"--splits {item}: names no post")
     try:
@@ -72,7 +73,7 @@ def _read_ids(item: str, path: Path) -> list[str]:
             places = [f"line {number}" for number in range(1, len(entries) + 1)]
         else:
             return lines
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"--splits {item}: is not valid JSON ({error})") from error
     return [_id_of(item, place, entry) for place, entry in zip(places, entries, strict=True)]
 

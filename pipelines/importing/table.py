@@ -27,10 +27,15 @@ def read_table(path: Path, columns: PostColumns, label_column: str) -> Corpus:
     The image column holds paths, absolute or relative to the table's folder. columns.text or
     .image None: the corpus has none. Posts without a label are dropped. The labels are those
     that occur.
-    Raises UsageError for a path that is no such table or an --column image_uri, SchemaError
-    for a missing column, DRFError naming the row for what cannot be read, has no or a repeated
-    id, or a value of the wrong type.
+    Raises UsageError for a path that is no such table or labels in a column of another part,
+    SchemaError for a missing column, DRFError naming the row for what cannot be read, has no or
+    a repeated id, a URL for an image, or a value of the wrong type.
     """
+    if label_column in (columns.post_id, columns.text, columns.image):
+        raise UsageError(
+            f"--label-column {label_column}: is read as another part of the post; "
+            "name the column that holds the labels"
+        )
     corpus = Corpus(path.name, ())
     seen: dict[str, str] = {}
     labels: set[str] = set()
@@ -48,6 +53,11 @@ def read_table(path: Path, columns: PostColumns, label_column: str) -> Corpus:
         label = label.strip()
         labels.add(label)
         image = _text(row, columns.image, where)
+        if image and "://" in image:
+            raise DRFError(
+                f"{where}: column {columns.image!r}: is a URL, expected the path of a file; fetch "
+                "the images first, or say --column image="
+            )
         corpus.posts.append(
             RawPost(
                 post_id,
@@ -121,8 +131,8 @@ def _fields(row: Row) -> int:
 def _json_row(content: str, where: str) -> Row:
     try:
         row = json.loads(content)
-    except json.JSONDecodeError as error:
-        raise DRFError(f"{where}: is not valid JSON ({error.msg})") from error
+    except (ValueError, RecursionError) as error:
+        raise DRFError(f"{where}: is not valid JSON ({error})") from error
     if not isinstance(row, dict):
         raise DRFError(f"{where}: expected an object with a post's columns")
     return row
@@ -140,7 +150,15 @@ def _text(row: Row, column: str | None, where: str, numbers: bool = False) -> st
     """A cell, None where it is absent or blank."""
     value = row.get(column) if column is not None else None
     if value is None or isinstance(value, str):
-        return value if value and value.strip() else None
+        return _whole(value) if value and value.strip() else None
     if numbers and isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     raise DRFError(f"{where}: column {column!r}: found {type(value).__name__}, expected a string")
+
+
+def _whole(text: str) -> str:
+    """The text with U+FFFD for half characters, which no UTF-8 can hold.
+
+    JSON has them where somebody cut a text in the middle of an emoji.
+    """
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

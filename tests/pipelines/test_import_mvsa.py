@@ -161,6 +161,14 @@ def test_a_folder_that_is_no_mvsa_is_wrong_usage(drf: Drf, tmp_path: Path):
     assert run.code == 2 and "has no folder data" in run.err
 
 
+def test_a_corpus_of_which_nothing_is_left_says_why(drf: Drf, tmp_path: Path):
+    raw = make_mvsa(tmp_path / "raw", {"1": "positive,negative", "2": "neutral,neutral"})
+    for path in (raw / "data").glob("2.*"):
+        path.unlink()
+    run = drf("import", "mvsa-single", raw, "--output", tmp_path / "out")
+    assert run.code == 2 and "raw: no post is left (neither text nor image 1, text pos" in run.err
+
+
 def test_the_real_sample_comes_out_whole(drf: Drf, tmp_path: Path, shared: Path):
     raw = shared / "corpora" / "mvsa_raw_sample"
     run = drf("import", "mvsa-single", raw, "--output", tmp_path / "out")

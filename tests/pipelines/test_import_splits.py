@@ -127,6 +127,7 @@ def test_published_splits(drf: Drf, tmp_path: Path):
         ("1\n2", "", "dev.txt: names no post"),
         ("1\n2", '["3", {"name": 1}]', "dev.txt: entry 2: expected an id"),
         ("1\n2", '["3", ', "dev.txt: is not valid JSON"),
+        ("1\n2", "[" * 100_000, "dev.txt: is not valid JSON"),
     ],
 )
 def test_bad_split_files_are_wrong_usage(drf: Drf, tmp_path: Path, train: str, dev: str, told: str):

@@ -125,6 +125,12 @@ def test_a_file_that_cannot_be_read_is_named_with_row_and_column(drf: Drf, tmp_p
         ("p.jsonl", b'{"post_id": 1, "text": 2, "label": "x"}', "line 1: column 'text': found int"),
         ("p.jsonl", b'{"post_id": 1}\n{"post_id', "line 2: is not valid JSON"),
         ("p.jsonl", b"[1]", "line 1: expected an object"),
+        ("p.jsonl", b"[" * 100_000, "line 1: is not valid JSON"),
+        (
+            "p.csv",
+            b"post_id,text,image,label\n1,a,https://user:secret@host/1.jpg?key=secret,x\n",
+            "line 2: column 'image': is a URL, expected the path of a file",
+        ),
         ("p.parquet", b"", "expected a table called *.csv, *.tsv or *.jsonl"),
     ],
 )
@@ -134,7 +140,26 @@ def test_bad_tables_end_in_one_clear_line(
     (tmp_path / name).write_bytes(content)
     run = drf("import", "table", tmp_path / name, "--output", tmp_path / "out")
     assert run.code in (1, 2) and told in run.err
-    assert run.err.count("\n") == 1
+    assert run.err.count("\n") == 1 and "secret" not in run.err
+
+
+def test_half_an_emoji_does_not_cost_its_post(drf: Drf, tmp_path: Path):
+    table = tmp_path / "posts.jsonl"
+    cut, pair = r"A long morning \ud83d", r"A long evening \ud83c\udf89"
+    lines = [f'{{"post_id": "{t[7:11]}", "text": "{t}", "label": "x"}}' for t in (cut, pair)]
+    table.write_text("\n".join(lines))
+    run = drf("import", "table", table, "--output", tmp_path / "out", "--column", "image=")
+    assert run.code == 0, run.err
+    texts = {post["text"] for post in posts_in(tmp_path / "out").values()}
+    assert texts == {"A long morning \ufffd", "A long evening 🎉"}
+
+
+def test_texts_are_not_taken_for_labels(drf: Drf, tmp_path: Path):
+    table = write_table(tmp_path / "posts.csv")
+    options = ("--output", tmp_path / "out", *NAMED, "--label-column", "body")
+    run = drf("import", "table", table, *options)
+    assert run.code == 2 and "--label-column body: is read as another part" in run.err
+    assert "Ünïcode" not in run.err + run.out
 
 
 def test_columns_are_named_for_tables_only(drf: Drf, tmp_path: Path):

@@ -48,7 +48,8 @@ def test_the_authors_split_files_are_read(drf: Drf, tmp_path: Path):
     raw = make_tumemo(tmp_path / "raw", dict.fromkeys("012345", "Calm"))
     sides = {"train": "013", "dev": "2", "test": "4"}
     for name, ids in sides.items():
-        lines = [json.dumps({"id": post_id, "text": "calm", "label": "calm"}) for post_id in ids]
+        notes = [{"id": post_id, "text": "calm\u2028and blue", "label": "calm"} for post_id in ids]
+        lines = [json.dumps(note, ensure_ascii=False) for note in notes]
         (tmp_path / f"{name}_all_anno.json").write_text("\n".join(lines))
     files = [f"{name}={tmp_path}/{name}_all_anno.json" for name in sides]
     run = drf("import", "tumemo", raw, "--output", tmp_path / "out", "--splits", *files)
