@@ -100,6 +100,8 @@ def measure_rival(script: str, model: str, posts: Path, count: int) -> Measure:
     """Run a script that prints its start-up and its loop in seconds."""
     finished = run("-m", f"tests.benchmarks.{script}", "--model", model, "--posts", str(posts))
     times = json.loads(finished.out)
+    if "runtime" in times:
+        print(f"{script}: {times['runtime']}")
     rate, cpu = count / times["loop"], 1000 * times["cpu"] / count
     return Measure(rate, cpu, times["startup"], finished.peak)
 

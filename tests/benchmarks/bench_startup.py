@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def first_start(model: str, posts: Path) -> Finished:
     """Annotate with no compiled model in the cache."""
     with tempfile.TemporaryDirectory() as cache:
-        return annotate(model, posts, environment={"XDG_CACHE_HOME": cache})
+        return annotate(model, posts, environment={"DRF_CACHE": cache})
 
 
 def up_to_date(model: str, folder: Path, shards: int, files: int) -> tuple[str, ...]:
