@@ -9,17 +9,22 @@ from dataclasses import dataclass
 class CardFacts:
     """What a card says beside the figures; command: what printed them.
 
-    judged_posts: number of posts the figures are from, judged_on_validation: whether those
-    chose the epoch and the temperature. trained_kinds: damage per modality.
+    judged_posts: number of posts the figures are from; judged_on_validation: whether those
+    fitted the temperature and, with chose_epoch, chose the epoch; known_posts: how many of them
+    were also trained or validated on where they were given as others. trained_kinds: damage per
+    modality.
     """
 
     name: str
+    design: str
     labels: tuple[str, ...]
     text_encoder: str
     image_encoder: str
     training_posts: int
     judged_posts: int
     judged_on_validation: bool
+    chose_epoch: bool
+    known_posts: int
     parameters: int
     command: str
     reference: str
@@ -32,10 +37,20 @@ def write_card(facts: CardFacts, figures: dict[str, dict[str, float]]) -> str:
     judged = "They chose nothing: epoch and temperature come from other posts."
     if facts.judged_on_validation:
         judged = (
-            "They also chose the epoch and fitted the temperature, so expect a little less on "
-            "new ones."
+            f"They also {'chose the epoch and ' if facts.chose_epoch else ''}fitted the "
+            "temperature, so expect a little less on new ones."
         )
-    damage = "; ".join(f"{m}s by {', '.join(kinds)}" for m, kinds in facts.trained_kinds.items())
+    elif facts.known_posts:
+        judged = (
+            f"{facts.known_posts} of them are also among the posts trained or validated on, so "
+            "expect less on new ones."
+        )
+    kinds = facts.trained_kinds.items()
+    damage = "; ".join(f"{m}s by {', '.join(names)}" for m, names in kinds if names)
+    disrupted = (
+        "disrupted nothing" if not damage else f"discarded modalities, and damaged\n{damage}"
+    )
+    rival = "" if facts.design == "drf" else f"\nDesign: {facts.design}, to be compared with DRF."
     return f"""---
 library_name: drf
 license: apache-2.0
@@ -48,15 +63,14 @@ A DRF checkpoint ("Robust Multimodal Sentiment Analysis of Image-Text Pairs by
 Distribution-Based Feature Recovery and Fusion", arXiv:2511.18751; the formulas are this
 project's own reading of its abstract). Labels: {", ".join(facts.labels)}.
 Text encoder: {facts.text_encoder}. Image encoder: {facts.image_encoder}.
-{facts.parameters / 1e6:.1f} M parameters.
+{facts.parameters / 1e6:.1f} M parameters.{rival}
 
 {facts.notes}
 
 ## Figures
 
 On {facts.judged_posts} posts, after training on {facts.training_posts} others. {judged}
-Qualities are ranks among {facts.reference}. Training discarded modalities, and damaged
-{damage}.
+Qualities are ranks among {facts.reference}. Training {disrupted}.
 
 {figures_table(figures)}
 

@@ -128,7 +128,9 @@ class Trainer:
         self.views, self.validation_views = views or {}, validation_views or {}
         self.teacher_logits = teacher_logits
         self.reference = reference
-        model.config.trained_kinds = self._kinds()
+        model.config.trained_kinds = (
+            self._kinds() if settings.disrupted_share else {m: [] for m in MODALITIES}
+        )
         self.rng = np.random.default_rng(settings.seed)
         torch.manual_seed(settings.seed)
         model.text_encoder.requires_grad_(settings.train_text_encoder)

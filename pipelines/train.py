@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from drf_core.modeling_drf import DRFModel
     from drf_core.processing_drf import DRFProcessor
     from drf_core.training_corpus import TrainingCorpus, TrainingPost
-    from pipelines.train_config import CardConfig, TrainConfig
+    from pipelines.train_config import TrainConfig
 
 # What may be stored in half precision: everything large whose last digits do not matter.
 _HALVED = ("text_encoder.", "image_encoder.", "undisrupted_queue.", "disrupted_queues.")
@@ -144,9 +144,19 @@ def run_train(args: argparse.Namespace) -> int:
         judged = TrainingCorpus(test_posts, processor, tokens)
         seen = {m: encode_views(model, judged, m, ["corrupt"], EVALUATION_SEED) for m in seen}
     figures = evaluate(model, seen, judged.labels.numpy())
-    _save(args, config.card, output, model, processor, figures, (len(posts), len(judged)))
+    known = _known(test_posts, [*posts, *validation_posts])
+    if known:
+        say(f"warning: --test: {known} posts are also among those trained or validated on")
+    counts = (len(posts), len(judged), known)
+    _save(args, config, output, model, processor, figures, counts)
     say(f"checkpoint in {output}; training state in {folder / STATE_FILE}")
     return 0
+
+
+def _known(posts: list[TrainingPost], others: list[TrainingPost]) -> int:
+    """How many of the posts are, text and image, among others."""
+    contents = {(post.text, post.image) for post in others}
+    return sum((post.text, post.image) in contents for post in posts)
 
 
 def _prepare_output(name: str) -> tuple[Path, Path]:
@@ -282,19 +292,19 @@ def _learn_from_teacher(
 
 def _save(
     args: argparse.Namespace,
-    card: CardConfig,
+    config: TrainConfig,
     output: Path,
     model: DRFModel,
     processor: DRFProcessor,
     figures: dict[str, dict[str, float]],
-    posts: tuple[int, int],
+    posts: tuple[int, int, int],
 ) -> None:
     import torch
 
     from drf_core.model_card import CardFacts, figures_table, write_card
 
     state = model.state_dict()
-    if card.half_precision_weights:
+    if config.card.half_precision_weights:
         state = {
             name: value.half()
             if name.startswith(_HALVED) and value.dtype == torch.float32
@@ -306,18 +316,21 @@ def _save(
     parser = argparse.ArgumentParser()
     add_train_arguments(parser)
     facts = CardFacts(
-        name=card.name or output.name,
+        name=config.card.name or output.name,
+        design=model.config.design,
         labels=model.config.labels,
         text_encoder=shown(args.text_encoder),
         image_encoder=shown(args.image_encoder),
         training_posts=posts[0],
         judged_posts=posts[1],
         judged_on_validation=not args.test,
+        chose_epoch=config.training.choose_epoch,
+        known_posts=posts[2],
         parameters=sum(p.numel() for p in model.parameters()),
         command=command_line("train", parser, args),
         reference="the posts given with --reference" if args.reference else "the validation posts",
         trained_kinds=model.config.trained_kinds or {},
-        notes=card.notes,
+        notes=config.card.notes,
     )
     (output / "README.md").write_text(write_card(facts, figures), encoding="utf-8")
     say(figures_table(figures))

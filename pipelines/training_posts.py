@@ -133,14 +133,17 @@ def labels_of(rows: Sequence[LabelledRow]) -> tuple[str, ...]:
 def hold_out(rows: Sequence[LabelledRow], seed: int) -> tuple[list[LabelledRow], list[LabelledRow]]:
     """Split off about a tenth of the posts; those that share a text or an image stay together.
 
-    Returns (kept, held out). Raises UsageError for posts too few or too alike to split.
+    Returns (kept, held out). Raises UsageError for posts too few or too alike to split, so that
+    each side has labelled ones.
     """
     groups = group_posts([fingerprints(row.text, row.image) for row in rows])
     ids = [row.post_id or f"row {number}" for number, row in enumerate(rows)]
     # Not the seed itself: posts that an import with the same one put into train would all be
     # put there again.
     held = [side == SPLITS[-1] for side in assign_splits(ids, groups, -1 - seed)]
-    if all(held) or not any(held):
+    # Posts without a label neither train nor judge alone.
+    sides = {out for row, out in zip(rows, held, strict=True) if row.label is not None}
+    if sides != {True, False}:
         raise UsageError(
             f"--posts: {len(rows)} posts cannot be split; give others with --validation"
         )

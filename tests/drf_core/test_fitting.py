@@ -21,6 +21,7 @@ from drf_core.fitting import (
 from drf_core.metrics import expected_calibration_error
 from drf_core.modeling_drf import DAMAGED_PER_UNDISRUPTED, DRFModel
 from drf_core.processing_drf import DRFProcessor
+from drf_core.training import Trainer, TrainingSettings
 from drf_core.training_corpus import TrainingCorpus, TrainingPost
 from tests.data.corpora import make_posts
 
@@ -192,3 +193,12 @@ def test_a_temperature_makes_a_timid_model_surer(model: DRFModel) -> None:
     truth = predict(model, views, cells(200)["clean"]).probabilities.argmax(1)
     fit_temperature(model, views, torch.from_numpy(truth))
     assert float(model.temperature) == 0.5
+
+
+def test_a_training_that_disrupts_nothing_met_no_damage(
+    model: DRFModel, processor: DRFProcessor
+) -> None:
+    corpus = corpus_of(processor, 12)
+    for share, kinds in ((0.5, KINDS), (0.0, {"text": [], "image": []})):
+        Trainer(model, corpus, corpus, TrainingSettings(disrupted_share=share))
+        assert model.config.trained_kinds == kinds

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import json
 import re
@@ -28,6 +29,7 @@ from pipelines.cli import main
 from pipelines.importing.splits import assign_splits
 from pipelines.training_posts import LabelledRow, hold_out, to_training_posts
 from pipelines.training_work import encode_frozen
+from schemas.errors import UsageError
 from tests.pipelines.running import Output, annotate_arguments
 
 WORDS = {
@@ -389,6 +391,15 @@ def test_posts_that_cannot_be_split_are_refused_with_the_way_out(
     assert result.returncode == 2
     last = result.stderr.strip().splitlines()[-1]
     assert f"--posts: {count} posts cannot be split; give others with --validation" in last
+
+
+def test_a_side_without_labels_is_no_split() -> None:
+    rows = labelled_rows(100)
+    kept, held = hold_out(rows, 0)
+    for side in (kept, held):
+        unlabelled = [dataclasses.replace(row, label=None) if row in side else row for row in rows]
+        with pytest.raises(UsageError, match="100 posts cannot be split"):
+            hold_out(unlabelled, 0)
 
 
 def test_training_without_validation_posts_holds_some_out(corpus: Path, tmp_path: Path) -> None:
