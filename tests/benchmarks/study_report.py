@@ -85,18 +85,26 @@ def write_report(
     all_cells, cells = cells, [cells[number] for number in shown]
     baseline = runs[BASELINE]
     groups = _groups(cells)
-    rows, per_design = [], {}
-    compared_with: dict[tuple[Key, ...], Figures] = {}
+    kept: dict[tuple[str, tuple[Key, ...]], Figures] = {}
+
+    def over(design: str, keys: tuple[Key, ...]) -> Figures:
+        if (design, keys) not in kept:
+            kept[design, keys] = _figures(runs[design], keys, cells, labels)
+        return kept[design, keys]
+
+    rows, per_design, parts = [], {}, {}
     for design, own in runs.items():
         common = tuple(sorted(own.keys() & baseline.keys()))
-        if common not in compared_with:
-            compared_with[common] = _figures(baseline, common, cells, labels)
-        other = compared_with[common]
-        table = other if design == BASELINE else _figures(own, common, cells, labels)
+        table, other = over(design, common), over(BASELINE, common)
         per_design[design] = (table, other, len(common))
         rows += list(_records(design, table, other, cells, groups, len(common)))
+        if design.startswith(f"{SUBJECT}_"):
+            common = tuple(sorted(own.keys() & runs[SUBJECT].keys()))
+            parts[design] = (over(design, common), over(SUBJECT, common))
     pq.write_table(pa.Table.from_pylist(rows), output / "results.parquet")
     page = [_head(runs, labels, command), _group_table(per_design, groups)]
+    if parts:
+        page.append(_part_table(parts, groups))
     page.append(_cell_table(per_design[SUBJECT], cells))
     page.append(_diagnostics(every, all_cells, labels))
     (output / "RESULTS.md").write_text("\n".join(page), encoding="utf-8")
@@ -222,26 +230,43 @@ def _group_table(
         + " |"
     )
     lines.append("|---" * (len(groups) + 2) + "|")
+    for design, (table, _, trainings) in per_design.items():
+        values = 100 * table.means_over(groups.values()).values
+        row = [" / ".join(f"{value:.1f}" for value in each) for each in values]
+        lines.append(f"| {design} | {trainings} | " + " | ".join(row) + " |")
+    rivals = {design: pair[:2] for design, pair in per_design.items() if design != BASELINE}
+    return "\n".join([*lines, "", *_difference_tables(rivals, BASELINE, groups)])
+
+
+def _part_table(parts: dict[str, tuple[Figures, Figures]], groups: dict[str, list[int]]) -> str:
+    lines = [
+        f"## What {SUBJECT} becomes without a part, against {SUBJECT} on the same trainings",
+        "",
+    ]
+    return "\n".join([*lines, *_difference_tables(parts, SUBJECT, groups)])
+
+
+def _difference_tables(
+    pairs: dict[str, tuple[Figures, Figures]], against: str, groups: dict[str, list[int]]
+) -> list[str]:
+    """Lines of a table per metric; pairs: figures of a design and of what it is compared with."""
     means = {
-        design: (table.means_over(groups.values()), other.means_over(groups.values()))
-        for design, (table, other, _) in per_design.items()
+        design: (own.means_over(groups.values()), other.means_over(groups.values()))
+        for design, (own, other) in pairs.items()
     }
-    for design, (own, _) in means.items():
-        row = [" / ".join(f"{100 * value:.1f}" for value in values) for values in own.values]
-        lines.append(f"| {design} | {per_design[design][2]} | " + " | ".join(row) + " |")
+    lines = []
     for number, metric in enumerate(METRICS):
-        lines += ["", f"### {metric.replace('_', ' ')} less that of {BASELINE}", ""]
+        lines += [f"### {metric.replace('_', ' ')} less that of {against}", ""]
         lines.append("| design | " + " | ".join(groups) + " |")
         lines.append("|---" * (len(groups) + 1) + "|")
         for design, pair in means.items():
-            if design == BASELINE:
-                continue
             row = [
                 f"{100 * found.value:+.1f} [{100 * found.low:+.1f}, {100 * found.high:+.1f}]"
                 for found in _compared(*pair, number)
             ]
             lines.append(f"| {design} | " + " | ".join(row) + " |")
-    return "\n".join([*lines, ""])
+        lines.append("")
+    return lines
 
 
 def _cell_table(pair: tuple[Figures, Figures, int], cells: Sequence[Cell]) -> str:

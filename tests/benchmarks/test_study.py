@@ -207,6 +207,19 @@ def test_a_large_difference_is_marked_in_every_cell_and_a_small_one_in_none(
         assert page.count(" *) |") == marks, page
 
 
+def test_a_design_without_a_part_is_compared_with_the_whole_on_its_own_trainings(
+    tmp_path: Path,
+) -> None:
+    base, whole, without = (np.arange(60) < count for count in (30, 45, 36))
+    page = write_page(
+        tmp_path, concatenation=[base, base], drf=[whole, ~whole], drf_no_recovery=[without]
+    )
+    [_, parts] = page.split("## What drf becomes without a part")
+    [line, *_] = [line for line in parts.splitlines() if line.startswith("| drf_no_recovery |")]
+    # 36 of 60 right instead of 45: of the second training, which only drf has, nothing counts.
+    assert line.split(" | ")[1].startswith("-15.0 [")
+
+
 def test_a_page_names_the_designs_whose_trainings_are_not_all_there(tmp_path: Path) -> None:
     right = np.arange(60) < 40
     page = write_page(
