@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,17 +26,33 @@ MAX_IMAGE_BYTES = 20_000_000
 
 @dataclass(frozen=True)
 class PreparedPost:
-    """A decoded, tokenized post; what is absent is None and has its reason."""
+    """A decoded, tokenized post; what is absent is None and has its reason.
+
+    text_features, image_features: raw features, float32 (size,), where they are known already;
+    token_ids or pixels are not needed then.
+    """
 
     token_ids: list[int] | None
     pixels: np.ndarray | None
     text_reason: str | None
     image_reason: str | None
+    text_features: np.ndarray | None = None
+    image_features: np.ndarray | None = None
+
+    @property
+    def has_text(self) -> bool:
+        """Whether its text is usable."""
+        return self.token_ids is not None or self.text_features is not None
+
+    @property
+    def has_image(self) -> bool:
+        """Whether its image is usable."""
+        return self.pixels is not None or self.image_features is not None
 
     @property
     def usable(self) -> bool:
         """Whether there is at least one modality to annotate from."""
-        return self.token_ids is not None or self.pixels is not None
+        return self.has_text or self.has_image
 
     @property
     def size(self) -> int:
@@ -197,7 +214,7 @@ class Annotator:
         if not all(post.usable for post in posts):
             raise ValueError("every post needs at least one modality")
         present = torch.tensor(
-            [[post.token_ids is not None, post.pixels is not None] for post in posts],
+            [[post.has_text, post.has_image] for post in posts],
             device=self.device,
         )
         output = self.model.forward_features(text, image, present)
@@ -208,14 +225,46 @@ class Annotator:
             for row, post in enumerate(posts)
         ]
 
-    def _predict(self, posts: Sequence[PreparedPost]) -> list[Prediction]:
-        texts = [post.token_ids for post in posts if post.token_ids is not None]
-        images = [post.pixels for post in posts if post.pixels is not None]
-        return self.conclude(
-            posts,
-            self.encode_texts(texts) if texts else None,
-            self.encode_images(images) if images else None,
+    def encode(self, posts: Sequence[PreparedPost]) -> tuple[Tensor | None, Tensor | None]:
+        """Raw features of texts (texts, text size) and images (images, image size).
+
+        Of the posts that have one, in their order; None where none has. Features that a post
+        brings along are not encoded.
+        """
+        texts = [post for post in posts if post.has_text]
+        images = [post for post in posts if post.has_image]
+        return (
+            self._completed(
+                [post.text_features for post in texts],
+                [p.token_ids for p in texts if p.text_features is None and p.token_ids is not None],
+                self.encode_texts,
+            ),
+            self._completed(
+                [post.image_features for post in images],
+                [p.pixels for p in images if p.image_features is None and p.pixels is not None],
+                self.encode_images,
+            ),
         )
+
+    def _completed(
+        self,
+        known: Sequence[np.ndarray | None],
+        unknown: Sequence[Any],
+        encode: Callable[[Sequence[Any]], Tensor],
+    ) -> Tensor | None:
+        """Features, known ones in their places and the rest encoded."""
+        encoded = encode(unknown) if unknown else None
+        if encoded is None or len(encoded) < len(known):
+            rows = iter(() if encoded is None else encoded)
+            stacked = [
+                next(rows) if one is None else torch.from_numpy(one.copy()).to(self.device)
+                for one in known
+            ]
+            return torch.stack(stacked) if stacked else None
+        return encoded
+
+    def _predict(self, posts: Sequence[PreparedPost]) -> list[Prediction]:
+        return self.conclude(posts, *self.encode(posts))
 
     def _prediction(
         self, post: PreparedPost, probabilities: np.ndarray, quality: np.ndarray, weight: np.ndarray

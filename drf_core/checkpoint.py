@@ -22,6 +22,13 @@ DEFAULT_MODEL = "default"
 _DEFAULT_FOLDER = Path(__file__).parent / "default_checkpoint"
 _WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
+_PREPROCESSING = {
+    "text": (
+        *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
+        *("added_tokens.json", "vocab.json", "vocab.txt", "merges.txt", "tokenizer.model"),
+    ),
+    "image": ("preprocessor_config.json", "processor_config.json"),
+}
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 
 
@@ -140,3 +147,45 @@ def _revision(folder: str, names: list[str]) -> str:
                 else hashlib.sha256(file.read()).digest()
             )
     return digest.hexdigest()[:16]
+
+
+def encoder_revisions(folder: str) -> dict[str, str]:
+    """Content hash of each encoder of the checkpoint in `folder`, "text" and "image".
+
+    Of its weights, its configuration and its tokenizer or image processor: of all that
+    changes its features, and of nothing else.
+    """
+    config = json.loads(Path(folder, "config.json").read_text(encoding="utf-8"))
+    parts = {
+        "text": ("text_encoder.", ("text_config", "text_pooling", "max_text_tokens")),
+        "image": ("image_encoder.", ("vision_config", "image_pooling")),
+    }
+    revisions = {}
+    for modality, (prefix, settings) in parts.items():
+        digest = hashlib.sha256()
+        digest.update(json.dumps([config.get(name) for name in settings], sort_keys=True).encode())
+        for name in sorted(os.listdir(folder)):
+            path = Path(folder, name)
+            if name.endswith(".safetensors"):
+                _digest_tensors(path, prefix, digest)
+            elif name in _PREPROCESSING[modality]:
+                digest.update(name.encode())
+                digest.update(path.read_bytes())
+        revisions[modality] = digest.hexdigest()[:16]
+    return revisions
+
+
+def _digest_tensors(path: Path, prefix: str, digest: hashlib._Hash) -> None:
+    """Digest the tensors of a safetensors file whose names start with prefix, by name.
+
+    The format: the header's length (8 bytes), the header (JSON), the tensors one after the other.
+    """
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        for name in sorted(name for name in header if name.startswith(prefix)):
+            start, end = header[name]["data_offsets"]
+            about = [name, header[name]["dtype"], header[name]["shape"]]
+            digest.update(json.dumps(about).encode())
+            file.seek(8 + length + start)
+            digest.update(file.read(end - start))

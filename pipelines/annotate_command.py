@@ -110,6 +110,12 @@ def add_annotate_arguments(parser: argparse.ArgumentParser) -> None:
         help="what encodes; auto: torch on a GPU, on a CPU OpenVINO in the fastest precision "
         "that keeps the labels",
     )
+    add(
+        "--feature-cache",
+        metavar="URL",
+        help="keep encoders' features in this folder, and do not encode what is there; for "
+        "annotating again with another model on the same encoders",
+    )
     add("--batch-size", type=_count, default=64, metavar="N", help="posts per forward")
     add("--threads", type=_number, default=0, metavar="N", help="per process, 0 for one per core")
     add(
@@ -240,10 +246,7 @@ def job_options(arguments: argparse.Namespace, started: datetime) -> JobOptions:
             f"--run-id {run_id!r}: use up to 128 letters, digits, '.', '_' and '-', "
             "beginning with a letter or digit"
         )
-    # A relative path would mean another place to a worker.
-    output = arguments.output
-    if "://" not in output:
-        output = os.path.abspath(os.path.expanduser(output))
+    output = _absolute(arguments.output)
     folder = resolve_model(arguments.model)
     checkpoint = read_checkpoint(folder)
     local = arguments.model != DEFAULT_MODEL and os.path.isdir(arguments.model)
@@ -268,7 +271,13 @@ def job_options(arguments: argparse.Namespace, started: datetime) -> JobOptions:
         threads=arguments.threads,
         max_dead_letter_share=arguments.max_dead_letter_share,
         strict=arguments.strict,
+        feature_cache=arguments.feature_cache and _absolute(arguments.feature_cache),
     )
+
+
+def _absolute(url: str) -> str:
+    # A relative path would mean another place to a worker.
+    return url if "://" in url else os.path.abspath(os.path.expanduser(url))
 
 
 def _split(options: Sequence[str]) -> tuple[str, ...]:

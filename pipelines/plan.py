@@ -115,6 +115,7 @@ class JobOptions:
     labels: the checkpoint's labels, in the order of its probabilities.
     device: auto, cpu or cuda. runtime: what encodes. batch_size: posts per forward. threads:
         per process, 0 for all cores.
+    feature_cache: fsspec URL of a folder that keeps encoders' features, None for no cache.
     """
 
     output: str
@@ -131,6 +132,7 @@ class JobOptions:
     threads: int = 0
     max_dead_letter_share: float = 0.05
     strict: bool = False
+    feature_cache: str | None = None
 
 
 @dataclass(frozen=True)

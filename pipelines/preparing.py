@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 from drf_core.annotator import Annotator, PreparedPost
+from pipelines.feature_cache import FeatureCache
 from pipelines.fetching import ImageFetcher
 from pipelines.plan import RowOptions
 
@@ -43,8 +45,11 @@ def prepare_post(
     text: str | None,
     image: bytes | memoryview | None,
     image_uri: str | None,
+    cache: FeatureCache | None = None,
 ) -> PreparedPost | DeadLetter:
     """Decode, resize and tokenise one post; fetch its image first where only a URI came.
+
+    cache: answers for what is known.
 
     Safe to call from many threads. Damaged input is no error here: it ends in a reason of
     its modality, and in a dead letter only where neither modality is left.
@@ -52,8 +57,9 @@ def prepare_post(
     reason = None
     if not image and image_uri:
         image, reason = fetcher.fetch(image_uri)
+    prepare = annotator.prepare if cache is None else partial(cache.prepare, annotator)
     try:
-        prepared = annotator.prepare(
+        prepared = prepare(
             text,
             image,
             image_reason=reason,

@@ -198,6 +198,8 @@ def _options(plan: Plan) -> dict[str, Any]:
     options = dataclasses.asdict(plan.options)
     for name in ("output", "model", "model_id"):
         options[name] = redact(options[name])
+    if options["feature_cache"]:
+        options["feature_cache"] = redact(options["feature_cache"])
     rows = options["rows"]
     rows["image_uri_prefixes"] = [redact(prefix) for prefix in rows["image_uri_prefixes"]]
     return {**options, "prune": plan.prune}

@@ -13,6 +13,7 @@ import apache_beam as beam
 from drf_core.annotator import PreparedPost
 from drf_core.runtimes.choice import available_cores
 from pipelines.annotation_rows import RunColumns, build_rows
+from pipelines.feature_cache import FeatureCache, open_cache
 from pipelines.fetching import ImageFetcher
 from pipelines.inputs import open_input, read_footer
 from pipelines.look_ahead import look_ahead
@@ -38,6 +39,7 @@ from pipelines.staging import (
     start_attempt,
 )
 from pipelines.store import Store, open_store
+from schemas.errors import DRFError
 from schemas.posts import PostsLayout, check_posts_schema
 
 # A shard that took its worker down this often is not tried again.
@@ -104,6 +106,7 @@ class _Annotation:
         self._options = options
         self._handler = handler
         self._model = handler.load_model()
+        self._cache = open_cache(options, self._model)
         self._fetcher = ImageFetcher(options.rows.image_uri_prefixes, options.rows.max_image_bytes)
         self._run = RunColumns(
             options.labels, options.model_id, options.model_revision, options.run_id
@@ -130,6 +133,8 @@ class _Annotation:
                 for key, attempt in list(self._attempts.items()):
                     attempt.touch(self._rows[key], self._dead_letters[key])
             self._predict()
+            if self._cache is not None:
+                self._cache.flush()
             yield from self._settle()
         finally:
             ahead.close()
@@ -161,7 +166,9 @@ class _Annotation:
     def _prepare(
         self, text: str | None, image: memoryview | None, image_uri: str | None
     ) -> PreparedPost | DeadLetter:
-        return prepare_post(self._model, self._fetcher, self._options.rows, text, image, image_uri)
+        return prepare_post(
+            self._model, self._fetcher, self._options.rows, text, image, image_uri, self._cache
+        )
 
     def _collect(self, chunk: Chunk) -> None:
         """Put what the model must see into the batch; the rest has its answer already."""
@@ -180,12 +187,23 @@ class _Annotation:
         if not self._batch:
             return
         posts = [post for _, post in self._batch]
+        if self._cache is not None:
+            posts = self._encoded(self._cache, posts)
         results = self._handler.run_inference(posts, self._model)
         for (answer, _), result in zip(self._batch, results, strict=True):
             answer.result = (
                 model_failed(result.error) if isinstance(result, ModelFailure) else result
             )
         self._batch.clear()
+
+    def _encoded(self, cache: FeatureCache, posts: list[PreparedPost]) -> list[PreparedPost]:
+        try:
+            return cache.encode(self._model, posts)
+        except DRFError:
+            raise
+        except Exception:
+            # Inference finds out which post it was, or halves what does not fit.
+            return posts
 
     def _settle(self) -> Iterator[ShardOutcome]:
         """Write what is complete, in source order; commit or give up the shards that end."""
