@@ -11,7 +11,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from apache_beam.portability.api import beam_runner_api_pb2 as beam_api
@@ -51,27 +50,6 @@ for environment in pipeline.components.environments.values():
     del environment.dependencies[:]
 FnApiRunner().run_via_runner_api(pipeline, PipelineOptions([])).wait_until_finish()
 """
-
-
-@pytest.fixture
-def uploaded(monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
-    """What goes to the bucket, by its name there, kept here instead: there is no account."""
-    reason = "needs the extra `dataflow` (pip install '.[dataflow]')"
-    apiclient = pytest.importorskip(
-        "apache_beam.runners.dataflow.internal.apiclient", reason=reason
-    )
-    gcsio = pytest.importorskip("apache_beam.io.gcp.gcsio", reason=reason)
-    credentials = pytest.importorskip("google.auth.credentials", reason=reason)
-    files: dict[str, bytes] = {}
-
-    def keep(client: Any, folder: str, name: str, stream: Any, *args: Any, **kwargs: Any) -> None:
-        files[name] = stream.read()
-
-    monkeypatch.setattr(apiclient.DataflowApplicationClient, "stage_file", keep)
-    monkeypatch.setattr(gcsio.GcsIO, "is_soft_delete_enabled", lambda client, path: False)
-    anonymous = (credentials.AnonymousCredentials(), "some-project")
-    monkeypatch.setattr("google.auth.default", lambda *args, **kwargs: anonymous)
-    return files
 
 
 def staged_pipeline(uploaded: dict[str, bytes]) -> beam_api.Pipeline:
