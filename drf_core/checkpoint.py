@@ -91,13 +91,22 @@ def _download(url: str, option: str) -> str:
 
     folder = tempfile.mkdtemp(prefix="drf-model-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    shown = url.split("?")[0].rsplit("@", 1)[-1]
+    scheme, _, rest = url.split("?")[0].partition("://")
+    shown = f"{scheme}://{rest.rsplit('@', 1)[-1]}"
     try:
         fs, root = fsspec.core.url_to_fs(url)
-        for path in fs.ls(root, detail=False):
-            if fs.isfile(path):
-                fs.get_file(path, os.path.join(folder, path.rsplit("/", 1)[-1]))
-    except (OSError, ValueError, ImportError) as error:
+        for info in fs.ls(root, detail=True):
+            name = info["name"].rsplit("/", 1)[-1]
+            # Object stores may hold an empty object for the folder itself.
+            if info["type"] == "file" and name:
+                fs.get_file(info["name"], os.path.join(folder, name))
+    except ImportError as error:
+        raise CheckpointError(
+            f"{option} {shown}: the package that reads such URLs is not installed ({error}); "
+            "this package's extras `s3` and `gcs` have those for s3:// and gs://: pip install '.[s3]'"
+        ) from error
+    except Exception as error:
+        # Stores' libraries raise errors of many kinds, which have no common base.
         raise CheckpointError(
             f"{option} {shown}: cannot be read ({type(error).__name__}); "
             "check the URL and the store's credentials"

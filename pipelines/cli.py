@@ -155,6 +155,8 @@ def _quiet_libraries() -> None:
     logging.getLogger().setLevel(logging.ERROR)
     # Beam logs the traceback of every error that it passes on.
     logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
+    # And gcsfs that of every request that a store refused.
+    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
     # Prism's own log; Beam sets this logger's level itself.
     logging.getLogger("PrismJobServer").disabled = True
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from pipelines import layout
-from pipelines.inputs import open_input, read_footer
+from pipelines.inputs import checksum_identity, open_input, read_footer
 from pipelines.intents import Move
 from pipelines.ledger import Ledger, LedgerFile, ShardEntry, UnpublishedFile
 from pipelines.partitions import (
@@ -194,7 +194,10 @@ def _find_changed(files: Iterable[FileTask]) -> dict[str, str]:
 def _why_changed(file: FileTask) -> str | None:
     shown = redact(file.path)
     try:
-        footer = read_footer(*open_input(file.path))
+        fs, path = open_input(file.path)
+        if checksum_identity(fs, path) == file.identity:
+            return None
+        footer = read_footer(fs, path)
     except FileNotFoundError:
         return f"{shown} was removed while it was annotated; run again"
     except DRFError as error:

@@ -18,8 +18,7 @@ import urllib.request
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-import fsspec
-
+from pipelines.file_systems import open_url
 from schemas.errors import UsageError
 
 _CHUNK_BYTES = 1 << 16
@@ -125,7 +124,8 @@ class ImageFetcher:
         if place.scheme == "file" and not os.path.isfile(place.url):
             raise FileNotFoundError
         # One request for a range, without asking for the size first.
-        return fsspec.filesystem(place.scheme).cat_file(place.url, start=0, end=self._max_bytes + 1)
+        fs, path = open_url(place.url)
+        return fs.cat_file(path, start=0, end=self._max_bytes + 1)
 
 
 def check_prefix(prefix: str) -> str:

@@ -14,11 +14,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
+from pipelines.file_systems import open_url
 from pipelines.input_names import as_text, check_names, is_text, name_of, once_each, without_query
+from pipelines.listing import list_files
 from pipelines.plan import FailedFile, InputFile, RowGroup
 from pipelines.reading import CorruptInputError
 from pipelines.reasons import reason_of, redact
-from pipelines.store import in_parallel, list_sizes
+from pipelines.retrying import retry
+from pipelines.store import in_parallel
 from schemas.errors import DRFError, SchemaError, UsageError
 from schemas.posts import ROLES, PostColumns, check_posts_schema
 
@@ -74,17 +77,22 @@ def list_inputs(
     was mapped or is kept, or input and output lie in each other.
     """
     listed: dict[str, tuple[str, str]] = {}
+    infos: dict[str, Mapping[str, Any]] = {}
     roots: list[str] = []
     left_out: set[str] = set()
     for path in paths:
         root, named_there, hidden = _expand(path, output, option)
         roots.append(root)
         left_out.update(hidden)
-        for url, name in named_there:
+        for url, name, info in named_there:
             listed.setdefault(url, name_of(url, name))
+            if info is not None:
+                infos[url] = info
     named, warnings = once_each(listed)
     check_names(named, keep)
-    looked_at = in_parallel(lambda url: _look_at(url, *named[url], columns, keep), named)
+    looked_at = in_parallel(
+        lambda url: _look_at(url, infos.get(url), *named[url], columns, keep), named
+    )
     _check_columns(looked_at, columns, keep)
     looked_at.sort(key=lambda one: one.file.source_file)
     readable = tuple(one.file for one in looked_at if isinstance(one.file, InputFile))
@@ -103,8 +111,7 @@ def list_inputs(
 
 def open_input(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """Return an input URL's file system and its path there."""
-    fs, path = fsspec.core.url_to_fs(url)
-    return fs, path
+    return open_url(url)
 
 
 def input_identity(fs: fsspec.AbstractFileSystem, path: str) -> str:
@@ -119,21 +126,27 @@ def input_identity(fs: fsspec.AbstractFileSystem, path: str) -> str:
 def input_gone(url: str) -> bool:
     """Whether an input file is not there any more; OSError and the like where nobody knows."""
     fs, path = open_input(url)
-    fs.invalidate_cache()
     try:
-        fs.info(path)
+        _info(fs, path)
     except FileNotFoundError:
         return True
     return False
 
 
-def read_footer(fs: fsspec.AbstractFileSystem, path: str) -> Footer:
+def checksum_identity(fs: fsspec.AbstractFileSystem, path: str) -> str | None:
+    """Return the identity of a file whose store has a checksum of it, without reading it."""
+    return _checksum(_info(fs, path))
+
+
+def read_footer(
+    fs: fsspec.AbstractFileSystem, path: str, info: Mapping[str, Any] | None = None
+) -> Footer:
     """Return a Parquet file's footer and the identity of its content.
 
+    info: what a listing said of the file, where it was listed just now.
     Raises FileNotFoundError, or CorruptInputError where there is no footer to be read.
     """
-    fs.invalidate_cache(fs._parent(path))
-    info = fs.info(path)
+    info = _info(fs, path) if info is None else info
     size = int(info["size"])
     shown = redact(fs.unstrip_protocol(path)) if "://" in path else path
     if size == 0:
@@ -159,14 +172,25 @@ def read_footer(fs: fsspec.AbstractFileSystem, path: str) -> Footer:
     return Footer(_identity(fs, path, info, footer), metadata)
 
 
+def _info(fs: fsspec.AbstractFileSystem, path: str) -> dict[str, Any]:
+    fs.invalidate_cache(fs._parent(path))
+    return retry(lambda: fs.info(path))
+
+
 def _read_range(fs: fsspec.AbstractFileSystem, path: str, start: int, end: int) -> bytes:
-    return bytes(fs.cat_file(path, start=start, end=end))
+    return bytes(retry(lambda: fs.cat_file(path, start=start, end=end)))
 
 
-def _identity(fs: fsspec.AbstractFileSystem, path: str, info: dict[str, Any], footer: bytes) -> str:
-    for name in _CHECKSUMS:
-        if info.get(name):
-            return f"{name}:{info[name]}:{info['size']}"
+def _checksum(info: Mapping[str, Any]) -> str | None:
+    name = next((name for name in _CHECKSUMS if info.get(name)), None)
+    return None if name is None else f"{name}:{info[name]}:{info['size']}"
+
+
+def _identity(
+    fs: fsspec.AbstractFileSystem, path: str, info: Mapping[str, Any], footer: bytes
+) -> str:
+    if (checksum := _checksum(info)) is not None:
+        return checksum
     if isinstance(fs, LocalFileSystem):
         modified = str(os.stat(path).st_mtime_ns)
     else:
@@ -179,22 +203,26 @@ def _identity(fs: fsspec.AbstractFileSystem, path: str, info: dict[str, Any], fo
 
 def _expand(
     path: str, output: str | None, option: str
-) -> tuple[str, list[tuple[str, str]], set[str]]:
-    """Return root, [(URL, name relative to the root's folder)] and hidden partitions of a path."""
+) -> tuple[str, list[tuple[str, str, Mapping[str, Any] | None]], set[str]]:
+    """Return root, [(URL, name relative to the root's folder, info)], and hidden partitions.
+
+    info: what a store's listing says of the file, which saves a request for each.
+    """
     shown = redact(path)
     try:
         fs, inner = open_input(path)
-        fs.invalidate_cache()
         try:
-            kind = fs.info(inner)["type"]
+            kind = _info(fs, inner)["type"]
         except FileNotFoundError:
             if not _MAGIC.search(inner):
-                raise UsageError(f"{option} {shown}: no such file or folder") from None
+                what = "file, folder or bucket" if "://" in path else "file or folder"
+                raise UsageError(f"{option} {shown}: no such {what}") from None
             kind = "glob"
         url_of = _url_maker(path, inner, fs)
         if kind == "file":
             _check_apart(url_of(inner), False, output, shown)
-            return url_of(inner), [(url_of(inner), without_query(inner).rpartition("/")[2])], set()
+            name = without_query(inner).rpartition("/")[2]
+            return url_of(inner), [(url_of(inner), name, None)], set()
         if kind == "directory":
             root, below = inner.rstrip("/"), _parquet_below(fs, inner)
         else:
@@ -209,28 +237,37 @@ def _expand(
         what = "the folder holds no *.parquet file" if kind == "directory" else "matches no file"
         raise UsageError(f"{option} {shown}: {what}")
     _check_apart(url_of(root), kind == "directory", output, shown)
-    found = [(url_of(f"{root}/{name}"), name) for name in names]
-    for url, _ in found:
+    found = [(url_of(f"{root}/{name}"), name, below[name]) for name in names]
+    for url, _, _ in found:
         _check_apart(url, False, output, shown)
     # Nobody misses what a writer left behind (_temporary), but a partition may have been meant.
     folders = {part for name in below for part in name.split("/")[:-1]}
     return url_of(root), found, {part for part in folders if "=" in part and _hidden(part)}
 
 
-def _parquet_below(fs: fsspec.AbstractFileSystem, folder: str) -> list[str]:
-    names = list_sizes(fs, folder, recursive=True)
-    return [name for name in names if name.endswith(".parquet")]
+def _parquet_below(
+    fs: fsspec.AbstractFileSystem, folder: str
+) -> dict[str, Mapping[str, Any] | None]:
+    files = retry(lambda: list_files(fs, folder, recursive=True))
+    return {
+        name: info if _checksum(info) else None
+        for name, info in files.items()
+        if name.endswith(".parquet")
+    }
 
 
-def _matches(fs: fsspec.AbstractFileSystem, pattern: str, root: str) -> list[str]:
-    names: set[str] = set()
-    for path, info in fs.glob(pattern, detail=True).items():
+def _matches(
+    fs: fsspec.AbstractFileSystem, pattern: str, root: str
+) -> dict[str, Mapping[str, Any] | None]:
+    found: dict[str, Mapping[str, Any] | None] = {}
+    for path, info in retry(lambda: fs.glob(pattern, detail=True)).items():
         name = path[len(root) + 1 :]
         if info["type"] == "directory":
-            names.update(f"{name.rstrip('/')}/{below}" for below in _parquet_below(fs, path))
+            below = _parquet_below(fs, path)
+            found |= {f"{name.rstrip('/')}/{inner}": info for inner, info in below.items()}
         else:
-            names.add(name)
-    return sorted(names)
+            found[name] = info if _checksum(info) else None
+    return dict(sorted(found.items()))
 
 
 def _hidden(name: str) -> bool:
@@ -275,7 +312,12 @@ class _LookedAt:
 
 
 def _look_at(
-    url: str, source_file: str, partition: str, columns: PostColumns, keep: Sequence[str]
+    url: str,
+    info: Mapping[str, Any] | None,
+    source_file: str,
+    partition: str,
+    columns: PostColumns,
+    keep: Sequence[str],
 ) -> _LookedAt:
     def failed(error: str, lacks: str | None = None) -> _LookedAt:
         texts = [as_text(name) for name in (redact(url), source_file, partition, error)]
@@ -286,7 +328,7 @@ def _look_at(
     names: Sequence[str] = ()
     try:
         fs, path = open_input(url)
-        footer = read_footer(fs, path)
+        footer = read_footer(fs, path, info)
         schema = footer.metadata.schema.to_arrow_schema()
         names = schema.names
         layout = check_posts_schema(schema, columns, keep, redact(url))

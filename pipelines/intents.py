@@ -16,7 +16,7 @@ from pipelines import layout
 from pipelines.ledger import Ledger, ShardEntry, read_ledger, write_ledger
 from pipelines.locking import Lock, partition_lock
 from pipelines.partitions import read_partition
-from pipelines.proof import count_duplicate_ids, find_faults
+from pipelines.proof import IdHashes, count_duplicate_ids, find_faults
 from pipelines.staging import clear_shards
 from pipelines.store import OutputError, Store, open_store
 
@@ -155,7 +155,7 @@ def carry_out(store: Store, intent: Intent, lock: Lock) -> None:
     _sync(store, intent.partition)
     touched = {move.source_file for move in intent.moves}
     files = {n: file for n, file in intent.ledger.files.items() if n in touched}
-    faults = find_faults(store, intent.partition, files)
+    faults, id_hashes = find_faults(store, intent.partition, files)
     if faults:
         _undo(store, intent, set(faults), lock)
         raise PublishError(_describe(intent.partition, faults))
@@ -167,7 +167,7 @@ def carry_out(store: Store, intent: Intent, lock: Lock) -> None:
 
     store.for_each(remove, intent.remove)
     _sync(store, intent.partition)
-    _settle(store, intent, lock)
+    _settle(store, intent, id_hashes, lock)
 
 
 def drop_success(store: Store, partition: str, lock: Lock) -> None:
@@ -184,9 +184,8 @@ def _add(store: Store, partition: str, move: Move, entry: ShardEntry, lock: Lock
         published = layout.in_partition(tree, partition, move.name)
         lock.check()
         # The staged part first: what lies at the target may be a leftover of equal size.
-        if store.size(staged) == entry.part(tree).bytes:
-            store.move(staged, published)
-        elif store.size(published) != entry.part(tree).bytes:
+        there = store.move(staged, published) or (store.size(published) == entry.part(tree).bytes)
+        if not there:
             raise _LostPartError(move)
 
 
@@ -210,8 +209,11 @@ def _undo(store: Store, intent: Intent, faulty: set[str], lock: Lock) -> None:
     store.remove(layout.intent(intent.partition))
 
 
-def _settle(store: Store, intent: Intent, lock: Lock) -> None:
-    """Write the ledger and _SUCCESS, last of all; clear the staging folder."""
+def _settle(store: Store, intent: Intent, id_hashes: IdHashes, lock: Lock) -> None:
+    """Write the ledger and _SUCCESS, last of all; clear the staging folder.
+
+    id_hashes: of the parts that were read already.
+    """
     partition = intent.partition
     lock.check()
     if not intent.ledger.files and not intent.ledger.unpublished:
@@ -221,7 +223,12 @@ def _settle(store: Store, intent: Intent, lock: Lock) -> None:
         _finish(store, intent, lock)
         return
     state = read_partition(store, partition)
-    duplicates = count_duplicate_ids(store, partition, state.present(intent.ledger))
+    parts = {
+        layout.in_partition(tree, partition, entry.name): entry.part(tree).bytes
+        for tree in layout.TREES
+        for entry in state.held(intent.ledger)
+    }
+    duplicates = count_duplicate_ids(store, parts, id_hashes)
     ledger = dataclasses.replace(intent.ledger, duplicate_ids=duplicates)
     lock.check()
     write_ledger(store, partition, ledger)

@@ -1,9 +1,12 @@
 """One publisher per partition at a time, by a lock that a dead process cannot keep.
 
 On a local disk the kernel holds the lock and frees it when the process dies. Other stores
-have no such thing: there the lock is a lease. Its files are numbered (epochs), each is
-created exclusively, and the holder is who created the highest. A holder that slept past its
-lease finds a higher epoch when it checks, before its next visible step, and stops.
+have no such thing: there the lock is a lease. Its files are numbered without gaps (epochs),
+each is created on the condition, which the store checks, that there is none of that name, and
+the holder is who created the highest. A holder that slept past its lease finds the next epoch
+when it checks, before its next visible step, and stops. Epochs are looked up by name; a
+listing, which may be behind, only says where to begin. The clocks of the machines must agree
+to within a lease.
 """
 
 from __future__ import annotations
@@ -113,31 +116,20 @@ class _LeaseLock(Lock):
 
     @classmethod
     def take(cls, store: Store, partition: str) -> _LeaseLock | None:
-        epochs = _epochs(store, partition)
-        last = epochs[-1] if epochs else 0
-        if last:
-            value = store.read_json(_epoch_name(partition, last))
-            if value is not None and _Lease(**value).expires > time.time():
-                return None
+        last, lease = _newest(store, partition)
+        if lease is not None and lease.expires > time.time():
+            return None
         lease = _Lease(uuid.uuid4().hex, time.time() + LEASE_SECONDS)
         name = _epoch_name(partition, last + 1)
         if not store.create(name, to_json(dataclasses.asdict(lease))):
             return None
-        if _epochs(store, partition)[-1:] != [last + 1]:
-            # Others came and went since the list was read, and this number is an old one.
-            store.remove(name)
-            return None
-        # The highest epoch stays for good: it is what the next number is counted from.
-        for epoch in epochs:
-            store.remove(_epoch_name(partition, epoch))
         return cls(store, partition, last + 1, lease)
 
     def check(self) -> None:
         # Nobody can take over before the lease ends, and it was not near its end.
         if time.time() < self._checked + LEASE_SECONDS / 12:
             return
-        epochs = _epochs(self._store, self._partition)
-        if not epochs or epochs[-1] != self._epoch:
+        if not self._held():
             raise LockError(
                 f"partition {self._partition or '(none)'}: another run took over its publishing "
                 f"after this one had been silent for {LEASE_SECONDS:.0f} s; run again"
@@ -147,9 +139,14 @@ class _LeaseLock(Lock):
         self._checked = time.time()
 
     def give_back(self) -> None:
-        epochs = _epochs(self._store, self._partition)
-        if epochs and epochs[-1] == self._epoch:
+        if self._held():
             self._write(0.0)
+
+    def _held(self) -> bool:
+        if _read_lease(self._store, self._partition, self._epoch + 1) is not None:
+            return False
+        own = _read_lease(self._store, self._partition, self._epoch)
+        return own is not None and own.holder == self._lease.holder
 
     def _write(self, expires: float) -> None:
         self._lease = _Lease(self._lease.holder, expires)
@@ -157,9 +154,23 @@ class _LeaseLock(Lock):
         self._store.write_json(name, dataclasses.asdict(self._lease))
 
 
-def _epochs(store: Store, partition: str) -> list[int]:
+def _newest(store: Store, partition: str) -> tuple[int, _Lease | None]:
+    """Return the highest epoch and its lease; 0 and None where there is none."""
+    epoch = max(_listed_epochs(store, partition), default=0)
+    lease = _read_lease(store, partition, epoch) if epoch else None
+    while (following := _read_lease(store, partition, epoch + 1)) is not None:
+        epoch, lease = epoch + 1, following
+    return epoch, lease
+
+
+def _listed_epochs(store: Store, partition: str) -> list[int]:
     names = store.sizes(f"{layout.LOCKS}/{layout.quoted(partition)}")
-    return sorted(int(name.removesuffix(".json")) for name in names)
+    return [int(name.removesuffix(".json")) for name in names]
+
+
+def _read_lease(store: Store, partition: str, epoch: int) -> _Lease | None:
+    value = store.read_json(_epoch_name(partition, epoch))
+    return None if value is None else _Lease(**value)
 
 
 def _epoch_name(partition: str, epoch: int) -> str:

@@ -10,8 +10,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines.ledger import Part
+from pipelines.part_file import PartFile
 from pipelines.reasons import reason_of
-from pipelines.store import OutputError, PartFile, Store
+from pipelines.store import OutputError, Store
 from schemas.annotations import MODALITIES
 
 # A part is one row group unless its kept columns are large.
@@ -33,7 +34,7 @@ class PartWriter:
         self.counts: dict[str, dict[str, int]] = {c: {} for c in schema.names if c in _COUNTED}
         self._store = store
         self._name = name
-        self._file: PartFile = store.open_part(name)
+        self._file = PartFile(store, name)
         self._writer = pq.ParquetWriter(self._file, schema, compression="zstd")
         self._buffer: list[pa.Table] = []
         self._buffered = 0
@@ -68,10 +69,7 @@ class PartWriter:
         """Remove the file. Raises nothing."""
         with contextlib.suppress(Exception):
             self._writer.close()
-        with contextlib.suppress(Exception):
-            self._file.close()
-        with contextlib.suppress(Exception):
-            self._store.remove(self._name)
+        self._file.discard()
 
     def _flush(self) -> None:
         if self._buffer:

@@ -13,7 +13,7 @@ from pipelines.inputs import input_gone
 from pipelines.ledger import Ledger, LedgerFile, ShardEntry, UnpublishedFile, read_ledger
 from pipelines.plan import FailedFile, Plan, Shard
 from pipelines.reasons import redact
-from pipelines.store import Store
+from pipelines.store import Store, in_parallel
 
 
 @dataclass(frozen=True)
@@ -80,14 +80,14 @@ class PartitionState:
         """Return the names of all parts that lie in either folder."""
         return {name for names in self.sizes.values() for name in names if layout.is_part(name)}
 
-    def present(self, ledger: Ledger) -> set[str]:
-        """Return the names of a ledger's parts that are there as they should be."""
+    def held(self, ledger: Ledger) -> list[ShardEntry]:
+        """Return the shards of a ledger whose parts are there as they should be."""
         entries = (entry for file in ledger.files.values() for entry in file.shards)
-        return {entry.name for entry in entries if self.holds(entry)}
+        return [entry for entry in entries if self.holds(entry)]
 
     def whole(self, ledger: Ledger) -> bool:
         """Whether the parts there are exactly those of a ledger."""
-        return self.parts() == ledger.names() == self.present(ledger)
+        return self.parts() == ledger.names() == {entry.name for entry in self.held(ledger)}
 
     def succeeded(self) -> bool:
         """Whether both trees say that the partition is complete."""
@@ -100,8 +100,44 @@ class PartitionState:
 
 def read_partition(store: Store, partition: str) -> PartitionState:
     """Return what a partition holds."""
-    sizes = {tree: store.sizes(layout.partition_folder(tree, partition)) for tree in layout.TREES}
-    return PartitionState(read_ledger(store, partition), sizes)
+    ledger = read_ledger(store, partition)
+    listed = {tree: store.sizes(layout.partition_folder(tree, partition)) for tree in layout.TREES}
+    return exact_state(store, partition, ledger, listed)
+
+
+def exact_state(
+    store: Store,
+    partition: str,
+    ledger: Ledger | None,
+    listed: Mapping[str, Mapping[str, int]],
+) -> PartitionState:
+    """Return a partition's state as it is, where a listing may be behind.
+
+    Files that are listed as the ledger says are there: no part is written twice under one
+    name with other rows. What the listing lacks, or has beside the ledger, is looked up by
+    name. listed: per tree, files with their bytes.
+    """
+    if store.local:
+        return PartitionState(ledger, listed)
+    entries = [entry for file in ledger.files.values() for entry in file.shards] if ledger else []
+    sizes = {tree: dict(files) for tree, files in listed.items()}
+    doubtful = []
+    for tree in layout.TREES:
+        expected = {entry.name: entry.part(tree).bytes for entry in entries}
+        if ledger is not None and ledger.files and not ledger.unpublished:
+            expected[layout.SUCCESS] = 0
+        found = {n: b for n, b in sizes.get(tree, {}).items() if n != layout.LEDGER}
+        names = {name for name, _ in expected.items() ^ found.items()}
+        doubtful += [(tree, name) for name in sorted(names)]
+
+    def look_up(place: tuple[str, str]) -> int | None:
+        return store.size(layout.in_partition(place[0], partition, place[1]))
+
+    for (tree, name), size in zip(doubtful, in_parallel(look_up, doubtful), strict=True):
+        sizes.setdefault(tree, {}).pop(name, None)
+        if size is not None:
+            sizes[tree][name] = size
+    return PartitionState(ledger, sizes)
 
 
 def is_settled(task: PartitionTask, state: PartitionState) -> bool:

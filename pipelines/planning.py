@@ -16,7 +16,13 @@ from pipelines import layout
 from pipelines.inputs import InputListing, input_gone
 from pipelines.kept_types import Types, add_types, fail_other_types
 from pipelines.ledger import Counts, Ledger, read_ledger
-from pipelines.partitions import PartitionState, displaces, is_settled, partition_tasks
+from pipelines.partitions import (
+    PartitionState,
+    displaces,
+    exact_state,
+    is_settled,
+    partition_tasks,
+)
 from pipelines.plan import JobOptions, Plan, Shard
 from pipelines.proof import read_schema
 from pipelines.reasons import reason_of, redact
@@ -48,7 +54,8 @@ def make_plan(
     """
     _check_reasons(retry)
     store = open_store(options.output)
-    output = _read_output(store)
+    wanted = {file.partition for file in listing.files} | {f.partition for f in listing.failed}
+    output = _read_output(store, wanted)
     _check_labels(output, options)
     _check_displaced(listing, output)
     listing = _fail_other_types(store, listing, output, options)
@@ -119,7 +126,11 @@ class _Output:
         return {name: state.ledger for name, state in self.partitions.items() if state.ledger}
 
 
-def _read_output(store: Store) -> _Output:
+def _read_output(store: Store, wanted: set[str]) -> _Output:
+    """Return what an output holds. wanted: partitions of the input.
+
+    The ledgers of those are looked up by name, wherever a listing may be behind.
+    """
     sizes: dict[str, dict[str, dict[str, int]]] = {}
     for tree in layout.TREES:
         folders: dict[str, dict[str, int]] = {}
@@ -127,15 +138,18 @@ def _read_output(store: Store) -> _Output:
             folder, _, name = path.rpartition("/")
             folders.setdefault(folder, {})[name] = size
         sizes[tree] = folders
-    partitions = [p for p, names in sizes[layout.ANNOTATIONS].items() if layout.LEDGER in names]
+    listed = {p for p, names in sizes[layout.ANNOTATIONS].items() if layout.LEDGER in names}
+    partitions = sorted(listed if store.local else listed | wanted)
     read = in_parallel(lambda partition: read_ledger(store, partition), partitions)
     ledgers = dict(zip(partitions, read, strict=True))
-    states = {
-        partition: PartitionState(
-            ledgers.get(partition), {tree: sizes[tree].get(partition, {}) for tree in layout.TREES}
-        )
-        for partition in sorted({partition for folders in sizes.values() for partition in folders})
-    }
+
+    def read_state(partition: str) -> PartitionState:
+        found = {tree: sizes[tree].get(partition, {}) for tree in layout.TREES}
+        return exact_state(store, partition, ledgers.get(partition), found)
+
+    held = {partition for folders in sizes.values() for partition in folders}
+    held |= {partition for partition, ledger in ledgers.items() if ledger}
+    states = {partition: read_state(partition) for partition in sorted(held)}
     return _Output(states, committed_keys(store))
 
 

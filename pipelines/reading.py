@@ -7,6 +7,7 @@ page, and one pass over a row group serves all shards that lie in it.
 from __future__ import annotations
 
 import contextlib
+import io
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.plan import Shard
+from pipelines.retrying import retry
 from schemas.errors import DRFError
 from schemas.posts import PostsLayout, coerce_posts
 
@@ -45,7 +47,7 @@ class _WatchedFile:
 
     def read(self, size: int = -1) -> bytes:
         try:
-            return self._file.read(size)
+            return retry(lambda: self._file.read(size))
         except Exception as error:
             self.error = error
             raise
@@ -127,7 +129,11 @@ def _opened(fs: fsspec.AbstractFileSystem, path: str) -> Iterator[_WatchedFile]:
     # Columns are read in turns, which a store's read-ahead would answer by reading twice.
     options = {"cache_type": "none"} if fs.async_impl else {}
     with fs.open(path, "rb", **options) as file:
-        yield _WatchedFile(file)
+        if fs.async_impl and file.size <= _BUFFER_BYTES:
+            # Footer and columns of a small file in one request.
+            yield _WatchedFile(io.BytesIO(retry(file.read)))
+        else:
+            yield _WatchedFile(file)
 
 
 @contextlib.contextmanager

@@ -10,6 +10,27 @@ _URL = re.compile(r"[a-z][a-z0-9+.-]*://\S+", re.IGNORECASE)
 _CONTAINER_SCHEMES = ("abfs", "abfss", "wasb", "wasbs")
 
 
+# What the stores' libraries say, and what is to be done about it.
+_WAYS_OUT = (
+    (re.compile(r"Install s3fs"), "this package's extra `s3` has it: pip install '.[s3]'"),
+    (re.compile(r"install gcsfs"), "this package's extra `gcs` has it: pip install '.[gcs]'"),
+    (
+        re.compile(r"Unable to locate credentials|Partial credentials"),
+        "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, for client and workers",
+    ),
+    (
+        re.compile(r"Anonymous caller|Invalid Credentials|default credentials"),
+        "set GOOGLE_APPLICATION_CREDENTIALS, or log in with gcloud, for client and workers",
+    ),
+    (
+        re.compile(r"^(Access Denied|Forbidden\b.*|.* does not have storage\..* access.*)$"),
+        "the store's credentials in use may not do that; use others, or have them allowed",
+    ),
+    (re.compile(r"bucket does not exist"), "create it, or correct the URL"),
+    (re.compile(r"connect to the endpoint URL"), "check the network and AWS_ENDPOINT_URL"),
+)
+
+
 def redact(url: str) -> str:
     """Return the URL without what may be a secret: userinfo and query. Paths stay as they are."""
     scheme, separator, rest = url.partition("://")
@@ -29,8 +50,11 @@ def one_line(text: str) -> str:
 
 
 def reason_of(error: BaseException) -> str:
-    """Return why, in one line without credentials."""
+    """Return why, in one line without credentials, and the way out where stores leave it open."""
     if isinstance(error, OSError) and error.strerror:
-        return str(error.strerror)
-    text = one_line(str(error)) or type(error).__name__
-    return text if len(text) <= 300 else text[:297] + "..."
+        text = one_line(str(error.strerror))
+    else:
+        text = one_line(str(error)) or type(error).__name__
+    text = text if len(text) <= 300 else text[:297] + "..."
+    way_out = next((way for sign, way in _WAYS_OUT if sign.search(text)), None)
+    return f"{text}; {way_out}" if way_out else text

@@ -14,6 +14,7 @@ import os
 import socket
 import time
 import uuid
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +25,7 @@ from pipelines import layout
 from pipelines.ledger import Counts, ShardEntry
 from pipelines.part_writer import PartWriter
 from pipelines.plan import JobOptions, Shard
-from pipelines.store import Store, in_parallel, to_json
+from pipelines.store import Store, to_json
 from schemas.annotations import MODALITIES, annotations_schema
 from schemas.dead_letters import dead_letters_schema
 
@@ -168,14 +169,14 @@ def list_attempts(store: Store, keys: Iterable[str] | None = None) -> list[Attem
     return states
 
 
-def stale_attempts(store: Store, key: str) -> int:
-    """Return how many attempts at a shard died without a word in the last 24 hours.
+def stale_attempts(store: Store, keys: Iterable[str]) -> Counter[str]:
+    """Return, by key, how many attempts at shards died without a word in the last 24 hours.
 
     Their process was killed, by what the shard holds or by whoever stopped the run.
     """
     oldest = time.time() - _REMEMBERED_SECONDS
-    attempts = list_attempts(store, [key])
-    return sum(state.updated >= oldest and not state.alive() for state in attempts)
+    attempts = list_attempts(store, keys)
+    return Counter(s.key for s in attempts if s.updated >= oldest and not s.alive())
 
 
 def forget_attempts(store: Store, keys: Iterable[str]) -> None:
@@ -206,13 +207,24 @@ def clear_shards(store: Store, keys: Iterable[str]) -> None:
 def sweep_staging(store: Store, older_than_seconds: float = 7 * 86_400) -> int:
     """Remove what nobody will ask for again from the staging folder; return how many files.
 
-    That is: attempts' leftovers and commits that no plan has published for so long. What is
-    younger may belong to a run at work.
+    That is: attempts' leftovers, commits that no plan has published for so long, and leases
+    but the last of each lock, from which the next is counted. What is younger may belong to a
+    run at work.
     """
     folders = (layout.STAGED_PARTS, layout.COMMITS, layout.ATTEMPTS, layout.TEMPORARY)
-    names = [f"{folder}/{name}" for folder in folders for name in store.sizes(folder)]
-    ages = in_parallel(store.age, names)
-    old = [name for name, age in zip(names, ages, strict=True) if age > older_than_seconds]
+    old = [
+        f"{folder}/{name}"
+        for folder in folders
+        for name, age in store.ages(folder).items()
+        if age > older_than_seconds
+    ]
+    for lock in sorted({name.rpartition("/")[0] for name in store.sizes(layout.LOCKS, True)}):
+        leases = store.ages(f"{layout.LOCKS}/{lock}") if lock else {}
+        old += [
+            f"{layout.LOCKS}/{lock}/{name}"
+            for name in sorted(leases)[:-1]
+            if leases[name] > older_than_seconds
+        ]
     store.for_each(store.remove, old)
     return len(old)
 

@@ -9,25 +9,30 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import hashlib
 import json
 import os
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, TypeVar
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+from pipelines.file_systems import open_url
 from pipelines.layout import TEMPORARY
+from pipelines.listing import list_files
 from pipelines.reasons import reason_of, redact
+from pipelines.retrying import retry, was_there
 from schemas.errors import DRFError
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
+
+# What listings call the time of the last write.
+_MODIFIED = ("LastModified", "mtime", "last_modified")
 
 
 class OutputError(DRFError):
@@ -62,9 +67,15 @@ class Store:
         """Return a file's bytes, None where there is no such file."""
         with self.explained("read", name):
             try:
-                return bytes(self.fs.cat_file(self.full(name)))
+                # With a start, s3fs does not ask for the size first.
+                return bytes(self._do(lambda: self.fs.cat_file(self.full(name), start=0)))
             except (FileNotFoundError, NotADirectoryError):
                 return None
+
+    def read_range(self, name: str, start: int, end: int) -> bytes:
+        """Return bytes of a file, from start to before end; raise FileNotFoundError."""
+        with self.explained("read", name, (FileNotFoundError,)):
+            return bytes(self._do(lambda: self.fs.cat_file(self.full(name), start=start, end=end)))
 
     def read_json(self, name: str) -> Any:
         """Return what a JSON file holds, None where there is no such file."""
@@ -82,30 +93,43 @@ class Store:
         """Return a file's bytes, None where there is no such file."""
         with self.explained("read", name):
             try:
-                if not self.local:
-                    self.fs.invalidate_cache(self.fs._parent(self.full(name)))
-                return int(self.fs.info(self.full(name))["size"])
+                info = self._do(lambda: self.fs.info(self.full(name)))
+                return int(info["size"]) if info["type"] == "file" else None
             except (FileNotFoundError, NotADirectoryError):
                 return None
-
-    def age(self, name: str) -> float:
-        """Return the seconds since a file was written; 0 where it is gone or nobody knows."""
-        with self.explained("read", name):
-            try:
-                modified = self.fs.modified(self.full(name))
-            except (FileNotFoundError, NotImplementedError):
-                return 0.0
-        if modified.tzinfo is None:
-            modified = modified.replace(tzinfo=datetime.timezone.utc)
-        return max(0.0, (datetime.datetime.now(datetime.timezone.utc) - modified).total_seconds())
 
     def sizes(self, folder: str, recursive: bool = False) -> dict[str, int]:
         """Return the files in a folder with their bytes; {} where there is no such folder.
 
         Keys are relative to the folder. recursive: also what lies in its subfolders.
         """
+        files = self.files(folder, recursive)
+        return {name: int(info["size"] or 0) for name, info in files.items()}
+
+    def files(self, folder: str, recursive: bool = False) -> dict[str, dict[str, Any]]:
+        """Return the files in a folder with what the file system says of each, size and more."""
         with self.explained("list", folder):
-            return list_sizes(self.fs, self.full(folder), recursive)
+            return self._do(lambda: list_files(self.fs, self.full(folder), recursive))
+
+    def ages(self, folder: str) -> dict[str, float]:
+        """Return the files in a folder with the seconds since each was written.
+
+        0 where it went meanwhile, or nobody knows.
+        """
+        return {name: self._age(f"{folder}/{name}", i) for name, i in self.files(folder).items()}
+
+    def _age(self, name: str, info: Mapping[str, Any]) -> float:
+        # What S3, Google's store and Azure's say in a listing needs no request for each file.
+        modified = next((info[key] for key in _MODIFIED if info.get(key)), None)
+        if not isinstance(modified, datetime.datetime):
+            with self.explained("read", name):
+                try:
+                    modified = self._do(lambda: self.fs.modified(self.full(name)))
+                except (FileNotFoundError, NotImplementedError):
+                    return 0.0
+        if modified.tzinfo is None:
+            modified = modified.replace(tzinfo=datetime.timezone.utc)
+        return max(0.0, (datetime.datetime.now(datetime.timezone.utc) - modified).total_seconds())
 
     def write(self, name: str, data: bytes, durable: bool = True) -> None:
         """Write a file whole, in the place of what was there.
@@ -114,7 +138,7 @@ class Store:
         """
         with self.explained("write", name):
             if not self.local:
-                self.fs.pipe_file(self.full(name), data)
+                self._do(lambda: self.fs.pipe_file(self.full(name), data))
                 return
             with self._temporary(data, durable) as temporary:
                 self._make_parent(name)
@@ -129,42 +153,48 @@ class Store:
     def create(self, name: str, data: bytes) -> bool:
         """Write a file unless there is one; return whether this call wrote it.
 
-        Of any number of calls at once, one returns True, and nobody ever sees half a file.
+        Of any number of calls at once, one returns True, and nobody ever sees half a file. It
+        rests on a condition that the store itself checks: If-None-Match on S3, a generation
+        of 0 on Google's store. data: bytes that no other caller has.
         """
         with self.explained("write", name):
             try:
                 if not self.local:
-                    self.fs.pipe_file(self.full(name), data, mode="create")
+                    self._do(lambda: self.fs.pipe_file(self.full(name), data, mode="create"))
                     return True
                 with self._temporary(data, durable=True) as temporary:
                     self._make_parent(name)
                     os.link(temporary, self.full(name))
                 self.sync(name)
                 return True
-            except FileExistsError:
-                return False
+            except OSError as error:
+                if not was_there(error):
+                    raise
+                # A request whose answer was lost was sent again, and found its own file.
+                return not self.local and self.read(name) == data
 
-    def open_part(self, name: str) -> PartFile:
-        """Return an open file for a part, which counts and hashes the bytes it is given."""
-        with self.explained("write", name):
-            if self.local:
-                self._make_parent(name)
-            return PartFile(self, name)
+    def move(self, source: str, target: str) -> bool:
+        """Move a file over whatever is at the target; return False where there is no such file.
 
-    def move(self, source: str, target: str) -> None:
-        """Move a file over whatever is at the target. Killed half-way, both may be there."""
+        Killed half-way, both may be there.
+        """
         with self.explained("write", target):
             if self.local:
                 self._make_parent(target)
-                os.replace(self.full(source), self.full(target))
-            else:
-                self.fs.cp_file(self.full(source), self.full(target))
-                self.fs.rm_file(self.full(source))
+            try:
+                if self.local:
+                    os.replace(self.full(source), self.full(target))
+                    return True
+                self._do(lambda: self.fs.cp_file(self.full(source), self.full(target)))
+            except FileNotFoundError:
+                return False
+        self.remove(source)
+        return True
 
     def remove(self, name: str) -> None:
         """Remove a file if it is there."""
         with self.explained("remove", name), contextlib.suppress(FileNotFoundError):
-            self.fs.rm_file(self.full(name))
+            self._do(lambda: self.fs.rm_file(self.full(name)))
 
     def for_each(self, function: Callable[[_Item], object], items: Iterable[_Item]) -> None:
         """Call a function for every item: one by one on a disk, many at once elsewhere."""
@@ -213,74 +243,21 @@ class Store:
     def _make_parent(self, name: str) -> None:
         os.makedirs(os.path.dirname(self.full(name)), exist_ok=True)
 
+    def _do(self, request: Callable[[], _Result]) -> _Result:
+        return request() if self.local else retry(request)
+
     @contextlib.contextmanager
-    def explained(self, verb: str, name: str) -> Iterator[None]:
-        """Turn what the file system raises into OutputError, naming verb and file."""
+    def explained(
+        self, verb: str, name: str, but: tuple[type[Exception], ...] = ()
+    ) -> Iterator[None]:
+        """Turn what the file system raises, `but` for some, into OutputError: verb and file."""
         try:
             yield
-        except DRFError:
-            raise
         except Exception as error:
+            if isinstance(error, (DRFError, *but)):
+                raise
             where = f"{self.url}/{name}" if name else self.url
             raise OutputError(f"cannot {verb} {where}: {reason_of(error)}") from error
-
-
-class PartFile:
-    """A part being written: a binary file for Parquet writers that counts and hashes."""
-
-    def __init__(self, store: Store, name: str) -> None:
-        self._store = store
-        self._name = name
-        self._hash = hashlib.sha256()
-        self._bytes = 0
-        path = store.full(name)
-        # Not the store's own open(): fsspec's local files hide their descriptor from fsync.
-        self._file: BinaryIO = (
-            open(path, "xb") if store.local else store.fs.open(path, "wb")  # noqa: SIM115
-        )
-
-    def write(self, data: bytes) -> int:
-        """Append bytes."""
-        with self._store.explained("write", self._name):
-            self._file.write(data)
-            self._hash.update(data)
-            self._bytes += memoryview(data).nbytes
-            return memoryview(data).nbytes
-
-    def tell(self) -> int:
-        """Return how many bytes were written."""
-        return self._bytes
-
-    def flush(self) -> None:
-        """Do nothing: what counts is close."""
-
-    @property
-    def closed(self) -> bool:
-        """Whether close was called."""
-        return bool(self._file.closed)
-
-    def close(self) -> None:
-        """Finish the file, durable on a local disk."""
-        if self.closed:
-            return
-        with self._store.explained("write", self._name):
-            try:
-                if self._store.local:
-                    self._file.flush()
-                    os.fsync(self._file.fileno())
-            finally:
-                self._file.close()
-            self._store.sync(self._name)
-
-    @property
-    def bytes(self) -> int:
-        """How many bytes were written."""
-        return self._bytes
-
-    @property
-    def sha256(self) -> str:
-        """Hash of the bytes written, hexadecimal."""
-        return self._hash.hexdigest()
 
 
 def open_store(url: str) -> Store:
@@ -289,7 +266,7 @@ def open_store(url: str) -> Store:
     Raises OutputError where fsspec knows no such protocol or its package is not installed.
     """
     try:
-        fs, root = fsspec.core.url_to_fs(url)
+        fs, root = open_url(url)
     except Exception as error:
         raise OutputError(f"cannot use {redact(url)} as output: {reason_of(error)}") from error
     return Store(fs, root)
@@ -306,51 +283,3 @@ def in_parallel(
 def to_json(value: Any) -> bytes:
     """Return JSON bytes that are equal for equal values."""
     return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
-
-
-def list_sizes(fs: fsspec.AbstractFileSystem, folder: str, recursive: bool) -> dict[str, int]:
-    """Return files by name relative to a folder, with their bytes, sorted; {} if there is none.
-
-    Unlike fsspec's own walk it never leaves out what it could not list: it raises.
-    """
-    found: dict[str, int] = {}
-    prefix = folder.rstrip("/") + "/"
-    if isinstance(fs, LocalFileSystem):
-        # Each with the folders, as they really are, that links on the way to it led to.
-        pending: list[tuple[str, tuple[str, ...]]] = [(folder, ())]
-        while pending:
-            path, entered = pending.pop()
-            try:
-                entries = list(os.scandir(path))
-            except (FileNotFoundError, NotADirectoryError):
-                continue
-            for entry in entries:
-                if entry.is_dir():
-                    way = entered
-                    if recursive and entry.is_symlink():
-                        target = os.path.realpath(entry.path)
-                        here = os.path.realpath(path)
-                        if target in entered or f"{here}/".startswith(f"{target}/"):
-                            continue  # It leads back to where it was found.
-                        way = (*entered, target)
-                    if recursive:
-                        pending.append((entry.path, way))
-                    continue
-                try:
-                    size = entry.stat().st_size
-                except FileNotFoundError:
-                    if not entry.is_symlink():
-                        continue
-                    # A link to nothing is there, and for its reader to complain about.
-                    size = 0
-                found[entry.path[len(prefix) :]] = size
-        return dict(sorted(found.items()))
-    fs.invalidate_cache()
-    try:
-        listed = fs.find(folder, detail=True).values() if recursive else fs.ls(folder, detail=True)
-    except FileNotFoundError:
-        return {}
-    for info in listed:
-        if info["type"] == "file" and info["name"].startswith(prefix):
-            found[info["name"][len(prefix) :]] = int(info["size"] or 0)
-    return dict(sorted(found.items()))

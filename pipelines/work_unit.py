@@ -38,7 +38,7 @@ from pipelines.staging import (
     stale_attempts,
     start_attempt,
 )
-from pipelines.store import Store, open_store
+from pipelines.store import Store, in_parallel, open_store
 from schemas.errors import DRFError
 from schemas.posts import PostsLayout, check_posts_schema
 
@@ -74,15 +74,15 @@ def annotate_unit(
     store = open_store(options.output)
     together: list[Shard] = []
     alone: list[list[Shard]] = []
-    for shard in unit.shards:
-        record = find_commit(store, shard.key)
+    records = in_parallel(lambda shard: find_commit(store, shard.key), unit.shards)
+    open_shards = [s for s, record in zip(unit.shards, records, strict=True) if record is None]
+    stale = stale_attempts(store, [shard.key for shard in open_shards])
+    for shard, record in zip(unit.shards, records, strict=True):
         if record is not None:
             yield _committed(shard, record, computed=False)
-            continue
-        attempts = stale_attempts(store, shard.key)
-        if attempts >= MAX_ATTEMPTS:
-            yield _failed(shard, _killed(shard, attempts))
-        elif attempts:
+        elif stale[shard.key] >= MAX_ATTEMPTS:
+            yield _failed(shard, _killed(shard, stale[shard.key]))
+        elif stale[shard.key]:
             alone.append([shard])
         else:
             together.append(shard)

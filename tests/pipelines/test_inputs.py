@@ -357,7 +357,7 @@ class TestOtherStores:
         fs, path = open_input(file.path)
         assert (fs.protocol, fs.exists(path)) == ("memory", True)
         assert file.row_groups[0].rows == 3
-        with pytest.raises(UsageError, match="no such file or folder"):
+        with pytest.raises(UsageError, match="no such file, folder or bucket"):
             list_inputs(["memory://inputs/nowhere"])
 
     def test_the_url_keeps_its_host_for_the_workers_and_shows_no_password(

@@ -11,6 +11,7 @@ import pytest
 
 from pipelines import layout, locking
 from pipelines.locking import LockError, partition_lock
+from pipelines.staging import sweep_staging
 from pipelines.store import Store, open_store
 from tests.pipelines.killing import start
 from tests.pipelines.stand_in import memory_store
@@ -151,26 +152,32 @@ class TestLeases:
             with pytest.raises(LockError), partition_lock(store, "dt=1", wait_seconds=0):
                 pass
 
-    def test_numbers_rise_and_one_file_stays(self, store: Store) -> None:
+    def test_numbers_rise(self, store: Store) -> None:
         for _ in range(3):
             with partition_lock(store, "dt=1"):
                 pass
-        assert self.epochs(store) == ["000000003.json"]
+        assert self.epochs(store) == [f"00000000{number}.json" for number in (1, 2, 3)]
 
-    def test_who_was_late_in_counting_does_not_take_an_old_number(
-        self, store: Store, monkeypatch: pytest.MonkeyPatch
+    def test_old_leases_are_swept_but_for_the_last(self, store: Store) -> None:
+        for _ in range(3):
+            with partition_lock(store, "dt=1"):
+                pass
+        sweep_staging(store, older_than_seconds=-1)
+        assert self.epochs(store) == ["000000003.json"]
+        with partition_lock(store, "dt=1"):
+            assert self.epochs(store)[-1] == "000000004.json"
+
+    @pytest.mark.parametrize("seen", [[], [1], [2]])
+    def test_a_listing_that_is_behind_lets_nobody_in(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch, seen: list[int]
     ) -> None:
-        with partition_lock(store, "dt=1"):
-            pass
-        read = locking._epochs
-        stale = [read(store, "dt=1")]
-        with partition_lock(store, "dt=1"):
-            pass
-        with partition_lock(store, "dt=1"):
-            # What it read before two others came and went: it would take number 2 again.
-            monkeypatch.setattr(
-                locking, "_epochs", lambda *where: stale.pop() if stale else read(*where)
-            )
+        for _ in range(2):
+            with partition_lock(store, "dt=1"):
+                pass
+        with partition_lock(store, "dt=1", wait_seconds=0) as held:
+            monkeypatch.setattr(locking, "_listed_epochs", lambda *where: seen)
+            held.check()
             with pytest.raises(LockError), partition_lock(store, "dt=1", wait_seconds=0):
                 pass
-            assert self.epochs(store) == ["000000003.json"]
+        with partition_lock(store, "dt=1", wait_seconds=0) as held:
+            held.check()

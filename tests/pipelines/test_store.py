@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from pipelines import part_file
+from pipelines.part_file import PartFile, StoredFile
 from pipelines.reasons import reason_of, redact
 from pipelines.store import OutputError, Store, open_store
 from tests.pipelines.killing import run_and_kill
@@ -37,6 +39,22 @@ class TestFiles:
         assert store.read("a/b") == b"three"
         assert store.size("a/b") == 5
 
+    def test_a_part_that_is_given_up_leaves_nothing(self, store: Store) -> None:
+        part = PartFile(store, "a/part")
+        part.write(b"some bytes")
+        part.discard()
+        assert store.read("a/part") is None
+
+    def test_a_stored_file_reads_like_any_file(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        store.write("a/b", b"0123456789")
+        for most in (100, 5):
+            monkeypatch.setattr(part_file, "_ONE_REQUEST_BYTES", most)
+            file = StoredFile(store, "a/b", 10)
+            assert (file.read(3), file.tell(), file.read()) == (b"012", 3, b"3456789")
+            assert (file.seek(-4, os.SEEK_END), file.read(100), file.read()) == (6, b"6789", b"")
+
     def test_create_never_replaces(self, store: Store) -> None:
         assert store.create("a/b", b"first")
         assert not store.create("a/b", b"second")
@@ -57,7 +75,7 @@ class TestFiles:
         assert store.sizes("a", recursive=True) == {"b/two": 2, "one": 1}
 
     def test_a_part_is_counted_and_hashed_as_it_is_written(self, store: Store) -> None:
-        part = store.open_part("a/part")
+        part = PartFile(store, "a/part")
         part.write(b"some ")
         part.write(b"bytes")
         part.close()
@@ -66,9 +84,9 @@ class TestFiles:
         assert part.sha256 == hashlib.sha256(b"some bytes").hexdigest()
 
     def test_age_is_that_of_the_last_write(self, store: Store) -> None:
-        store.write("a", b"")
-        assert store.age("a") < 60
-        assert store.age("b") == 0
+        store.write("a/b", b"")
+        assert store.ages("a")["b"] < 60
+        assert store.ages("c") == {}
 
     def test_damaged_json_says_what_to_delete(self, store: Store) -> None:
         store.write("a.json", b'{"half":')

@@ -1,0 +1,40 @@
+"""File systems by URL, set up for a job: no cached listings, and no request waits for ever.
+
+The job does not use Beam's own file systems: fsspec's are the same on every runner, reach
+more stores, and can create a file only where there is none.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import fsspec
+
+# Without a byte for so long, a connection is given up, and the request sent again.
+_SILENT_SECONDS = 60.0
+
+
+def open_url(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """Return a URL's file system and its path there; raises what fsspec raises."""
+    protocol = url.partition("://")[0] if "://" in url else "file"
+    given = fsspec.config.conf.get(protocol, {})
+    settings = {name: value for name, value in _settings(protocol).items() if name not in given}
+    fs, path = fsspec.core.url_to_fs(url, **settings)
+    return fs, path
+
+
+def _settings(protocol: str) -> dict[str, Any]:
+    """What a store's client is told beside its own configuration, which comes first."""
+    if protocol in ("s3", "s3a"):
+        # Retries and time-outs are botocore's and s3fs's own: AWS_MAX_ATTEMPTS, AWS_RETRY_MODE.
+        return {"use_listings_cache": False}
+    if protocol in ("gs", "gcs"):
+        # gcsfs would ask for each bucket's kind over gRPC, and waits a minute for each answer
+        # where that is not let through. Only zonal buckets need it.
+        os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+        from aiohttp import ClientTimeout
+
+        timeout = ClientTimeout(total=None, sock_connect=15.0, sock_read=_SILENT_SECONDS)
+        return {"use_listings_cache": False, "session_kwargs": {"timeout": timeout}}
+    return {}
