@@ -8,7 +8,13 @@ cache="${DRF_FLINK_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/drf-flink}/$FLINK_VERS
 # What a running cluster writes; gone when it is down.
 state="${DRF_FLINK_STATE:-${TMPDIR:-/tmp}/drf-flink}"
 # The interpreter that has this package; the workers run it, too.
-python="$(command -v "${PYTHON:-python3}")"
+if [[ -z "${PYTHON:-}" && -x "$repository/.venv/bin/python" ]]; then
+    PYTHON="$repository/.venv/bin/python"
+fi
+python="$(command -v "${PYTHON:-python3}")" || {
+    echo "deploy/flink: there is no ${PYTHON:-python3}" >&2
+    exit 1
+}
 
 # A namespace for the JobManager and one for each TaskManager, on one bridge.
 bridge=drf-flink

@@ -101,11 +101,11 @@ def submit(source: Path, output: Output, *arguments: object) -> subprocess.Popen
 
 def finish(process: subprocess.Popen[str]) -> Run:
     """Wait for a client to end."""
-    out, err = process.communicate(timeout=600)
+    out, err = process.communicate(timeout=1800)
     return Run(process.returncode, out, err)
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 300) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float = 900) -> None:
     """Wait; the time allowed is for a machine that has much else to do."""
     deadline = time.monotonic() + seconds
     while not condition():
