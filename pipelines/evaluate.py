@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.command_line import command_line, shown
 from pipelines.command_options import add_labelled_posts_options
+from pipelines.local_output import local_folder
 from pipelines.messages import say
-from schemas.errors import DRFError, UsageError
+from schemas.errors import UsageError
 from schemas.evaluation import EVALUATION_SCHEMA, EVALUATION_SCHEMA_VERSION
 from schemas.posts import parse_columns
 
@@ -68,7 +69,7 @@ def run_evaluate(args: argparse.Namespace) -> int:
     sources = parse_models(args.model)
     names = list(sources)
     baseline = _baseline(args.baseline, names)
-    output = _prepare_output(args.output)
+    output = local_folder(args.output)
     from transformers.utils import logging
 
     logging.disable_progress_bar()
@@ -124,19 +125,6 @@ def _baseline(given: str | None, names: Sequence[str]) -> str | None:
     if given is not None and given not in names:
         raise UsageError(f"--baseline {given}: no such model; models are {', '.join(names)}")
     return given if given is not None else names[-1] if len(names) > 1 else None
-
-
-def _prepare_output(name: str) -> Path:
-    if "://" in name:
-        raise UsageError("--output: is a URL; evaluate writes to a local folder")
-    output = Path(name)
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        (output / ".writable").touch()
-        (output / ".writable").unlink()
-    except OSError as error:
-        raise DRFError(f"--output {name}: cannot be written: {error.strerror}") from error
-    return output
 
 
 def _read_checkpoints(sources: dict[str, str]) -> dict[str, CheckpointInfo]:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from pipelines.command_line import command_line, shown
 from pipelines.command_options import add_labelled_posts_options
+from pipelines.local_output import local_folder
 from pipelines.messages import say
-from schemas.errors import DRFError, UsageError
+from schemas.errors import UsageError
 from schemas.posts import parse_columns
 
 if TYPE_CHECKING:
@@ -103,7 +104,8 @@ def run_train(args: argparse.Namespace) -> int:
     from pipelines.train_config import read_train_config
 
     config = read_train_config(args.config, args.seed)
-    output, folder = _prepare_output(args.output)
+    output = local_folder(args.output)
+    folder = local_folder(f"{args.output}/_training")
     device = choose_device(args.device)
     logging.disable_progress_bar()
     torch.set_num_threads(args.threads or available_cores())
@@ -157,17 +159,6 @@ def _known(posts: list[TrainingPost], others: list[TrainingPost]) -> int:
     """How many of the posts are, text and image, among others."""
     contents = {(post.text, post.image) for post in others}
     return sum((post.text, post.image) in contents for post in posts)
-
-
-def _prepare_output(name: str) -> tuple[Path, Path]:
-    output = Path(name)
-    folder = output / "_training"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "writable").touch()
-    except OSError as error:
-        raise DRFError(f"--output {name}: cannot be written: {error.strerror}") from error
-    return output, folder
 
 
 def _read_posts(

@@ -380,7 +380,7 @@ def test_models_with_different_labels_are_refused(
             "--exclude-near-duplicates-of ./nowhere*.parquet: matches no file",
         ),
         (["--sed", "3"], "unknown option or argument: --sed"),
-        (["--output", "s3://bucket/x"], "--output: is a URL; evaluate writes to a local folder"),
+        (["--output", "s3://bucket/x"], "--output: is a URL; name a local folder"),
     ],
 )
 def test_a_mistake_gets_one_clear_line(evaluate: Evaluate, options: list[str], line: str) -> None:
