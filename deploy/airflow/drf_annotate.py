@@ -73,10 +73,15 @@ class _Drf(BaseOperator):
             if "AIRFLOW" not in name and not name.startswith("PYTHON")
         }
         last_line = ""
-        with tempfile.TemporaryFile("w+") as output:
+        with tempfile.TemporaryFile("w+", encoding="utf-8") as output:
             try:
                 self._process = subprocess.Popen(
-                    command, stdout=output, stderr=subprocess.PIPE, text=True, env=environment
+                    command,
+                    stdout=output,
+                    stderr=subprocess.PIPE,
+                    encoding="utf-8",
+                    errors="replace",
+                    env=environment,
                 )
             except OSError as error:
                 raise AirflowFailException(

@@ -132,6 +132,7 @@ def nights(
     write_posts(root / "posts/dt=2026-11-12/bad.parquet", make_posts(3))
     damage_footer(root / "posts/dt=2026-11-12/bad.parquet")
     write_nights(root / "late", ("2026-11-13",), files_per_night=1)
+    (root / "late/dt=2026-11-13/_SUCCESS").touch()
     (root / "blocked").write_text("a file, so that no folder can be made of it")
 
     drf = script(
@@ -155,6 +156,7 @@ def nights(
         "failed file": {"night": "2026-11-12"},
         "comes late": {
             "night": "2026-11-13",
+            "settings": {**settings, "wait_for": f"{root}/posts/dt={{night}}/_SUCCESS"},
             "options": ["--output", f"{root}/blocked/annotated"],
             "changes": {
                 "1": [f"{root}/late/dt=2026-11-13", f"{root}/posts/dt=2026-11-13"],
