@@ -103,7 +103,8 @@ def _download(url: str, option: str) -> str:
     except ImportError as error:
         raise CheckpointError(
             f"{option} {shown}: the package that reads such URLs is not installed ({error}); "
-            "this package's extras `s3` and `gcs` have those for s3:// and gs://: pip install '.[s3]'"
+            "this package's extras `s3` and `gcs` have those for s3:// and gs://: "
+            "pip install '.[s3]'"
         ) from error
     except Exception as error:
         # Stores' libraries raise errors of many kinds, which have no common base.
