@@ -26,8 +26,8 @@ from tests.benchmarks.many_posts import Originals
 from tests.benchmarks.processes import (
     aim,
     annotate,
+    heading,
     in_turns,
-    machine,
     native_bf16,
     per_post,
     ratio,
@@ -67,8 +67,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         sizes = {DRF: arguments.count, PLAIN: arguments.plain_count, "one": 1}
         posts = {name: originals.write(Path(folder) / name, count) for name, count in sizes.items()}
         size = sum(path.stat().st_size for path in posts[DRF].iterdir()) / arguments.count
-        given = f"{arguments.count} posts of {size / 1024:.0f} KB; {Path(arguments.model).name}"
-        print(f"{machine()}; {given}")
+        kilobytes = f"{size / 1024:.0f} KB a post"
+        print(heading(arguments.count, originals.name, arguments.model, kilobytes))
         drf = partial(measure_drf, arguments.model, posts, arguments.count, arguments.options)
         annotate(arguments.model, posts["one"], *arguments.options)
         measures = in_turns(

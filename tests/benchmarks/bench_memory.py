@@ -30,13 +30,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[2_000, 20_000, 100_000])
     parser.add_argument("options", nargs="*", help="further options of drf annotate, after --")
     arguments = parser.parse_args(argv)
-    print(f"{machine()}; {Path(arguments.model).name}")
     rows: list[list[object]] = [
         ["posts", "seconds", "peak MB", "times the first", "median MB of each quarter"]
     ]
     peaks: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
         originals = Originals(arguments.posts, Path(folder))
+        print(f"{machine()}; copies of {originals.name}; {Path(arguments.model).name}")
         for size in arguments.sizes:
             with tempfile.TemporaryDirectory(dir=folder) as of_size:
                 posts = originals.write(Path(of_size) / "posts", size)

@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 
 from tests.benchmarks.many_posts import Originals, write_posts
-from tests.benchmarks.processes import annotate, in_turns, machine, per_post, table
+from tests.benchmarks.processes import annotate, heading, in_turns, per_post, table
 
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
@@ -54,8 +54,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             {name: partial(annotate, arguments.model, posts) for name, posts in corpora.items()},
         )
     start = sorted(starts, key=lambda run: run.seconds)[1]
-    given = f"{arguments.count} posts, start-up {start.seconds:.1f} s; {Path(arguments.model).name}"
-    print(f"{machine()}; {given}")
+    startup = f"start-up {start.seconds:.1f} s"
+    print(heading(arguments.count, originals.name, arguments.model, startup))
     rows: list[list[object]] = [["", "posts/s", "CPU ms/post"]]
     for name, runs in measures.items():
         each = [per_post(start, finished, arguments.count - 1) for finished in runs]

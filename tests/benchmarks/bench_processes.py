@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 
 from tests.benchmarks.many_posts import Originals
-from tests.benchmarks.processes import annotate, cores, in_turns, machine, per_post, ratio, table
+from tests.benchmarks.processes import annotate, cores, heading, in_turns, per_post, ratio, table
 
 FEW = 2
 
@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 for name, options in ways.items()
             },
         )
-    print(f"{machine()}; {arguments.count} posts; {Path(arguments.model).name}")
+    print(heading(arguments.count, originals.name, arguments.model))
     rows: list[list[object]] = [["", "posts/s", "CPU ms/post", "start-up s", "peak MB"]]
     for name, rounds in measures.items():
         rate, cpu, startup, peak = (

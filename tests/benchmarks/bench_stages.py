@@ -30,7 +30,7 @@ from pipelines.store import open_store
 from schemas.annotations import annotations_schema
 from schemas.posts import PostColumns, check_posts_schema, coerce_posts, kept_columns
 from tests.benchmarks.many_posts import Originals
-from tests.benchmarks.processes import in_turns, machine, table
+from tests.benchmarks.processes import heading, in_turns, table
 
 BATCH = 64
 _NOTHING = DeadLetter("check", "no_usable_modality", "")
@@ -45,8 +45,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
-        posts = Path(folder) / "posts"
-        Originals(arguments.posts, Path(folder)).write(posts, arguments.count)
+        originals = Originals(arguments.posts, Path(folder))
+        posts = originals.write(Path(folder) / "posts", arguments.count)
         annotator = Annotator.from_pretrained(arguments.model, threads=1, runtime="auto")
         stages = Stages(annotator, posts, Path(folder) / "output")
         seconds = in_turns(
@@ -55,9 +55,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
     medians = {name: statistics.median(rounds) for name, rounds in seconds.items()}
     total = sum(medians.values())
-    print(
-        f"{machine()}; {arguments.count} posts, one thread; {annotator.runtime}; {arguments.model}"
-    )
+    given = (annotator.runtime, "one thread")
+    print(heading(arguments.count, originals.name, arguments.model, *given))
     rows: list[list[object]] = [["stage", "posts/s", "share"]]
     for name, median in medians.items():
         rows.append([name, f"{arguments.count / median:,.0f}", f"{100 * median / total:.1f} %"])

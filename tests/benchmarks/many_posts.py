@@ -34,13 +34,17 @@ _START_OF_SCAN, _TABLES, _COMMENT = 0xDA, 0xDB, 0xFE
 
 
 class Originals:
-    """Real posts, or those of the sample corpus where there are none."""
+    """Real posts, or those of the sample corpus where there are none.
+
+    name: of the folder or file they come from, for the page: images of the sample are smaller.
+    """
 
     def __init__(self, source: str | None, scratch: Path) -> None:
         folder = Path(source) if source else NIGHTS
         if not source and not folder.is_dir():
             folder = scratch / "sample"
             make_sample(folder)
+        self.name = folder.name
         self.posts = read_posts(folder)
         self.words = sorted({word for post in self.posts for word in (post["text"] or "").split()})
 

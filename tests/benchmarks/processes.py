@@ -146,6 +146,11 @@ def machine() -> str:
     return f"{cores()} cores"
 
 
+def heading(count: int, posts: str, model: str, *more: object) -> str:
+    """What a page of figures is about: the machine, how many posts of what, which checkpoint."""
+    return "; ".join([machine(), f"{count:,} posts ({posts})", Path(model).name, *map(str, more)])
+
+
 def native_bf16() -> bool:
     """Whether the processor computes bf16 products itself."""
     with contextlib.suppress(OSError):
