@@ -108,6 +108,8 @@ def in_turns(rounds: int, measures: Mapping[str, Callable[[], Result]]) -> dict[
     for number in range(rounds):
         for name in list(measures)[:: -1 if number % 2 else 1]:
             results[name].append(measures[name]())
+            # A run that is stopped has said what it found so far.
+            print(f"{number + 1}, {name}: {results[name][-1]!r:.200}", file=sys.stderr, flush=True)
     return results
 
 
