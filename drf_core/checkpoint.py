@@ -15,10 +15,14 @@ import tempfile
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from schemas.errors import UsageError
 
 DEFAULT_MODEL = "default"
+# Encoders quantised for OpenVINO. They belong to a revision and do not change it: which runtime
+# computes is no part of what a shard is.
+INT8_FOLDER = "openvino-int8"
 _DEFAULT_FOLDER = Path(__file__).parent / "default_checkpoint"
 _WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
@@ -29,6 +33,7 @@ _PREPROCESSING = {
     ),
     "image": ("preprocessor_config.json", "processor_config.json"),
 }
+_ON_HUB = ("*.json", "*.txt", "*.safetensors", "*.md")
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 
 
@@ -77,7 +82,7 @@ def _from_hub(name: str, option: str) -> str:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return snapshot_download(name, allow_patterns=["*.json", "*.txt", "*.safetensors", "*.md"])
+        return snapshot_download(name, allow_patterns=[*_ON_HUB, f"{INT8_FOLDER}/*"])
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise CheckpointError(
             f"{option} {name}: neither a folder nor a model that the hub gave "
@@ -95,11 +100,10 @@ def _download(url: str, option: str) -> str:
     shown = f"{scheme}://{rest.rsplit('@', 1)[-1]}"
     try:
         fs, root = fsspec.core.url_to_fs(url)
-        for info in fs.ls(root, detail=True):
-            name = info["name"].rsplit("/", 1)[-1]
-            # Object stores may hold an empty object for the folder itself.
-            if info["type"] == "file" and name:
-                fs.get_file(info["name"], os.path.join(folder, name))
+        int8 = f"{root.rstrip('/')}/{INT8_FOLDER}"
+        _get_files(fs, root, folder)
+        if fs.isdir(int8):
+            _get_files(fs, int8, os.path.join(folder, INT8_FOLDER))
     except ImportError as error:
         raise CheckpointError(
             f"{option} {shown}: the package that reads such URLs is not installed ({error}); "
@@ -113,6 +117,15 @@ def _download(url: str, option: str) -> str:
             "check the URL and the store's credentials"
         ) from error
     return folder
+
+
+def _get_files(fs: Any, root: str, folder: str) -> None:
+    os.makedirs(folder, exist_ok=True)
+    for info in fs.ls(root, detail=True):
+        name = info["name"].rsplit("/", 1)[-1]
+        # Object stores may hold an empty object for the folder itself.
+        if info["type"] == "file" and name:
+            fs.get_file(info["name"], os.path.join(folder, name))
 
 
 def read_checkpoint(folder: str) -> CheckpointInfo:

@@ -90,6 +90,13 @@ def _run(argv: list[str]) -> int:
         help="compare checkpoints on labelled posts, undisrupted and disrupted",
         allow_abbrev=False,
     )
+    quantize = commands.add_parser(
+        "quantize", help="make a checkpoint's int8 encoders, for CPUs", allow_abbrev=False
+    )
+    if named == "quantize":
+        from pipelines.quantize import add_quantize_arguments
+
+        add_quantize_arguments(quantize)
     if named == "annotate":
         from pipelines.annotate_command import add_annotate_arguments
 
@@ -131,6 +138,10 @@ def _run(argv: list[str]) -> int:
         from pipelines.import_command import run_import
 
         return run_import(arguments)
+    if arguments.command == "quantize":
+        from pipelines.quantize import run_quantize
+
+        return run_quantize(arguments)
     from pipelines.sample import make_sample
 
     make_sample(arguments.folder)
