@@ -73,7 +73,10 @@ def once_each(named: Names) -> tuple[Names, list[str]]:
     spellings: dict[str, list[str]] = {}
     for url in named:
         spellings.setdefault(url if "://" in url else os.path.realpath(url), []).append(url)
-    kept = {real: min(urls, key=_links) for real, urls in spellings.items()}
+    kept = {
+        real: urls[0] if len(urls) == 1 else min(urls, key=_links)
+        for real, urls in spellings.items()
+    }
     warnings = [
         f"{redact(url)} is the same file as {redact(kept[real])}; it is annotated once"
         for real, urls in spellings.items()

@@ -90,8 +90,11 @@ def list_inputs(
                 infos[url] = info
     named, warnings = once_each(listed)
     check_names(named, keep)
+    # A disk answers at once; more threads would only wait for each other.
     looked_at = in_parallel(
-        lambda url: _look_at(url, infos.get(url), *named[url], columns, keep), named
+        lambda url: _look_at(url, infos.get(url), *named[url], columns, keep),
+        named,
+        workers=16 if any("://" in url for url in named) else 2,
     )
     _check_columns(looked_at, columns, keep)
     looked_at.sort(key=lambda one: one.file.source_file)
@@ -285,11 +288,17 @@ def _url_maker(path: str, inner: str, fs: fsspec.AbstractFileSystem) -> Callable
     return lambda found: str(fs.unstrip_protocol(found))
 
 
+def _full_url(path: str) -> str:
+    if "://" not in path:
+        return LocalFileSystem._strip_protocol(path)
+    fs, inner = open_input(path)
+    return inner if isinstance(fs, LocalFileSystem) else str(fs.unstrip_protocol(inner))
+
+
 def _check_apart(url: str, folder: bool, output: str | None, shown: str) -> None:
     if output is None:
         return
-    fs, inner = open_input(output)
-    out = inner if isinstance(fs, LocalFileSystem) else str(fs.unstrip_protocol(inner))
+    out = _full_url(output)
     if url == out or url.startswith(out.rstrip("/") + "/"):
         raise UsageError(
             f"--input {shown}: lies in the output {redact(output)}; "

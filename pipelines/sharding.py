@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from pipelines.plan import InputFile, JobOptions, RowGroup, Shard, WorkUnit
+from pipelines.plan import InputFile, JobOptions, RowGroup, RowOptions, Shard, WorkUnit
 from pipelines.store import to_json
 from schemas.annotations import ANNOTATIONS_SCHEMA_VERSION
 
@@ -87,16 +89,22 @@ def _shard(file: InputFile, options: JobOptions, cut: _Range) -> Shard:
     )
 
 
-def _base_key(file: InputFile, options: JobOptions, cut: _Range) -> str:
-    rows = dataclasses.asdict(options.rows)
+@functools.cache
+def _as_json(options: RowOptions) -> dict[str, Any]:
+    """Return the options as a key has them; once, as thousands of shards share them."""
+    rows = dataclasses.asdict(options)
     rows["image_uri_prefixes"] = sorted(set(rows["image_uri_prefixes"]))
+    return rows
+
+
+def _base_key(file: InputFile, options: JobOptions, cut: _Range) -> str:
     depends_on = [
         file.identity,
         file.source_file,
         cut.first_row,
         cut.rows,
         options.model_revision,
-        rows,
+        _as_json(options.rows),
         ANNOTATIONS_SCHEMA_VERSION,
     ]
     return hashlib.sha256(to_json(depends_on)).hexdigest()[:40]

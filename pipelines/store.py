@@ -276,6 +276,8 @@ def in_parallel(
     function: Callable[[_Item], _Result], items: Iterable[_Item], workers: int = 16
 ) -> list[_Result]:
     """Return function(item) for every item, in order; stores answer slowly, but many at once."""
+    if workers == 1:
+        return [function(item) for item in items]
     with ThreadPoolExecutor(workers) as pool:
         return list(pool.map(function, items))
 

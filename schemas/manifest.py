@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from dataclasses import dataclass, field
 from typing import Any
@@ -101,7 +100,7 @@ class Manifest:
 
 def to_json(manifest: Manifest) -> str:
     """Return the manifest as indented JSON, keys in the order of the fields."""
-    return json.dumps(dataclasses.asdict(manifest), indent=2, ensure_ascii=False) + "\n"
+    return json.dumps(manifest, default=vars, indent=2, ensure_ascii=False) + "\n"
 
 
 def from_json(text: str) -> Manifest:
