@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from transformers.utils import logging
 
 from drf_core.modeling_drf import DRFModel
 from drf_core.openvino_runtime import load_openvino
@@ -96,7 +98,11 @@ class _named:
 
 
 def _converted(module: nn.Module, example: Any) -> Any:
-    with torch.no_grad(), warnings.catch_warnings():
+    # Tracing reads every attribute of an encoder, its loss among them, which it then complains of.
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    with torch.no_grad(), warnings.catch_warnings(), contextlib.ExitStack() as after:
+        after.callback(logging.set_verbosity, verbosity)
         warnings.simplefilter("ignore")
         return load_openvino().convert_model(module, example_input=example)
 
