@@ -80,9 +80,14 @@ class DRFProcessor(ProcessorMixin):
 
     def token_ids(self, text: str, max_tokens: int) -> list[int]:
         """Token ids of one text, special tokens included, cut at max_tokens."""
-        return self.tokenizer(
-            text[: _CHARACTERS_PER_TOKEN * max_tokens], truncation=True, max_length=max_tokens
-        )["input_ids"]
+        text = text[: _CHARACTERS_PER_TOKEN * max_tokens]
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        if backend is not None and backend.padding is None:
+            # What was asked for last, by the call below; it takes half as long again.
+            truncation = backend.truncation
+            if truncation is not None and truncation["max_length"] == max_tokens:
+                return backend.encode(text).ids
+        return self.tokenizer(text, truncation=True, max_length=max_tokens)["input_ids"]
 
     def pixels(self, image: Image.Image) -> np.ndarray:
         """Resize and crop one RGB image to the encoder's size; uint8 (3, height, width)."""

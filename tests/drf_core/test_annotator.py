@@ -59,6 +59,19 @@ def test_an_unusable_modality_is_recovered_with_its_reason(
     assert getattr(prediction, missing).reason == reason
 
 
+@pytest.mark.parametrize(
+    "text", ["good sunny day", "bad " * 500, "Ünï 🎉\u200b ok", "[PAD] [MASK]"]
+)
+def test_texts_are_tokenised_as_by_the_tokenizer_itself(annotator: Annotator, text: str) -> None:
+    processor = annotator.processor
+    for most in (96, 5, 96):
+        expected = processor.tokenizer(text, truncation=True, max_length=most)["input_ids"]
+        processor.tokenizer("")  # Sets no truncation.
+        first, again = processor.token_ids(text, most), processor.token_ids(text, most)
+        assert first == again == expected
+    processor.token_ids("", annotator.model.config.max_text_tokens)
+
+
 def test_a_post_in_a_mixed_batch_is_annotated_as_alone(annotator: Annotator) -> None:
     posts = [
         annotator.prepare("good sunny day", jpeg(1)),
