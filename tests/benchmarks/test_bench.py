@@ -19,6 +19,7 @@ from drf_core.images import decode_image
 from pipelines.sample import make_sample
 from tests.benchmarks import (
     bench_annotate,
+    bench_feeding,
     bench_gpu,
     bench_memory,
     bench_missing,
@@ -112,6 +113,16 @@ def test_every_stage_is_measured_and_has_its_share(bench: Bench, sample: Path) -
     assert len(stages) == 7
     assert sum(share for _, share in stages.values()) == pytest.approx(100, abs=1)
     assert all(rate >= total for rate, _ in stages.values())
+
+
+def test_what_was_tried_to_feed_the_encoders_is_measured(bench: Bench, sample: Path) -> None:
+    found = figures(
+        bench(bench_feeding.main, "--posts", str(sample), "--count", "30", "--rounds", "1")
+    )
+    assert found["full decoding, image processor"][1:] == [100, 100]
+    whole = found["full decoding, resized whole in Pillow"]
+    assert whole[1:] == [100, 100]
+    assert {"2 decoding threads", "feature cache, full", "tokenise (what is done)"} <= set(found)
 
 
 def test_the_job_is_measured_without_a_model(bench: Bench) -> None:
