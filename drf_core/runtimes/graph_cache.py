@@ -79,13 +79,14 @@ def cached_graphs(
                 os.replace(work, entry)
         finally:
             shutil.rmtree(work, ignore_errors=True)
-    except OSError as error:
-        # Another process may have put the same entry there meanwhile.
+    except (OSError, RuntimeError) as error:
+        # OpenVINO raises RuntimeError where a disk is full. Or another process has put the same
+        # entry there meanwhile.
         if read_graphs(entry) is None:
             _log.warning(
                 "%s cannot be written (%s): every start converts the encoders anew",
                 cache,
-                error.strerror,
+                getattr(error, "strerror", None) or type(error).__name__,
             )
     # From the files, so that the weights are not held in memory twice.
     return read_graphs(entry) or made
