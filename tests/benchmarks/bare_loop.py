@@ -31,6 +31,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", required=True)
     parser.add_argument("--posts", required=True, help="a folder")
+    parser.add_argument("--runtime", default="auto")
     arguments = parser.parse_args()
     began = time.perf_counter()
     # As `drf annotate` has it: threads that wait do not take a core from those that decode.
@@ -43,7 +44,7 @@ def main() -> None:
 
     logging.disable_progress_bar()
     annotator = Annotator.from_pretrained(
-        arguments.model, runtime="auto", cache=cache_folder("encoders")
+        arguments.model, runtime=arguments.runtime, cache=cache_folder("encoders")
     )
     loaded, before = time.perf_counter(), time.process_time()
     labels = count_labels(annotator, Path(arguments.posts))

@@ -60,8 +60,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--count", type=int, default=5000)
     parser.add_argument("--plain-count", type=int, default=500)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("options", nargs="*", help="further options of drf annotate, after --")
+    parser.add_argument("--runtime", default="auto", help="of drf annotate and the bare loop")
     arguments = parser.parse_args(argv)
+    runtime = ("--runtime", arguments.runtime)
     with tempfile.TemporaryDirectory() as folder:
         originals = Originals(arguments.posts, Path(folder))
         sizes = {DRF: arguments.count, PLAIN: arguments.plain_count, "one": 1}
@@ -69,21 +70,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         size = sum(path.stat().st_size for path in posts[DRF].iterdir()) / arguments.count
         kilobytes = f"{size / 1024:.0f} KB a post"
         print(heading(arguments.count, originals.name, arguments.model, kilobytes))
-        drf = partial(measure_drf, arguments.model, posts, arguments.count, arguments.options)
-        annotate(arguments.model, posts["one"], *arguments.options)
+        annotate(arguments.model, posts["one"], *runtime)
+        model, many, count = arguments.model, posts[DRF], arguments.count
         measures = in_turns(
             arguments.rounds,
             {
-                DRF: drf,
-                BARE: partial(
-                    measure_rival, "bare_loop", arguments.model, posts[DRF], arguments.count
-                ),
+                DRF: partial(measure_drf, model, posts, count, runtime),
+                BARE: partial(measure_rival, "bare_loop", model, many, count, runtime),
                 PLAIN: partial(
-                    measure_rival,
-                    "plain_script",
-                    arguments.model,
-                    posts[PLAIN],
-                    arguments.plain_count,
+                    measure_rival, "plain_script", model, posts[PLAIN], arguments.plain_count
                 ),
             },
         )
@@ -96,9 +91,12 @@ def measure_drf(model: str, posts: dict[str, Path], count: int, options: Sequenc
     return Measure(*per_post(one, many, count - 1), one.seconds, many.peak)
 
 
-def measure_rival(script: str, model: str, posts: Path, count: int) -> Measure:
+def measure_rival(
+    script: str, model: str, posts: Path, count: int, options: Sequence[str] = ()
+) -> Measure:
     """Run a script that prints its start-up and its loop in seconds."""
-    finished = run("-m", f"tests.benchmarks.{script}", "--model", model, "--posts", str(posts))
+    given = ("--model", model, "--posts", str(posts), *options)
+    finished = run("-m", f"tests.benchmarks.{script}", *given)
     times = json.loads(finished.out)
     if "runtime" in times:
         print(f"{script}: {times['runtime']}")

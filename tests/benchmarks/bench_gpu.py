@@ -30,6 +30,7 @@ from drf_core.encoders import train_tokenizer
 from drf_core.modeling_drf import DRFModel
 from drf_core.processing_drf import DRFProcessor
 from drf_core.runtimes.choice import choose_device
+from drf_core.runtimes.torch_encoders import TorchEncoders
 from tests.benchmarks.many_posts import Originals
 from tests.benchmarks.processes import aim, cores, machine, table
 
@@ -57,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     model, processor = full_size(arguments.hidden, arguments.layers, arguments.heads)
     work = operations(model, processor, arguments.tokens)
     model.to(choose_device(arguments.device))
-    annotator = Annotator(model, processor)
+    annotator = Annotator(model, processor, TorchEncoders(model, processor, captured=True))
     posts = random_posts(arguments.batch_size, arguments.tokens, processor)
     features = [
         annotator.encode_texts([post.token_ids for post in posts]),

@@ -43,11 +43,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--posts", help="originals: a file or folder; default: the real nights")
     parser.add_argument("--count", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--runtime", default="auto", help="as of drf annotate")
     arguments = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
         originals = Originals(arguments.posts, Path(folder))
         posts = originals.write(Path(folder) / "posts", arguments.count)
-        annotator = Annotator.from_pretrained(arguments.model, threads=1, runtime="auto")
+        annotator = Annotator.from_pretrained(arguments.model, threads=1, runtime=arguments.runtime)
         stages = Stages(annotator, posts, Path(folder) / "output")
         seconds = in_turns(
             arguments.rounds,
