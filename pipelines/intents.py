@@ -222,7 +222,7 @@ def _settle(store: Store, intent: Intent, id_hashes: IdHashes, lock: Lock) -> No
             store.remove_empty_folders(layout.partition_folder(tree, partition), tree)
         _finish(store, intent, lock)
         return
-    state = read_partition(store, partition)
+    state = read_partition(store, partition, intent.ledger)
     parts = {
         layout.in_partition(tree, partition, entry.name): entry.part(tree).bytes
         for tree in layout.TREES

@@ -98,9 +98,9 @@ class PartitionState:
         return any(layout.SUCCESS in self.sizes.get(tree, {}) for tree in layout.TREES)
 
 
-def read_partition(store: Store, partition: str) -> PartitionState:
-    """Return what a partition holds."""
-    ledger = read_ledger(store, partition)
+def read_partition(store: Store, partition: str, ledger: Ledger | None = None) -> PartitionState:
+    """Return what a partition holds. ledger: what it shall hold, where that is not its own."""
+    ledger = ledger or read_ledger(store, partition)
     listed = {tree: store.sizes(layout.partition_folder(tree, partition)) for tree in layout.TREES}
     return exact_state(store, partition, ledger, listed)
 
