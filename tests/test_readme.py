@@ -77,7 +77,7 @@ def test_every_option_that_the_readme_names_exists() -> None:
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z_-]+", " ".join(blocks("bash"))))
     named |= set(re.findall(r"`(--[a-z][a-z_-]+)", README))
     help_texts = ""
-    for command in ("annotate", "train", "import", "evaluate"):
+    for command in ("annotate", "train", "import", "evaluate", "quantize"):
         result = subprocess.run(
             [
                 sys.executable,
@@ -91,5 +91,5 @@ def test_every_option_that_the_readme_names_exists() -> None:
             check=False,
         )
         help_texts += result.stdout
-    beam_options = {"--runner", "--flink_master", "--region", "--sdk_worker_parallelism"}
+    beam_options = {"--runner", "--resource_hint", "--sdk_worker_parallelism"}
     assert {name for name in named if name not in help_texts} <= beam_options

@@ -5,13 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from transformers import AutoModel, BitImageProcessorPil, ViTConfig
 
+from drf_core import frozen_encoder
 from drf_core.encoders import build_model
 from drf_core.frozen_encoder import frozen_image_encoder
 from drf_core.modeling_drf import DRFModel
 from drf_core.processing_drf import DRFProcessor
+from drf_core.runtimes.openvino_graphs import ConversionError
 
 
 def pixels() -> torch.Tensor:
@@ -61,3 +64,16 @@ def test_an_encoder_that_insists_on_its_size_is_compiled_for_what_the_crop_leave
     small = {"text": {"vocabulary": 400, "hidden": 32, "layers": 1, "heads": 2}}
     model, processor = build_model("small", str(tmp_path), ("a", "b"), ["a text"], small)
     compare(model, processor)
+
+
+def test_an_encoder_that_cannot_be_converted_is_run_by_torch_and_says_so(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: object) -> None:
+        raise ConversionError("OpenVINO cannot convert the image encoder (resnet): no such op")
+
+    monkeypatch.setattr(frozen_encoder, "image_graph", refuse)
+    model = DRFModel.from_pretrained(tiny_checkpoint)
+    encode = frozen_image_encoder(model, DRFProcessor.from_pretrained(str(tiny_checkpoint)), 1000)
+    assert encode(pixels()).shape == (5, model.config.image_feature_size)
+    assert "no such op; torch encodes the images" in caplog.text

@@ -7,6 +7,7 @@ beside the repository: the development posts among the nights, at original size.
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,17 +18,22 @@ import torch
 
 from drf_core.annotator import MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS, Annotator, Prediction
 from drf_core.checkpoint import DEFAULT_MODEL, resolve_model
+from drf_core.encoders import build_model
 from drf_core.images import decode_image
+from drf_core.modeling_drf import DRFModel
 from drf_core.runtimes.choice import choose_runtime
+from drf_core.runtimes.openvino_encoders import OpenVINOEncoders
+from drf_core.runtimes.openvino_graphs import IMAGE, TEXT, image_graph, text_graph
+from drf_core.runtimes.quantised import quantise, save_quantised
 from pipelines.sample import make_sample
-from tests.conftest import SHARED
+from tests.conftest import LABELS, SHARED
 
 # Share of posts with the same label.
-LEAST = 0.995
+LEAST = {"f32": 0.995, "bf16": 0.995, "int8": 0.985}
 # Qualities are ranks among some hundred reference posts, and in a dense part a small change of
 # the features passes several: the mean says what a reader of diagnostics sees.
 # Draft decoding alone moved image qualities by .016 on average on the default checkpoint.
-MEAN_QUALITY_DIFFERENCE = 0.03
+MEAN_QUALITY_DIFFERENCE = {"f32": 0.03, "bf16": 0.03, "int8": 0.05}
 
 
 class Post(NamedTuple):
@@ -54,6 +60,73 @@ def posts(tmp_path_factory: pytest.TempPathFactory) -> list[Post]:
     dev = pq.read_table(corpora / "mvsa_single" / "dev.parquet", columns=["post_id"])["post_id"]
     ids = {str(post_id) for post_id in dev.to_pylist()}
     return read_posts(sorted((corpora / "nightly").rglob("*.parquet")), ids)
+
+
+@pytest.fixture(scope="module")
+def fitted(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MiniLM and MobileNetV2 with heads trained on some hundred posts: labels that mean it."""
+    encoders = shared / "encoders"
+    torch.manual_seed(0)
+    model, processor = build_model(
+        str(encoders / "all-MiniLM-L6-v2"),
+        str(encoders / "mobilenet_v2_1.0_224"),
+        LABELS,
+        [],
+        queue_length=200,
+        reference_length=100,
+    )
+    table = pq.read_table(shared / "corpora" / "mvsa_single" / "train.parquet").slice(0, 400)
+    annotator = Annotator(model, processor)
+    graphs = {TEXT: text_graph(model), IMAGE: image_graph(model, processor)}
+    runtime = choose_runtime("openvino-f32", "cpu")
+    encode = OpenVINOEncoders(graphs, processor.tokenizer.pad_token_id, runtime, 2)
+    rows = table.to_pylist()
+    prepared = [annotator.prepare(row["text"], row["image"]) for row in rows]
+    whole = [p for p in prepared if p.token_ids is not None and p.pixels is not None]
+    labels = torch.tensor(
+        [
+            LABELS.index(row["label"])
+            for row, p in zip(rows, prepared, strict=True)
+            if p.token_ids is not None and p.pixels is not None
+        ]
+    )
+    text = encode.encode_texts([p.token_ids or [] for p in whole])
+    image = encode.encode_images([p.pixels for p in whole if p.pixels is not None])
+    fit_heads(model, text, image, labels)
+    folder = tmp_path_factory.mktemp("fitted")
+    model.save_pretrained(folder)
+    processor.save_pretrained(str(folder))
+    return folder
+
+
+def fit_heads(
+    model: DRFModel, text: torch.Tensor, image: torch.Tensor, labels: torch.Tensor
+) -> None:
+    """Queues, distributions and reference from the features, then some steps of training."""
+    order = torch.randperm(len(labels))
+    queued, held_out = order[:200], order[200:]
+    model.undisrupted_queue.push({"text": text[queued], "image": image[queued]}, queued)
+    for name, features in (("text", text), ("image", image)):
+        damaged = features[queued] + features.std(0) * torch.randn_like(features[queued])
+        model.disrupted_queues[name].push({name: damaged}, queued)
+    model.fit_distributions()
+    present = torch.ones(len(labels), 2, dtype=torch.bool)
+    heads = [p for n, p in model.named_parameters() if "encoder." not in n]
+    optimiser = torch.optim.AdamW(heads, 2e-3)
+    model.train()
+    for _ in range(40):
+        optimiser.zero_grad()
+        output = model.forward_features(text, image, present)
+        loss = torch.nn.functional.cross_entropy(output.logits, labels)
+        loss = loss + sum(
+            torch.nn.functional.cross_entropy(output.unimodal_logits[:, column], labels)
+            for column in range(2)
+        )
+        loss.backward()
+        optimiser.step()
+    paired = torch.arange(len(held_out))[:, None].repeat(1, 2)
+    model.set_reference(text[held_out], image[held_out], paired)
+    model.eval()
 
 
 @torch.no_grad()
@@ -91,6 +164,7 @@ def compare(
             for p in annotator.predict(prepared[start : start + 64])
         ]
         same = np.mean([a.label == b.label for a, b in zip(expected, found, strict=True)])
+        precision = annotator.runtime.precision
         differences = {
             m: float(
                 np.mean(
@@ -103,8 +177,30 @@ def compare(
             for m in ("text", "image")
         }
         print(f"{runtime}: {same:.2%} of {len(found)} labels, quality {differences}")
-        assert same >= LEAST, runtime
-        assert max(differences.values()) <= MEAN_QUALITY_DIFFERENCE, runtime
+        assert same >= LEAST[precision], runtime
+        assert max(differences.values()) <= MEAN_QUALITY_DIFFERENCE[precision], runtime
+
+
+@pytest.fixture(scope="module")
+def expected(fitted: Path, posts: list[Post]) -> list[Prediction]:
+    """What the fitted checkpoint says by the long way."""
+    return reference(Annotator.from_pretrained(str(fitted), device="cpu"), posts)
+
+
+@pytest.fixture(scope="module")
+def quantised(fitted: Path, shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The fitted checkpoint with int8 encoders, calibrated on posts to train on."""
+    pytest.importorskip("nncf", reason="needs nncf (the extra `quantize`)")
+    copy = tmp_path_factory.mktemp("int8") / "checkpoint"
+    shutil.copytree(fitted, copy)
+    annotator = Annotator.from_pretrained(str(copy), device="cpu")
+    train = pq.read_table(shared / "corpora" / "mvsa_single" / "train.parquet").slice(400, 100)
+    prepared = [annotator.prepare(row["text"], row["image"]) for row in train.to_pylist()]
+    texts = [p.token_ids for p in prepared if p.token_ids is not None]
+    images = [p.pixels for p in prepared if p.pixels is not None]
+    graphs = quantise(annotator.model, annotator.processor, texts, images)
+    save_quantised(str(copy), graphs, len(texts), len(images))
+    return copy
 
 
 def runtimes() -> list[str]:
@@ -115,5 +211,21 @@ def runtimes() -> list[str]:
 
 def test_the_default_checkpoint_says_the_same_on_every_runtime(posts: list[Post]) -> None:
     folder = Path(resolve_model(DEFAULT_MODEL))
-    expected = reference(Annotator.from_pretrained(str(folder), device="cpu"), posts)
-    compare(folder, posts, runtimes(), expected)
+    compare(
+        folder,
+        posts,
+        runtimes(),
+        reference(Annotator.from_pretrained(str(folder), device="cpu"), posts),
+    )
+
+
+def test_pre_trained_encoders_say_the_same_on_every_runtime(
+    fitted: Path, posts: list[Post], expected: list[Prediction]
+) -> None:
+    compare(fitted, posts, runtimes(), expected)
+
+
+def test_pre_trained_encoders_in_int8_say_nearly_the_same(
+    quantised: Path, posts: list[Post], expected: list[Prediction]
+) -> None:
+    compare(quantised, posts, ["openvino-int8"], expected)
