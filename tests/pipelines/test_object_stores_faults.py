@@ -1,4 +1,4 @@
-"""A store that fails now and then, refuses, is left by a killed run, or shared by two.
+"""A store that fails now and then, lists late, refuses, is left by a killed run, or shared by two.
 
 On S3's emulator; what is tested lies in the job and in fsspec, the same for every store.
 """
@@ -43,6 +43,33 @@ def test_faults_now_and_then_lose_nothing(
     output = remote.output()
     assert output.succeeded() == ["dt=2026-11-17", "dt=2026-11-18"]
     assert rows_of(output) == rows_of(remote.local(tmp_path / "in"))
+
+
+def test_a_store_that_lists_late_loses_nothing_and_doubles_nothing(
+    remote: Remote, inferred: list[int], tmp_path: Path
+) -> None:
+    """Its listings are as they were some seconds ago: new objects lacking, removed ones there."""
+    write_nights(tmp_path / "in", files_per_night=2, posts_per_file=3)
+    remote.upload(tmp_path / "in")
+    remote.emulator.proxy.late_seconds = 3600.0
+
+    first = remote.annotate()
+    assert first.code == 0, first.err
+    assert remote.output().succeeded() == ["dt=2026-11-17", "dt=2026-11-18"]
+    before = remote.output().files()
+    inferred.clear()
+    second = remote.annotate()
+    assert (second.code, inferred) == (0, []), second.err
+    assert remote.output().files() == before
+
+    changed = write_posts(tmp_path / "changed.parquet", make_posts(2, first=90))
+    url = f"{remote.bucket}/in/dt=2026-11-18/part-00000.parquet"
+    remote.emulator.put(url, changed.read_bytes())
+    third = remote.annotate()
+    assert (third.code, sum(inferred)) == (0, 2), third.err
+    places = remote.output().places()
+    assert len(places) == len(set(places)) == 11
+    assert remote.output().succeeded() == ["dt=2026-11-17", "dt=2026-11-18"]
 
 
 def test_killed_half_way_the_next_run_does_the_rest(
