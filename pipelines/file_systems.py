@@ -14,10 +14,22 @@ import fsspec
 # Without a byte for so long, a connection is given up, and the request sent again.
 _SILENT_SECONDS = 60.0
 
+_BUCKETS = ("s3", "s3a", "gs", "gcs")
+
 
 def open_url(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    """Return a URL's file system and its path there; raises what fsspec raises."""
-    protocol = url.partition("://")[0] if "://" in url else "file"
+    """Return a URL's file system and its path there.
+
+    Raises ValueError where a bucket's URL has a user name in it, and what fsspec raises.
+    """
+    protocol, separator, rest = url.partition("://")
+    protocol = protocol if separator else "file"
+    if protocol in _BUCKETS and "@" in rest.partition("/")[0]:
+        # The stores' libraries take it for the bucket's name, and quote it in what they raise.
+        raise ValueError(
+            f"{protocol}:// takes no user name and password in the URL; leave them out, "
+            "the store's own environment variables and files have the credentials"
+        )
     given = fsspec.config.conf.get(protocol, {})
     settings = {name: value for name, value in _settings(protocol).items() if name not in given}
     fs, path = fsspec.core.url_to_fs(url, **settings)

@@ -21,7 +21,7 @@ from pipelines.plan import FailedFile, InputFile, RowGroup
 from pipelines.reading import CorruptInputError
 from pipelines.reasons import reason_of, redact
 from pipelines.retrying import retry
-from pipelines.store import in_parallel
+from pipelines.store import in_parallel, open_store
 from schemas.errors import DRFError, SchemaError, UsageError
 from schemas.posts import ROLES, PostColumns, check_posts_schema
 
@@ -288,17 +288,11 @@ def _url_maker(path: str, inner: str, fs: fsspec.AbstractFileSystem) -> Callable
     return lambda found: str(fs.unstrip_protocol(found))
 
 
-def _full_url(path: str) -> str:
-    if "://" not in path:
-        return LocalFileSystem._strip_protocol(path)
-    fs, inner = open_input(path)
-    return inner if isinstance(fs, LocalFileSystem) else str(fs.unstrip_protocol(inner))
-
-
 def _check_apart(url: str, folder: bool, output: str | None, shown: str) -> None:
     if output is None:
         return
-    out = _full_url(output)
+    store = open_store(output)
+    out = store.root if store.local else str(store.fs.unstrip_protocol(store.root))
     if url == out or url.startswith(out.rstrip("/") + "/"):
         raise UsageError(
             f"--input {shown}: lies in the output {redact(output)}; "

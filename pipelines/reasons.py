@@ -6,6 +6,9 @@ import re
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://\S+", re.IGNORECASE)
 
+# What is left of a URL where a library quotes it without its scheme: user:password@bucket.
+_USERINFO = re.compile(r"[^\s:/@\"'`]+:[^\s/@\"'`]+@(?=\w)")
+
 # In these URLs the part before "@" is a container, not a credential.
 _CONTAINER_SCHEMES = ("abfs", "abfss", "wasb", "wasbs")
 
@@ -46,7 +49,8 @@ def redact(url: str) -> str:
 def one_line(text: str) -> str:
     """Return the text as one printable line, its URLs without credentials."""
     printable = "".join(c if c.isprintable() else " " for c in text)
-    return _URL.sub(lambda url: redact(url.group()), " ".join(printable.split()))
+    text = _URL.sub(lambda url: redact(url.group()), " ".join(printable.split()))
+    return _USERINFO.sub("", text)
 
 
 def reason_of(error: BaseException) -> str:

@@ -15,6 +15,7 @@ import torch
 from pipelines import layout
 from pipelines.cli import main
 from pipelines.plan import Plan
+from pipelines.reasons import one_line
 from pipelines.runners import as_one_line
 from tests.data.corpora import damage_page, make_posts, write_nights, write_posts
 from tests.pipelines.running import Output, Run, annotate_arguments
@@ -298,17 +299,32 @@ def test_sample_writes_posts_that_annotate_takes(
     assert output.dead_letters
 
 
-def test_no_message_tells_credentials(drf: Drf, tiny_checkpoint: Path, tmp_path: Path) -> None:
-    secret = "s3://user:hunter2@bucket/posts?X-Amz-Signature=hunter2"
+@pytest.mark.parametrize("option", ["--input", "--output", "--model"])
+@pytest.mark.parametrize("protocol", ["s3", "gs"])
+def test_no_message_tells_credentials(
+    drf: Drf,
+    posts: Path,
+    tiny_checkpoint: Path,
+    output: Output,
+    monkeypatch: pytest.MonkeyPatch,
+    protocol: str,
+    option: str,
+) -> None:
+    """Neither ours nor the one of a store's library, which takes all of it for the bucket."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "hunter2")
+    secret = f"{protocol}://user:hunter2@bucket/posts?X-Amz-Signature=hunter2"
 
-    for option in ("--input", "--output", "--model"):
-        run = drf(
-            *annotate_arguments(tmp_path, Output(tmp_path / "out"), tiny_checkpoint),
-            *(option, secret),
-        )
+    run = drf(*annotate_arguments(posts, output, tiny_checkpoint), option, secret)
 
-        assert run.code in (1, 2)
-        assert "hunter2" not in run.out + run.err
+    assert run.code in (1, 2)
+    assert f"{protocol}://bucket/posts" in run.err
+    assert "hunter2" not in run.out + run.err
+
+
+def test_what_a_library_quotes_of_a_url_tells_no_credentials() -> None:
+    quoted = 'Invalid bucket name "user:hunter2@bucket", of part@1.parquet, at 12:30'
+    assert one_line(quoted) == 'Invalid bucket name "bucket", of part@1.parquet, at 12:30'
 
 
 def test_the_summary_tells_no_credentials(drf: Drf, posts: Path, tiny_checkpoint: Path) -> None:

@@ -20,7 +20,7 @@ from pipelines.store import Store, open_store
 from tests.data.corpora import make_posts, write_nights, write_posts
 from tests.pipelines.faulty_proxy import FAULTS, Request
 from tests.pipelines.object_stores import Remote, remote, rows_of, s3
-from tests.pipelines.running import start_drf
+from tests.pipelines.running import Output, annotate_arguments, start_drf
 from tests.pipelines.test_annotate_resume import SLOW
 
 __all__ = ["remote", "s3"]
@@ -181,6 +181,21 @@ class TestRefusals:
         s3fs.S3FileSystem.clear_instance_cache()
         assert code == 2
         assert "Unable to locate credentials; set AWS_ACCESS_KEY_ID" in line
+
+
+@pytest.mark.parametrize("protocol, package, extra", [("s3", "s3fs", "s3"), ("gs", "gcsfs", "gcs")])
+def test_a_store_whose_package_is_not_installed(
+    tiny_checkpoint: Path, tmp_path: Path, protocol: str, package: str, extra: str
+) -> None:
+    write_posts(tmp_path / "in" / "posts.parquet", make_posts(1))
+    arguments = annotate_arguments(tmp_path / "in", Output(tmp_path / "out"), tiny_checkpoint)
+    arguments += ["--output", f"{protocol}://bucket/out"]
+    # As if it were not there: for Python, a module that is None cannot be imported.
+    process = start_drf(arguments, f"import sys; sys.modules[{package!r}] = None")
+    _, err = process.communicate()
+    assert process.returncode in (1, 2)
+    [line] = err.splitlines()
+    assert f"this package's extra `{extra}` has it: pip install '.[{extra}]'" in line
 
 
 class TestRetrying:
