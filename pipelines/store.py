@@ -31,6 +31,8 @@ from schemas.errors import DRFError
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
+_NO_BUCKET = "the bucket does not exist; create it, or correct the URL"
+
 # What listings call the time of the last write.
 _MODIFIED = ("LastModified", "mtime", "last_modified")
 
@@ -257,7 +259,10 @@ class Store:
             if isinstance(error, (DRFError, *but)):
                 raise
             where = f"{self.url}/{name}" if name else self.url
-            raise OutputError(f"cannot {verb} {where}: {reason_of(error)}") from error
+            # Stores have no folders to lack, and gcsfs then says nothing but its request's URL.
+            lacks = verb == "write" and not self.local and isinstance(error, FileNotFoundError)
+            reason = _NO_BUCKET if lacks else reason_of(error)
+            raise OutputError(f"cannot {verb} {where}: {reason}") from error
 
 
 def open_store(url: str) -> Store:

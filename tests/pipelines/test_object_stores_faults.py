@@ -1,10 +1,11 @@
 """A store that fails now and then, lists late, refuses, is left by a killed run, or shared by two.
 
-On S3's emulator; what is tested lies in the job and in fsspec, the same for every store.
+Mostly on S3's emulator; what is tested lies in the job and in fsspec, the same for every store.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -19,13 +20,14 @@ from pipelines.staging import committed_keys
 from pipelines.store import Store, open_store
 from tests.data.corpora import make_posts, write_nights, write_posts
 from tests.pipelines.faulty_proxy import FAULTS, Request
-from tests.pipelines.object_stores import Remote, remote, rows_of, s3
+from tests.pipelines.object_stores import Remote, gs, remote, rows_of, s3
 from tests.pipelines.running import Output, annotate_arguments, start_drf
 from tests.pipelines.test_annotate_resume import SLOW
 
-__all__ = ["remote", "s3"]
+__all__ = ["gs", "remote", "s3"]
 
 
+@pytest.mark.parametrize("remote", ["s3", "gs"], indirect=True)
 def test_faults_now_and_then_lose_nothing(
     remote: Remote, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -181,6 +183,29 @@ class TestRefusals:
         s3fs.S3FileSystem.clear_instance_cache()
         assert code == 2
         assert "Unable to locate credentials; set AWS_ACCESS_KEY_ID" in line
+
+
+@pytest.mark.parametrize("remote", ["gs"], indirect=True)
+def test_google_refuses_in_one_line_too(remote: Remote, tmp_path: Path) -> None:
+    write_posts(tmp_path / "in" / "posts.parquet", make_posts(1))
+    remote.upload(tmp_path / "in")
+    run = remote.annotate("--output", "gs://not-there/out")
+    [line] = run.err.splitlines()
+    assert run.code == 1
+    assert line.endswith("the bucket does not exist; create it, or correct the URL")
+    run = remote.annotate("--input", "gs://not-there/in")
+    [line] = run.err.splitlines()
+    assert (run.code, line) == (
+        2,
+        "drf: error: --input gs://not-there/in: no such file, folder or bucket",
+    )
+    message = "nobody@example.com does not have storage.objects.list access to the bucket."
+    denied = json.dumps({"error": {"code": 403, "message": message}}).encode()
+    remote.emulator.proxy.refuse = lambda request: (403, denied)
+    run = remote.annotate()
+    [line] = run.err.splitlines()
+    assert run.code == 2
+    assert "access to the bucket.; the store's credentials in use may not do that" in line
 
 
 @pytest.mark.parametrize("protocol, package, extra", [("s3", "s3fs", "s3"), ("gs", "gcsfs", "gcs")])
