@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import apache_beam as beam
@@ -16,11 +18,13 @@ from pipelines.closing import (
     close_run,
     partitions_to_publish,
 )
+from pipelines.job_faults import cancelled_on_faults, forget_faults
 from pipelines.plan import Plan, ShardOutcome
 from pipelines.progress import show_progress
 from pipelines.runners import choose_runner, run_pipeline
+from pipelines.store import open_store
 from pipelines.work_unit import AnnotateWorkUnit
-from schemas.errors import UsageError
+from schemas.errors import DRFError, UsageError
 
 
 def build(
@@ -74,8 +78,14 @@ def run(plan: Plan, start: RunStart, options: PipelineOptions) -> None:
     hints = _take_resource_hints(options)
     pipeline = beam.Pipeline(runner=choose_runner(options), options=options)
     build(pipeline, plan, start, hints)
-    with show_progress(plan):
-        run_pipeline(pipeline)
+    store, run_id = open_store(plan.options.output), plan.options.run_id
+    forget_faults(store, run_id)
+    try:
+        with show_progress(plan):
+            run_pipeline(pipeline, partial(cancelled_on_faults, store, run_id))
+    finally:
+        with contextlib.suppress(DRFError):
+            forget_faults(store, run_id)
 
 
 def _take_resource_hints(options: PipelineOptions) -> dict[str, str | None]:

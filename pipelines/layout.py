@@ -3,7 +3,7 @@
 annotations/<partition>/part-….parquet, _parts.json (the ledger), _SUCCESS
 dead_letters/<partition>/part-….parquet, _SUCCESS
 _runs/<run_id>/manifest.json
-_staging/commits/<key>.json, parts/…, attempts/…, intents/…, locks/…
+_staging/commits/<key>.json, parts/…, attempts/…, intents/…, locks/…, faults/…
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ STAGED_PARTS = "_staging/parts"
 ATTEMPTS = "_staging/attempts"
 INTENTS = "_staging/intents"
 LOCKS = "_staging/locks"
+FAULTS = "_staging/faults"
 
 # Half-written files lie here, never beside the data: DuckDB's globs skip no leading "." or "_".
 TEMPORARY = "_staging/tmp"
@@ -75,6 +76,11 @@ def commit_record(key: str) -> str:
 def attempt_record(key: str, attempt: str) -> str:
     """Return the name of the record that one attempt at a shard keeps while it runs."""
     return f"{ATTEMPTS}/{key}.{attempt}.json"
+
+
+def fault_record(run_id: str, fault: str) -> str:
+    """Return the name of the record of one fault that a worker of a run met."""
+    return f"{FAULTS}/{run_id}~{fault}.json"
 
 
 def intent(partition: str) -> str:

@@ -8,7 +8,7 @@ import difflib
 import logging
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NoReturn
 
 import apache_beam as beam
@@ -92,16 +92,22 @@ def choose_runner(options: PipelineOptions) -> PipelineRunner:
     return FnApiRunner()
 
 
-def run_pipeline(pipeline: beam.Pipeline) -> None:
+def run_pipeline(
+    pipeline: beam.Pipeline,
+    while_running: Callable[[Callable[[], object]], contextlib.AbstractContextManager[None]],
+) -> None:
     """Run to the end; raise JobError, or the worker's own DRFError, in one line.
 
     An interrupt cancels the job: one that nobody waits for would keep its workers.
+    while_running: what goes on beside a job that an engine elsewhere runs; it is given a
+    function that cancels the job.
     """
     with _quiet_root_logger():
         try:
             result = pipeline.run()
             try:
-                state = result.wait_until_finish()
+                with while_running(result.cancel):
+                    state = result.wait_until_finish()
             except KeyboardInterrupt:
                 with contextlib.suppress(Exception):
                     result.cancel()
@@ -136,6 +142,8 @@ def as_one_line(error: Exception) -> BaseException:
     Runners in this process re-raise the worker's exception, others quote its traceback. A
     KeyboardInterrupt, wrapped by either, comes back as one.
     """
+    if isinstance(error, JobError):
+        return error
     text = _WHILE_RUNNING.sub("", str(error)).strip()
     if isinstance(error, DRFError):
         return _job_error(text, type(error))

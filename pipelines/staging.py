@@ -211,7 +211,13 @@ def sweep_staging(store: Store, older_than_seconds: float = 7 * 86_400) -> int:
     but the last of each lock, from which the next is counted. What is younger may belong to a
     run at work.
     """
-    folders = (layout.STAGED_PARTS, layout.COMMITS, layout.ATTEMPTS, layout.TEMPORARY)
+    folders = (
+        layout.STAGED_PARTS,
+        layout.COMMITS,
+        layout.ATTEMPTS,
+        layout.FAULTS,
+        layout.TEMPORARY,
+    )
     old = [
         f"{folder}/{name}"
         for folder in folders

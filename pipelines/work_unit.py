@@ -16,6 +16,7 @@ from pipelines.annotation_rows import RunColumns, build_rows
 from pipelines.feature_cache import FeatureCache, open_cache
 from pipelines.fetching import ImageFetcher
 from pipelines.inputs import open_input, read_footer
+from pipelines.job_faults import faults_told
 from pipelines.look_ahead import look_ahead
 from pipelines.model_handler import DRFModelHandler, ModelFailure
 from pipelines.plan import JobOptions, Shard, ShardOutcome, WorkUnit
@@ -60,7 +61,8 @@ class AnnotateWorkUnit(beam.DoFn):
 
     def process(self, unit: WorkUnit) -> Iterator[ShardOutcome]:
         """Annotate the shards of `unit` that have no commit record yet."""
-        yield from annotate_unit(unit, self._options, self._handler)
+        with faults_told(open_store(self._options.output), self._options.run_id):
+            yield from annotate_unit(unit, self._options, self._handler)
 
 
 def annotate_unit(

@@ -1,0 +1,84 @@
+"""Faults that no retry mends, told by workers to the client by way of the output.
+
+Flink and Dataflow try again what raised, for minutes; a model that no worker can load fails the
+same way each time. Workers write down such a fault before they raise it, and the client cancels
+the job when it has seen it often enough.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+
+from drf_core.checkpoint import CheckpointError
+from pipelines import layout
+from pipelines.model_handler import ModelError
+from pipelines.runners import JobError
+from pipelines.store import Store
+from schemas.errors import UsageError
+
+LASTING_FAULTS = (ModelError, CheckpointError, UsageError)
+
+# More than one: it may be a single worker that is broken, and another one takes its place.
+_ENOUGH = 2
+_LOOK_SECONDS = 2.0
+
+
+@contextlib.contextmanager
+def faults_told(store: Store, run_id: str) -> Iterator[None]:
+    """On a worker: write down a lasting fault that the block raises, and let it pass."""
+    try:
+        yield
+    except LASTING_FAULTS as error:
+        fault = {"message": str(error), "exit_code": error.exit_code}
+        # Where it cannot be written, the engine's own retries have to do.
+        with contextlib.suppress(Exception):
+            name = layout.fault_record(run_id, uuid.uuid4().hex)
+            store.write_json(name, fault, durable=False)
+        raise
+
+
+def forget_faults(store: Store, run_id: str) -> None:
+    """Remove a run's fault records: of an earlier try under its id, or after its end."""
+    store.for_each(store.remove, _records(store, run_id))
+
+
+@contextlib.contextmanager
+def cancelled_on_faults(store: Store, run_id: str, cancel: Callable[[], object]) -> Iterator[None]:
+    """On the client: call `cancel` once when a job's workers told of faults often enough.
+
+    Raises JobError, with the last fault's message and exit code, when the block ends.
+    """
+    ended = threading.Event()
+    found: list[JobError] = []
+
+    def watch() -> None:
+        while not ended.wait(_LOOK_SECONDS):
+            # A look that fails is tried again; the job itself meets a lasting fault, too.
+            with contextlib.suppress(Exception):
+                records = _records(store, run_id)
+                if len(records) >= _ENOUGH and (fault := store.read_json(records[-1])):
+                    error = JobError(fault["message"])
+                    error.exit_code = fault["exit_code"]
+                    found.append(error)
+                    cancel()
+                    return
+
+    thread = threading.Thread(target=watch, name="job-faults", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        if found:
+            # Whatever the engine says of a job that was cancelled, this is why.
+            raise found[0]
+
+
+def _records(store: Store, run_id: str) -> list[str]:
+    mark = layout.fault_record(run_id, "").removesuffix(".json")
+    names = sorted(f"{layout.FAULTS}/{name}" for name in store.sizes(layout.FAULTS))
+    return [name for name in names if name.startswith(mark)]
