@@ -74,6 +74,8 @@ def test_an_encoder_that_cannot_be_converted_is_run_by_torch_and_says_so(
 
     monkeypatch.setattr(frozen_encoder, "image_graph", refuse)
     model = DRFModel.from_pretrained(tiny_checkpoint)
-    encode = frozen_image_encoder(model, DRFProcessor.from_pretrained(str(tiny_checkpoint)), 1000)
+    processor = DRFProcessor.from_pretrained(str(tiny_checkpoint))
+    with caplog.at_level("WARNING", frozen_encoder.__name__):
+        encode = frozen_image_encoder(model, processor, 1000)
     assert encode(pixels()).shape == (5, model.config.image_feature_size)
     assert "no such op; torch encodes the images" in caplog.text
