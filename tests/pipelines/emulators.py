@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import shutil
 import socket
 import subprocess
@@ -102,8 +101,6 @@ def run_s3() -> Iterator[Emulator]:
 @contextlib.contextmanager
 def run_gcs() -> Iterator[Emulator]:
     """Run fake-gcs-server."""
-    # As the job sets it, and before anything imports gcsfs.
-    os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
     pytest.importorskip("gcsfs", reason="needs gcsfs (the extra gcs)")
     build = subprocess.run(
         [Path(__file__).parents[1] / "build_gcs_server"], capture_output=True, text=True
