@@ -89,8 +89,12 @@ def remote(
         monkeypatch.setenv(name, value)
     monkeypatch.setitem(fsspec.config.conf, "gs", {"token": "anon"})
     monkeypatch.setattr(retrying, "FIRST_SECONDS", 0.05)
+    # fsspec keeps its clients, with the address that the environment named when they were made.
+    clients = fsspec.get_filesystem_class(emulator.protocol)
+    clients.clear_instance_cache()
     proxy = emulator.proxy
     proxy.requests.clear()
     proxy.spoilt.clear()
     yield Remote(emulator, emulator.make_bucket(), drf, tiny_checkpoint, tmp_path)
     proxy.fault_share, proxy.late_seconds, proxy.refuse, proxy.before = 0.0, 0.0, None, None
+    clients.clear_instance_cache()
