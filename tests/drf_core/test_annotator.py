@@ -125,8 +125,10 @@ def test_a_batch_that_does_not_fit_is_halved(
     annotator._largest_batch = None
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
-def test_a_gpu_asked_for_and_absent_is_an_error(tiny_checkpoint: Path) -> None:
+def test_a_gpu_asked_for_and_absent_is_an_error(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(DeviceError, match="no usable GPU"):
         Annotator.from_pretrained(str(tiny_checkpoint), device="cuda")
 
