@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -72,7 +73,7 @@ def build_rows(
         "schema_version": ANNOTATIONS_SCHEMA_VERSION,
         "annotated_at": annotated_at,
     }
-    schema = annotations_schema(run.labels, tuple(kept.schema))
+    schema = _schema(run.labels, tuple(kept.schema))
     columns = [
         pa.repeat(pa.scalar(alike[field.name], field.type), len(annotated))
         if field.name in alike
@@ -96,6 +97,10 @@ def build_rows(
         pa.RecordBatch.from_arrays(columns, schema=schema),
         pa.RecordBatch.from_pylist(dead_letters, schema=dead_letters_schema()),
     )
+
+
+# Made once, not per batch.
+_schema = functools.lru_cache(annotations_schema)
 
 
 def _prediction_columns(predictions: Sequence[Prediction], labels: Sequence[str]) -> dict[str, Any]:

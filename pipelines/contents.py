@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import random
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -21,15 +23,31 @@ class Content(NamedTuple):
 _SEED = random.SystemRandom().getrandbits(64)
 
 
-def contents_of(posts: pa.RecordBatch) -> list[Content]:
-    """Return the content of each row of a coerced batch (schemas.posts.coerce_posts)."""
-    texts, images, uris = (posts.column(name) for name in ("text", "image", "image_uri"))
+def contents_of(
+    texts: Sequence[str | None],
+    images: Sequence[memoryview | None],
+    image_uris: Sequence[str | None],
+) -> list[Content]:
+    """Return the content of each post, from its columns."""
     return [
-        Content(_hash(text), _hash(image), uri)
-        for text, image, uri in zip(texts, images, uris.to_pylist(), strict=True)
+        Content(
+            None if text is None else xxh3_128_digest(text.encode(), _SEED),
+            None if image is None else xxh3_128_digest(image, _SEED),
+            uri,
+        )
+        for text, image, uri in zip(texts, images, image_uris, strict=True)
     ]
 
 
-def _hash(value: pa.Scalar) -> bytes | None:
-    # Hashed where Arrow holds it, without a copy.
-    return xxh3_128_digest(value.as_buffer(), _SEED) if value.is_valid else None
+def views(column: pa.LargeBinaryArray) -> list[memoryview | None]:
+    """Return each value where Arrow holds it, not a copy; None for null."""
+    if column.null_count == len(column):
+        return [None] * len(column)
+    _, offsets, data = column.buffers()
+    whole = memoryview(data or b"")
+    ends = memoryview(offsets).cast("b").cast("q")[column.offset : column.offset + len(column) + 1]
+    valid = column.is_valid().to_pylist() if column.null_count else [True] * len(column)
+    places = itertools.pairwise(ends.tolist())
+    return [
+        whole[first:end] if ok else None for (first, end), ok in zip(places, valid, strict=True)
+    ]

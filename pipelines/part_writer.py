@@ -46,8 +46,7 @@ class PartWriter:
         if rows.num_rows == 0:
             return
         table = pa.Table.from_batches([rows]) if isinstance(rows, pa.RecordBatch) else rows
-        source_rows = table["source_row"].to_pylist()
-        for row in source_rows:
+        for row in table["source_row"].to_pylist():
             if row <= self._last_row:
                 raise ValueError(f"source_row {row} after {self._last_row}: rows out of order")
             self._last_row = row

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ import pyarrow as pa
 
 from drf_core.annotator import PreparedPost
 from pipelines.annotation_rows import Result
-from pipelines.contents import Content, contents_of
+from pipelines.contents import Content, contents_of, views
 from pipelines.plan import Shard
 from pipelines.preparing import DeadLetter, no_post_id
 from pipelines.reading import CorruptInputError
@@ -20,11 +21,11 @@ from schemas.posts import PostsLayout, kept_columns
 
 # What a worker reads and prepares while the model runs: enough to keep it fed, and the bound
 # on what it holds, whatever the size of its work unit.
-LOOK_AHEAD_POSTS = 128
+LOOK_AHEAD_POSTS = 256
 LOOK_AHEAD_BYTES = 64 << 20
 
 # Posts that a thread prepares at a time: a future for each would cost more than some posts do.
-_PREPARED_AT_ONCE = 8
+_PREPARED_AT_ONCE = 16
 
 # Answers that are kept for posts of the same content: about a kilobyte each.
 _MOST_ANSWERS = 8192
@@ -122,14 +123,14 @@ class _Answers:
     """Answers by content: of the last contents that came, so that memory stays bounded."""
 
     def __init__(self) -> None:
-        self._answers: dict[Content, Answer] = {}
+        self._answers: OrderedDict[Content, Answer] = OrderedDict()
 
     def find(self, content: Content) -> tuple[Answer, bool]:
         """Return the content's answer, and whether it is a new one."""
         if (answer := self._answers.get(content)) is not None:
             return answer, False
         if len(self._answers) >= _MOST_ANSWERS:
-            del self._answers[next(iter(self._answers))]
+            self._answers.popitem(last=False)
         return self._answers.setdefault(content, Answer()), True
 
 
@@ -142,19 +143,20 @@ def _chunk(
     prepare: Prepare,
     pool: Executor,
 ) -> Chunk:
+    post_ids, texts, uris = (
+        posts.column(name).to_pylist() for name in ("post_id", "text", "image_uri")
+    )
+    images = views(posts.column("image"))
+
     def prepare_rows(
         rows: Sequence[tuple[int, Answer]],
     ) -> list[tuple[Answer, PreparedPost | DeadLetter]]:
-        text, image, uri = (posts.column(name) for name in ("text", "image", "image_uri"))
-        return [
-            (answer, prepare(text[row].as_py(), _view(image[row]), uri[row].as_py()))
-            for row, answer in rows
-        ]
+        return [(answer, prepare(texts[row], images[row], uris[row])) for row, answer in rows]
 
-    post_ids = posts.column("post_id").to_pylist()
+    contents = contents_of(texts, images, uris)
     of_rows: list[Answer] = []
     new: list[tuple[int, Answer]] = []
-    for row, (post_id, content) in enumerate(zip(post_ids, contents_of(posts), strict=True)):
+    for row, (post_id, content) in enumerate(zip(post_ids, contents, strict=True)):
         if (letter := no_post_id(post_id)) is not None:
             of_rows.append(Answer(letter))
             continue
@@ -175,11 +177,6 @@ def _chunk(
         kept=kept_columns(posts, layout),
         bytes=posts.nbytes,
     )
-
-
-def _view(image: pa.Scalar) -> memoryview | None:
-    # Not a copy: decoders copy what they read anyhow.
-    return memoryview(image.as_buffer()) if image.is_valid else None
 
 
 def look_ahead_cost(item: Chunk | ShardEnd) -> float:

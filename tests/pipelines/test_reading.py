@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import os
 import random
 import threading
 import tracemalloc
@@ -218,6 +219,32 @@ def test_a_fault_of_the_store_is_not_taken_for_a_corrupt_file(corpus: Path):
 
     with pytest.raises(ConnectionResetError):
         list(read_rows(FailingFS(), str(corpus), make_shard(corpus, 0, 20, (0,)), layout))
+
+
+def test_a_disk_that_fails_is_not_taken_for_a_corrupt_file(tmp_path: Path):
+    posts = [{"post_id": str(n), "text": "t", "image": bytes(100_000)} for n in range(20)]
+    path = corpora.write_posts(
+        tmp_path / "posts.parquet",
+        posts,
+        compression="none",
+        use_dictionary=False,
+        # Pages of two rows, so that there is something left to read.
+        write_batch_size=2,
+    )
+    batches = read_rows(FS, str(path), make_shard(path, 0, 20, (0,)), layout_of(path), batch_rows=2)
+    next(batches)
+    # The file that Arrow has open turns into one that cannot be read.
+    (opened,) = (
+        int(link.name)
+        for link in Path("/proc/self/fd").iterdir()
+        if link.exists() and link.resolve() == path.resolve()
+    )
+    unreadable = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(unreadable, opened)
+    os.close(unreadable)
+
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        list(batches)
 
 
 class RangeHandler(http.server.BaseHTTPRequestHandler):
