@@ -17,6 +17,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from drf_core.file_systems import CredentialsInURLError, open_url
 from schemas.errors import UsageError
 
 DEFAULT_MODEL = "default"
@@ -92,14 +93,12 @@ def _from_hub(name: str, option: str) -> str:
 
 @lru_cache(maxsize=8)
 def _download(url: str, option: str) -> str:
-    import fsspec
-
     folder = tempfile.mkdtemp(prefix="drf-model-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     scheme, _, rest = url.split("?")[0].partition("://")
     shown = f"{scheme}://{rest.rsplit('@', 1)[-1]}"
     try:
-        fs, root = fsspec.core.url_to_fs(url)
+        fs, root = open_url(url)
         int8 = f"{root.rstrip('/')}/{INT8_FOLDER}"
         _get_files(fs, root, folder)
         if fs.isdir(int8):
@@ -110,6 +109,8 @@ def _download(url: str, option: str) -> str:
             "this package's extras `s3` and `gcs` have those for s3:// and gs://: "
             "pip install '.[s3]'"
         ) from error
+    except CredentialsInURLError as error:
+        raise CheckpointError(f"{option} {shown}: {error}") from error
     except Exception as error:
         # Stores' libraries raise errors of many kinds, which have no common base.
         raise CheckpointError(

@@ -18,7 +18,7 @@ import urllib.request
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from pipelines.file_systems import open_url
+from drf_core.file_systems import open_url
 from schemas.errors import UsageError
 
 _CHUNK_BYTES = 1 << 16

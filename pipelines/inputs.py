@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
-from pipelines.file_systems import open_url
+from drf_core.file_systems import open_url
 from pipelines.input_names import as_text, check_names, is_text, name_of, once_each, without_query
 from pipelines.listing import list_files
 from pipelines.plan import FailedFile, InputFile, RowGroup

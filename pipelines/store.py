@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from pipelines.file_systems import open_url
+from drf_core.file_systems import open_url
 from pipelines.layout import TEMPORARY
 from pipelines.listing import list_files
 from pipelines.reasons import reason_of, redact

@@ -1,7 +1,8 @@
 """File systems by URL, set up for a job: no cached listings, and no request waits for ever.
 
-The job does not use Beam's own file systems: fsspec's are the same on every runner, reach
-more stores, and can create a file only where there is none.
+Checkpoints, posts and annotations are opened here alike. The job does not use Beam's own file
+systems: fsspec's are the same on every runner, reach more stores, and can create a file only
+where there is none.
 """
 
 from __future__ import annotations
@@ -17,16 +18,20 @@ _SILENT_SECONDS = 60.0
 _BUCKETS = ("s3", "s3a", "gs", "gcs")
 
 
+class CredentialsInURLError(ValueError):
+    """A bucket's URL with a user name or password in it; the message does not repeat them."""
+
+
 def open_url(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """Return a URL's file system and its path there.
 
-    Raises ValueError where a bucket's URL has a user name in it, and what fsspec raises.
+    Raises CredentialsInURLError where a bucket's URL has a user name in it, and what fsspec raises.
     """
     protocol, separator, rest = url.partition("://")
     protocol = protocol if separator else "file"
     if protocol in _BUCKETS and "@" in rest.partition("/")[0]:
         # The stores' libraries take it for the bucket's name, and quote it in what they raise.
-        raise ValueError(
+        raise CredentialsInURLError(
             f"{protocol}:// takes no user name and password in the URL; leave them out, "
             "the store's own environment variables and files have the credentials"
         )
