@@ -173,11 +173,12 @@ def _revision(folder: str, names: list[str]) -> str:
     return digest.hexdigest()[:16]
 
 
-def encoder_revisions(folder: str) -> dict[str, str]:
+def encoder_revisions(folder: str, quantised: bool = False) -> dict[str, str]:
     """Content hash of each encoder of the checkpoint in `folder`, "text" and "image".
 
     Of its weights, its configuration and its tokenizer or image processor: of all that
-    changes its features, and of nothing else.
+    changes its features, and of nothing else. quantised: of the int8 encoders, which depend on
+    the posts that they were calibrated on as well.
     """
     config = json.loads(Path(folder, "config.json").read_text(encoding="utf-8"))
     parts = {
@@ -194,6 +195,9 @@ def encoder_revisions(folder: str) -> dict[str, str]:
                 _digest_tensors(path, prefix, digest)
             elif name in _PREPROCESSING[modality]:
                 digest.update(name.encode())
+                digest.update(path.read_bytes())
+        if quantised:
+            for path in sorted(Path(folder, INT8_FOLDER).glob(f"{modality}.*")):
                 digest.update(path.read_bytes())
         revisions[modality] = digest.hexdigest()[:16]
     return revisions

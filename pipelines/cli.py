@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
 import logging
 import os
@@ -34,7 +35,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     terminated = signal.signal(signal.SIGTERM, _interrupt)
     given = sys.argv[1:] if argv is None else list(argv)
     try:
-        return _run(given)
+        code = _run(given)
+        # Here, not at the interpreter's end, which would show a traceback.
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        _debug()
+        _forget_output()
+        complain("error: whoever read the output closed it before its end")
+        return 1
     except KeyboardInterrupt:
         starts_afresh = given[:1] == ["import"]
         complain(
@@ -120,6 +129,7 @@ def _run(argv: list[str]) -> int:
             _check_spelling(argv, commands.choices[named])
         raise
     _quiet_libraries()
+    _tell_warnings()
     if arguments.command == "annotate":
         from pipelines.annotate_command import run_annotate
 
@@ -170,6 +180,21 @@ def _quiet_libraries() -> None:
     logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
     # Prism's own log; Beam sets this logger's level itself.
     logging.getLogger("PrismJobServer").disabled = True
+
+
+def _tell_warnings() -> None:
+    """Show what the core warns of, such as a slower runtime, as lines of this command."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("drf: warning: %(message)s"))
+    core = logging.getLogger("drf_core")
+    core.setLevel(logging.WARNING)
+    core.handlers = [handler]
+
+
+def _forget_output() -> None:
+    """Let the interpreter flush at its end what nobody reads any more."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _interrupt(signum: int, frame: object) -> NoReturn:

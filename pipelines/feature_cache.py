@@ -18,6 +18,7 @@ import numpy as np
 
 from drf_core.annotator import Annotator, PreparedPost
 from drf_core.checkpoint import encoder_revisions, resolve_model
+from drf_core.runtimes.interface import Runtime
 from pipelines.feature_files import KEY_BYTES, FeatureFiles
 from pipelines.plan import JobOptions
 from pipelines.store import open_store, to_json
@@ -118,10 +119,8 @@ def open_cache(options: JobOptions, annotator: Annotator) -> FeatureCache | None
     limits = (options.rows.max_image_pixels, options.rows.max_image_bytes)
     config = annotator.model.config
     sizes = (config.text_feature_size, config.image_feature_size)
-    runtime = str(annotator.runtime)
-    cache = _cache(
-        options.feature_cache, options.model, options.model_revision, runtime, sizes, limits
-    )
+    model, revision = options.model, options.model_revision
+    cache = _cache(options.feature_cache, model, revision, annotator.runtime, sizes, limits)
     cache.refresh()
     return cache
 
@@ -131,20 +130,21 @@ def _cache(
     url: str,
     model: str,
     revision: str,
-    runtime: str,
+    runtime: Runtime,
     sizes: tuple[int, int],
     limits: tuple[int, int],
 ) -> FeatureCache:
     """One for all work units of a process: its index is read once. revision: of the model."""
-    store, of_encoder = open_store(url), encoder_revisions(resolve_model(model))
+    of_encoder = encoder_revisions(resolve_model(model), runtime.precision == "int8")
     depends_on = {
-        "text": [of_encoder["text"], runtime, _PREPARATION],
-        "image": [of_encoder["image"], runtime, _PREPARATION, *limits],
+        "text": [of_encoder["text"], str(runtime), _PREPARATION],
+        "image": [of_encoder["image"], str(runtime), _PREPARATION, *limits],
     }
     folders = {
         modality: f"{modality}-{hashlib.sha256(to_json(on)).hexdigest()[:16]}"
         for modality, on in depends_on.items()
     }
+    store = open_store(url)
     return FeatureCache(
         FeatureFiles(store, folders["text"], sizes[0]),
         FeatureFiles(store, folders["image"], sizes[1]),

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from pipelines.reasons import one_line
 from pipelines.runners import as_one_line
 from tests.data.corpora import damage_page, make_posts, write_nights, write_posts
 from tests.pipelines.running import Output, Run, annotate_arguments
+
+ROOT = Path(__file__).resolve().parents[2]
 
 Drf = Callable[..., Run]
 
@@ -41,16 +44,21 @@ def usage_error(run: Run) -> str:
     return line
 
 
-def test_help_comes_within_a_second(tiny_checkpoint: Path) -> None:
-    began = time.monotonic()
-    ended = subprocess.run(
-        [sys.executable, "-m", "pipelines.cli", "--help"], capture_output=True, text=True
-    )
+def test_help_waits_for_no_large_package() -> None:
+    script = """
+import sys
+from pipelines.cli import main
+try:
+    main(["--help"])
+finally:
+    print("imported:", *{"torch", "apache_beam", "transformers", "pyarrow"} & sys.modules.keys())
+"""
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
 
-    assert time.monotonic() - began < 1
     assert ended.returncode == 0
     for word in ("annotate", "train", "sample", "exit codes"):
         assert word in ended.stdout
+    assert ended.stdout.splitlines()[-1] == "imported:"
 
 
 def test_help_of_annotate_lists_its_options(capsys: pytest.CaptureFixture[str]) -> None:
@@ -320,6 +328,26 @@ def test_no_message_tells_credentials(
     assert run.code in (1, 2)
     assert f"{protocol}://bucket/posts" in run.err
     assert "hunter2" not in run.out + run.err
+
+
+def test_a_reader_that_leaves_early_is_told_in_one_line(tmp_path: Path) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "pipelines.cli", "sample", str(tmp_path / "sample")]
+    ended = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    os.close(write)
+    assert ended.returncode == 1
+    assert ended.stderr == "drf: error: whoever read the output closed it before its end\n"
+
+
+def test_what_the_core_warns_of_is_told(
+    drf: Drf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def warn(folder: str) -> None:
+        logging.getLogger("drf_core.frozen_encoder").warning("torch encodes the images")
+
+    monkeypatch.setattr("pipelines.sample.make_sample", warn)
+    assert drf("sample", tmp_path / "sample").err == "drf: warning: torch encodes the images\n"
 
 
 def test_what_a_library_quotes_of_a_url_tells_no_credentials() -> None:
