@@ -24,8 +24,10 @@ from schemas.posts import PostsLayout, kept_columns
 LOOK_AHEAD_POSTS = 256
 LOOK_AHEAD_BYTES = 64 << 20
 
-# Posts that a thread prepares at a time: a future for each would cost more than some posts do.
-_PREPARED_AT_ONCE = 16
+# Posts that a thread prepares at a time: waking it for each would cost more than some posts do.
+# Few enough that all threads have their share of what is ahead.
+_LEAST_AT_ONCE = 8
+_TURNS_AHEAD = 4
 
 # Answers that are kept for posts of the same content: about a kilobyte each.
 _MOST_ANSWERS = 8192
@@ -89,6 +91,7 @@ def stream_posts(
     read: Callable[[Sequence[Shard]], Posts],
     prepare: Prepare,
     pool: Executor,
+    threads: int,
 ) -> Iterator[Chunk | ShardEnd]:
     """Yield each shard's rows as chunks, then its end; a shard that fails ends early.
 
@@ -98,15 +101,17 @@ def stream_posts(
         read as planned, anything else where the fault may pass.
     prepare: text, image, image_uri -> what the model takes; runs on `pool`, once for posts of
         the same content.
+    threads: of the pool.
     """
     answers = _Answers()
+    at_once = max(_LEAST_AT_ONCE, LOOK_AHEAD_POSTS // (_TURNS_AHEAD * threads))
     for _, of_file in itertools.groupby(shards, key=lambda shard: shard.path):
         waiting = list(of_file)
         begin(waiting[0])
         try:
             layout, batches = read(tuple(waiting))
             for shard, first_row, posts in batches:
-                yield _chunk(shard, layout, first_row, posts, answers, prepare, pool)
+                yield _chunk(shard, layout, first_row, posts, answers, prepare, pool, at_once)
                 if first_row + posts.num_rows == shard.first_row + shard.rows:
                     yield ShardEnd(waiting.pop(0), layout)
                     if waiting:
@@ -142,6 +147,7 @@ def _chunk(
     answers: _Answers,
     prepare: Prepare,
     pool: Executor,
+    at_once: int,
 ) -> Chunk:
     post_ids, texts, uris = (
         posts.column(name).to_pylist() for name in ("post_id", "text", "image_uri")
@@ -171,8 +177,8 @@ def _chunk(
         post_ids=post_ids,
         answers=of_rows,
         prepared=[
-            pool.submit(prepare_rows, new[start : start + _PREPARED_AT_ONCE])
-            for start in range(0, len(new), _PREPARED_AT_ONCE)
+            pool.submit(prepare_rows, new[start : start + at_once])
+            for start in range(0, len(new), at_once)
         ],
         kept=kept_columns(posts, layout),
         bytes=posts.nbytes,

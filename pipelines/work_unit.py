@@ -122,8 +122,9 @@ class _Annotation:
         self._batch: list[tuple[Answer, PreparedPost]] = []
 
     def run(self) -> Iterator[ShardOutcome]:
-        pool = ThreadPoolExecutor(available_cores(), "decode")
-        posts = stream_posts(self._shards, self._begin, self._read, self._prepare, pool)
+        threads = available_cores()
+        pool = ThreadPoolExecutor(threads, "decode")
+        posts = stream_posts(self._shards, self._begin, self._read, self._prepare, pool, threads)
         ahead = look_ahead(posts, look_ahead_cost)
         try:
             for item in ahead:

@@ -1,6 +1,6 @@
 """What the job costs beside its model: `drf annotate` with a model that does nothing.
 
-    python -m tests.benchmarks.bench_overhead --model DIR [--count 60000] [--kilobytes 30]
+    python -m tests.benchmarks.bench_overhead --model DIR [--count 200000] [--kilobytes 30]
 
 Beside a bare loop that reads the same Parquet files and writes the same annotation columns.
 Posts have random images of the given size, which nobody decodes. Start-up stands apart: for the
@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Measure and print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="default", help="its labels and name are used")
-    parser.add_argument("--count", type=int, default=60_000)
+    parser.add_argument("--count", type=int, default=200_000)
     parser.add_argument("--kilobytes", type=int, default=30)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--bare", help="be the bare loop over this folder")
