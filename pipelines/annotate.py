@@ -11,6 +11,7 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 from apache_beam.transforms.resources import parse_resource_hints
 
+from pipelines import flink
 from pipelines.closing import (
     ClosedPartition,
     RunStart,
@@ -76,6 +77,7 @@ def run(plan: Plan, start: RunStart, options: PipelineOptions) -> None:
     next run goes on from there. UsageError where a --resource_hint is none.
     """
     hints = _take_resource_hints(options)
+    flink.name_job(options, plan.options.run_id)
     pipeline = beam.Pipeline(runner=choose_runner(options), options=options)
     build(pipeline, plan, start, hints)
     store, run_id = open_store(plan.options.output), plan.options.run_id

@@ -9,6 +9,7 @@ import logging
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import NoReturn
 
 import apache_beam as beam
@@ -16,6 +17,7 @@ from apache_beam.options.pipeline_options import PipelineOptions, StandardOption
 from apache_beam.options.pipeline_options_validator import PipelineOptionsValidator
 from apache_beam.runners.runner import PipelineRunner, create_runner
 
+from pipelines import flink
 from pipelines.dataflow import check_installed
 from pipelines.reasons import one_line
 from schemas.errors import DRFError, UsageError
@@ -105,12 +107,18 @@ def run_pipeline(
     with _quiet_root_logger():
         try:
             result = pipeline.run()
+
+            def cancel() -> None:
+                for cancel_it in (result.cancel, partial(flink.cancel_job, pipeline.options)):
+                    # What cannot be cancelled ends by itself.
+                    with contextlib.suppress(Exception):
+                        cancel_it()
+
             try:
-                with while_running(result.cancel):
+                with while_running(cancel):
                     state = result.wait_until_finish()
             except KeyboardInterrupt:
-                with contextlib.suppress(Exception):
-                    result.cancel()
+                cancel()
                 raise
         except Exception as error:
             raise as_one_line(error) from error
