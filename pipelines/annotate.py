@@ -19,7 +19,12 @@ from pipelines.closing import (
     close_run,
     partitions_to_publish,
 )
-from pipelines.job_faults import cancelled_on_faults, forget_faults
+from pipelines.job_faults import (
+    cancelled_on_faults,
+    fault_among,
+    fault_on_record,
+    forget_faults,
+)
 from pipelines.plan import Plan, ShardOutcome
 from pipelines.progress import show_progress
 from pipelines.runners import choose_runner, run_pipeline
@@ -82,9 +87,13 @@ def run(plan: Plan, start: RunStart, options: PipelineOptions) -> None:
     build(pipeline, plan, start, hints)
     store, run_id = open_store(plan.options.output), plan.options.run_id
     forget_faults(store, run_id)
+    faults = (
+        partial(fault_on_record, store, run_id),
+        lambda: fault_among(flink.raised_so_far(options)),
+    )
     try:
         with show_progress(plan):
-            run_pipeline(pipeline, partial(cancelled_on_faults, store, run_id))
+            run_pipeline(pipeline, partial(cancelled_on_faults, faults))
     finally:
         with contextlib.suppress(DRFError):
             forget_faults(store, run_id)

@@ -1,4 +1,8 @@
-"""Cancelling on Flink itself: Beam's job server forgets a job that is cancelled, and it goes on."""
+"""What is asked of Flink itself, since Beam's job server does not pass it on.
+
+A job that it is told to cancel, it only forgets; and of attempts that failed it says nothing as
+long as there are others to come.
+"""
 
 from __future__ import annotations
 
@@ -28,12 +32,34 @@ def cancel_job(options: PipelineOptions) -> None:
 
     Raises OSError where it does not answer.
     """
+    for job in _jobs_at_work(options):
+        _ask(f"{job}?mode=cancel", "PATCH")
+
+
+def raised_so_far(options: PipelineOptions) -> list[str]:
+    """The tracebacks of the job's attempts that failed; none where no JobManager is named.
+
+    Raises OSError where it does not answer.
+    """
+    raised = []
+    for job in _jobs_at_work(options):
+        for entry in _ask(f"{job}/exceptions")["exceptionHistory"]["entries"]:
+            at_once = entry.get("concurrentExceptions", ())
+            raised += [one["stacktrace"] for one in (entry, *at_once)]
+    return raised
+
+
+def _jobs_at_work(options: PipelineOptions) -> list[str]:
+    """URLs of the jobs of that name that did not end yet: one, but for a repeated run id."""
     address, name = _address(options), options.view_as(GoogleCloudOptions).job_name
     if not address:
-        return
-    for job in _ask(f"{address}/jobs/overview")["jobs"]:
-        if job["name"] == name and job["state"] not in _ENDED:
-            _ask(f"{address}/jobs/{job['jid']}?mode=cancel", "PATCH")
+        return []
+    jobs = _ask(f"{address}/jobs/overview")["jobs"]
+    return [
+        f"{address}/jobs/{job['jid']}"
+        for job in jobs
+        if job["name"] == name and job["state"] not in _ENDED
+    ]
 
 
 def _address(options: PipelineOptions) -> str | None:

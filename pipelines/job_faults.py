@@ -1,8 +1,8 @@
-"""Faults that no retry mends, told by workers to the client by way of the output.
+"""Faults that no retry mends: told by workers to the client, who cancels the job.
 
 Flink and Dataflow try again what raised, for minutes; a model that no worker can load fails the
-same way each time. Workers write down such a fault before they raise it, and the client cancels
-the job when it has seen it often enough.
+same way each time. Workers write down such a fault in the output before they raise it. Where it
+is the output that they cannot write, the client learns of it from the engine, if that tells.
 """
 
 from __future__ import annotations
@@ -10,16 +10,16 @@ from __future__ import annotations
 import contextlib
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from drf_core.checkpoint import CheckpointError
 from pipelines import layout
 from pipelines.model_handler import ModelError
-from pipelines.runners import JobError
-from pipelines.store import Store
+from pipelines.runners import JobError, job_error, quoted_error
+from pipelines.store import OutputRefusedError, Store
 from schemas.errors import UsageError
 
-LASTING_FAULTS = (ModelError, CheckpointError, UsageError)
+LASTING_FAULTS = (ModelError, CheckpointError, UsageError, OutputRefusedError)
 
 # More than one: it may be a single worker that is broken, and another one takes its place.
 _ENOUGH = 2
@@ -45,26 +45,46 @@ def forget_faults(store: Store, run_id: str) -> None:
     store.for_each(store.remove, _records(store, run_id))
 
 
-@contextlib.contextmanager
-def cancelled_on_faults(store: Store, run_id: str, cancel: Callable[[], object]) -> Iterator[None]:
-    """On the client: call `cancel` once when a job's workers told of faults often enough.
+def fault_on_record(store: Store, run_id: str) -> JobError | None:
+    """What the workers of a run wrote down often enough, None as long as they did not."""
+    records = _records(store, run_id)
+    if len(records) < _ENOUGH or not (fault := store.read_json(records[-1])):
+        return None
+    error = JobError(fault["message"])
+    error.exit_code = fault["exit_code"]
+    return error
 
-    Raises JobError, with the last fault's message and exit code, when the block ends.
+
+def fault_among(raised: Sequence[str]) -> JobError | None:
+    """What failed attempts ended in often enough, None as long as none did.
+
+    raised: a traceback for each, as the engine quotes it.
+    """
+    faults = [fault for text in raised if (fault := quoted_error(text))]
+    lasting = [fault for fault in faults if issubclass(fault[0], LASTING_FAULTS)]
+    return job_error(*lasting[-1]) if len(lasting) >= _ENOUGH else None
+
+
+@contextlib.contextmanager
+def cancelled_on_faults(
+    sources: Sequence[Callable[[], JobError | None]], cancel: Callable[[], object]
+) -> Iterator[None]:
+    """On the client: call `cancel` once when one of `sources` tells of a fault.
+
+    Raises that JobError when the block ends.
     """
     ended = threading.Event()
     found: list[JobError] = []
 
     def watch() -> None:
         while not ended.wait(_LOOK_SECONDS):
-            # A look that fails is tried again; the job itself meets a lasting fault, too.
-            with contextlib.suppress(Exception):
-                records = _records(store, run_id)
-                if len(records) >= _ENOUGH and (fault := store.read_json(records[-1])):
-                    error = JobError(fault["message"])
-                    error.exit_code = fault["exit_code"]
-                    found.append(error)
-                    cancel()
-                    return
+            for source in sources:
+                # A look that fails is tried again; the job itself meets a lasting fault, too.
+                with contextlib.suppress(Exception):
+                    if (error := source()) is not None:
+                        found.append(error)
+                        cancel()
+                        return
 
     thread = threading.Thread(target=watch, name="job-faults", daemon=True)
     thread.start()

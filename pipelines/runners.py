@@ -154,17 +154,24 @@ def as_one_line(error: Exception) -> BaseException:
         return error
     text = _WHILE_RUNNING.sub("", str(error)).strip()
     if isinstance(error, DRFError):
-        return _job_error(text, type(error))
+        return job_error(type(error), text)
     if re.search(r"^KeyboardInterrupt\b", text, re.MULTILINE):
         return KeyboardInterrupt()
-    known = {kind.__name__: kind for kind in _subclasses(DRFError)}
-    quoted = [match for match in _QUOTED_ERROR.finditer(text) if match["name"] in known]
-    if quoted:
-        return _job_error(quoted[-1]["message"] or "", known[quoted[-1]["name"]])
+    if quoted := quoted_error(text):
+        return job_error(*quoted)
     return JobError(f"{type(error).__name__}: {(text.splitlines() or [''])[-1].strip()}")
 
 
-def _job_error(message: str, kind: type[DRFError]) -> JobError:
+def quoted_error(text: str) -> tuple[type[DRFError], str] | None:
+    """Kind and message of the last error of ours that a traceback ends in, None without one."""
+    known = {kind.__name__: kind for kind in _subclasses(DRFError)}
+    found = _QUOTED_ERROR.finditer(_WHILE_RUNNING.sub("", text))
+    quoted = [match for match in found if match["name"] in known]
+    return (known[quoted[-1]["name"]], quoted[-1]["message"] or "") if quoted else None
+
+
+def job_error(kind: type[DRFError], message: str) -> JobError:
+    """A worker's error as the job's, with the exit code of its kind."""
     error = JobError(message)
     error.exit_code = kind.exit_code
     return error

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import errno
 import json
 import os
 import uuid
@@ -39,6 +40,10 @@ _MODIFIED = ("LastModified", "mtime", "last_modified")
 
 class OutputError(DRFError):
     """The output cannot be read or written as the job needs."""
+
+
+class OutputRefusedError(OutputError):
+    """The output lets nobody write here: no right to, read only, no such bucket."""
 
 
 @dataclass(frozen=True)
@@ -262,7 +267,10 @@ class Store:
             # Stores have no folders to lack, and gcsfs then says nothing but its request's URL.
             lacks = verb == "write" and not self.local and isinstance(error, FileNotFoundError)
             reason = _NO_BUCKET if lacks else reason_of(error)
-            raise OutputError(f"cannot {verb} {where}: {reason}") from error
+            read_only = isinstance(error, OSError) and error.errno == errno.EROFS
+            refused = verb == "write" and (isinstance(error, PermissionError) or read_only or lacks)
+            kind = OutputRefusedError if refused else OutputError
+            raise kind(f"cannot {verb} {where}: {reason}") from error
 
 
 def open_store(url: str) -> Store:
