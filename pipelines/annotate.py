@@ -23,13 +23,14 @@ from pipelines.job_faults import (
     cancelled_on_faults,
     fault_among,
     fault_on_record,
+    faults_told,
     forget_faults,
 )
-from pipelines.plan import Plan, ShardOutcome
+from pipelines.plan import JobOptions, Plan, ShardOutcome, WorkUnit
 from pipelines.progress import show_progress
 from pipelines.runners import choose_runner, run_pipeline
 from pipelines.store import open_store
-from pipelines.work_unit import AnnotateWorkUnit
+from pipelines.worker_checks import check_worker
 from schemas.errors import DRFError, UsageError
 
 
@@ -52,7 +53,7 @@ def build(
         | "WorkUnits" >> beam.Create(list(plan.units))
         | "SpreadOverWorkers" >> beam.Reshuffle()
         | "Annotate"
-        >> beam.ParDo(AnnotateWorkUnit(plan.options)).with_resource_hints(**(resource_hints or {}))
+        >> beam.ParDo(_AnnotateWorkUnit(plan.options)).with_resource_hints(**(resource_hints or {}))
     )
     failed_files = (
         outcomes
@@ -109,6 +110,28 @@ def _take_resource_hints(options: PipelineOptions) -> dict[str, str | None]:
     except ValueError as error:
         raise UsageError(f"--resource_hint: {error}") from error
     return hints
+
+
+class _AnnotateWorkUnit(beam.DoFn):
+    """A WorkUnit -> a ShardOutcome for each of its shards.
+
+    Descriptors go in and counts come out; rows go straight to the staged parts. What can
+    never be computed is an outcome with a failure; what may pass is raised, for the engine
+    to try again.
+    """
+
+    def __init__(self, options: JobOptions) -> None:
+        self._options = options
+
+    def process(self, unit: WorkUnit) -> Iterator[ShardOutcome]:
+        options = self._options
+        with faults_told(open_store(options.output), options.run_id):
+            check_worker(options)
+            # Not before, and not on a client whose workers are elsewhere: they import torch.
+            from pipelines.model_handler import DRFModelHandler
+            from pipelines.work_unit import annotate_unit
+
+            yield from annotate_unit(unit, options, DRFModelHandler.from_options(options))
 
 
 class _PublishPartition(beam.DoFn):

@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterator, Sequence
 
 from drf_core.checkpoint import CheckpointError
 from pipelines import layout
-from pipelines.model_handler import ModelError
 from pipelines.runners import JobError, job_error, quoted_error
 from pipelines.store import OutputRefusedError, Store
+from pipelines.worker_checks import ModelError
 from schemas.errors import UsageError
 
 LASTING_FAULTS = (ModelError, CheckpointError, UsageError, OutputRefusedError)

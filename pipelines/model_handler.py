@@ -13,11 +13,9 @@ from apache_beam.utils.shared import Shared
 from transformers.utils.logging import disable_progress_bar
 
 from drf_core.annotator import Annotator, Prediction, PreparedPost
-from drf_core.checkpoint import read_checkpoint, resolve_model
 from pipelines.cache_folder import cache_folder
 from pipelines.plan import JobOptions
-from pipelines.version import package_version
-from schemas.errors import DRFError
+from pipelines.worker_checks import ModelError, check_checkpoint, check_package
 
 # Every DoFn and RunInference of a process draws on these, so that none of them loads a second
 # copy of a model, and two models in one pipeline do not displace each other.
@@ -27,10 +25,6 @@ _MODELS_LOCK = threading.Lock()
 # From this many posts on, a batch in which not one post can be predicted on its own says
 # that the model or its device is broken, not the posts.
 _BROKEN_MODEL_POSTS = 8
-
-
-class ModelError(DRFError):
-    """The model on this worker is not the planned one, or fails on everything."""
 
 
 @dataclass(frozen=True)
@@ -107,20 +101,8 @@ class DRFModelHandler(ModelHandler[PreparedPost, Prediction | ModelFailure, Anno
         return shared.acquire(self._load)
 
     def _load(self) -> Annotator:
-        if self._package_version not in (None, package_version()):
-            raise ModelError(
-                f"this worker has version {package_version()} of the package, the plan was made "
-                f"with {self._package_version}: install the same version on client and workers"
-            )
-        folder = resolve_model(self._model)
-        if self._revision is not None:
-            found = read_checkpoint(folder).revision
-            if found != self._revision:
-                raise ModelError(
-                    f"the checkpoint on this worker has revision {found}, the plan was made with "
-                    f"{self._revision}: it changed meanwhile, or client and workers see different "
-                    "folders; run again with a --model that all of them reach"
-                )
+        check_package(self._package_version)
+        folder = check_checkpoint(self._model, self._revision)
         # One line per weight file and process is noise in a worker's log.
         disable_progress_bar()
         return Annotator.from_pretrained(

@@ -8,15 +8,12 @@ from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-import apache_beam as beam
-
 from drf_core.annotator import PreparedPost
 from drf_core.runtimes.choice import available_cores
 from pipelines.annotation_rows import RunColumns, build_rows
 from pipelines.feature_cache import FeatureCache, open_cache
 from pipelines.fetching import ImageFetcher
 from pipelines.inputs import open_input, read_footer
-from pipelines.job_faults import faults_told
 from pipelines.look_ahead import look_ahead
 from pipelines.model_handler import DRFModelHandler, ModelFailure
 from pipelines.plan import JobOptions, Shard, ShardOutcome, WorkUnit
@@ -45,24 +42,6 @@ from schemas.posts import PostsLayout, check_posts_schema
 
 # A shard that took its worker down this often is not tried again.
 MAX_ATTEMPTS = 3
-
-
-class AnnotateWorkUnit(beam.DoFn):
-    """A WorkUnit -> a ShardOutcome for each of its shards.
-
-    Descriptors go in and counts come out; rows go straight to the staged parts. What can
-    never be computed is an outcome with a failure; what may pass is raised, for the engine
-    to try again.
-    """
-
-    def __init__(self, options: JobOptions) -> None:
-        self._options = options
-        self._handler = DRFModelHandler.from_options(options)
-
-    def process(self, unit: WorkUnit) -> Iterator[ShardOutcome]:
-        """Annotate the shards of `unit` that have no commit record yet."""
-        with faults_told(open_store(self._options.output), self._options.run_id):
-            yield from annotate_unit(unit, self._options, self._handler)
 
 
 def annotate_unit(

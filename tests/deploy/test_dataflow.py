@@ -263,7 +263,7 @@ def test_what_a_worker_on_dataflow_raised_is_told_in_one_line() -> None:
         "Dataflow pipeline failed. State: FAILED, Error:\n"
         "Traceback (most recent call last):\n"
         '  File "/usr/local/lib/python3.11/site-packages/pipelines/model_handler.py", line 1\n'
-        "pipelines.model_handler.ModelError: this worker has version 1 of the package, the plan "
+        "pipelines.worker_checks.ModelError: this worker has version 1 of the package, the plan "
         "was made with 2 [while running 'Annotate']\n"
     )
 

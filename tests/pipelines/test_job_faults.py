@@ -17,9 +17,9 @@ from pipelines.job_faults import (
     forget_faults,
 )
 from pipelines.layout import FAULTS
-from pipelines.model_handler import ModelError
 from pipelines.runners import JobError
 from pipelines.store import OutputError, Store, open_store
+from pipelines.worker_checks import ModelError
 from schemas.errors import UsageError
 
 
