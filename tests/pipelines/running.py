@@ -13,6 +13,10 @@ from typing import Any
 import duckdb
 import pyarrow.dataset as ds
 
+from drf_core.checkpoint import read_checkpoint
+from pipelines.plan import JobOptions
+from pipelines.version import package_version
+
 
 @dataclass(frozen=True)
 class Run:
@@ -108,4 +112,20 @@ def start_drf(arguments: list[str], prelude: str = "") -> subprocess.Popen[str]:
         text=True,
         start_new_session=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def job_options(checkpoint: Path, output: Path, **others: Any) -> JobOptions:
+    """What a plan with this checkpoint tells its workers; others: further fields."""
+    found = read_checkpoint(str(checkpoint))
+    return JobOptions(
+        output=str(output),
+        run_id="run",
+        model=str(checkpoint),
+        model_id="tiny",
+        model_revision=found.revision,
+        package_version=package_version(),
+        labels=found.labels,
+        device="cpu",
+        **others,
     )

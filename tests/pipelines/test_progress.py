@@ -7,18 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from drf_core.checkpoint import read_checkpoint
 from pipelines import progress, staging
 from pipelines.inputs import list_inputs
 from pipelines.model_handler import DRFModelHandler
-from pipelines.plan import JobOptions, Plan
+from pipelines.plan import Plan
 from pipelines.planning import make_plan
 from pipelines.progress import ProgressReader, Standing, describe, show_progress
 from pipelines.staging import clear_shards, start_attempt
 from pipelines.store import open_store
-from pipelines.version import package_version
 from pipelines.work_unit import annotate_unit
 from tests.data.corpora import make_posts, write_posts
+from tests.pipelines.running import job_options
 
 
 @pytest.fixture
@@ -29,17 +28,7 @@ def plan(tmp_path: Path, tiny_checkpoint: Path) -> Plan:
         for post in posts[:2]:
             post["post_id"] = None
         write_posts(tmp_path / "in" / f"{name}.parquet", posts)
-    checkpoint = read_checkpoint(str(tiny_checkpoint))
-    options = JobOptions(
-        output=str(tmp_path / "out"),
-        run_id="run",
-        model=str(tiny_checkpoint),
-        model_id="tiny",
-        model_revision=checkpoint.revision,
-        package_version=package_version(),
-        labels=checkpoint.labels,
-        device="cpu",
-    )
+    options = job_options(tiny_checkpoint, tmp_path / "out")
     return make_plan(options, list_inputs([str(tmp_path / "in")]))
 
 

@@ -16,7 +16,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from drf_core.annotator import Annotator
-from drf_core.checkpoint import read_checkpoint
 from pipelines import layout, post_stream
 from pipelines.closing import close_partition
 from pipelines.inputs import open_input, read_footer
@@ -25,26 +24,14 @@ from pipelines.partitions import PartitionTask
 from pipelines.plan import FailedFile, JobOptions, RowOptions, Shard, ShardOutcome, WorkUnit
 from pipelines.staging import committed_keys, find_commit, list_attempts, start_attempt
 from pipelines.store import open_store
-from pipelines.version import package_version
 from pipelines.work_unit import annotate_unit
 from tests.data.corpora import damage_page, faulty_posts, make_posts, odd_posts, write_posts
+from tests.pipelines.running import job_options
 
 
 @pytest.fixture
 def options(tmp_path: Path, tiny_checkpoint: Path) -> JobOptions:
-    checkpoint = read_checkpoint(str(tiny_checkpoint))
-    return JobOptions(
-        output=str(tmp_path / "out"),
-        run_id="run",
-        model=str(tiny_checkpoint),
-        model_id="tiny",
-        model_revision=checkpoint.revision,
-        package_version=package_version(),
-        labels=checkpoint.labels,
-        device="cpu",
-        batch_size=8,
-        threads=1,
-    )
+    return job_options(tiny_checkpoint, tmp_path / "out", batch_size=8, threads=1)
 
 
 def shards_of(path: Path, rows: int | None = None) -> list[Shard]:

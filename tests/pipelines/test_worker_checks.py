@@ -9,27 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from drf_core.checkpoint import CheckpointError, read_checkpoint
+from drf_core.checkpoint import CheckpointError
 from pipelines.plan import JobOptions
 from pipelines.store import OutputRefusedError
-from pipelines.version import package_version
 from pipelines.worker_checks import ModelError, check_worker
+from tests.pipelines.running import job_options
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
 def options(tiny_checkpoint: Path, tmp_path: Path) -> JobOptions:
-    checkpoint = read_checkpoint(str(tiny_checkpoint))
-    return JobOptions(
-        output=str(tmp_path / "out"),
-        run_id="night-1",
-        model=str(tiny_checkpoint),
-        model_id="tiny",
-        model_revision=checkpoint.revision,
-        package_version=package_version(),
-        labels=checkpoint.labels,
-    )
+    return job_options(tiny_checkpoint, tmp_path / "out")
 
 
 def test_a_worker_as_it_was_planned_passes(options: JobOptions) -> None:
