@@ -19,7 +19,7 @@ class ModelError(DRFError):
     """The model on this worker is not the planned one, or fails on everything."""
 
 
-# Of a worker that fails they are not remembered: the fault may be mended.
+# Failures are not remembered: the fault may be mended.
 @lru_cache(maxsize=4)
 def check_worker(options: JobOptions) -> None:
     """Check package, checkpoint and output, once per run and process.
@@ -41,6 +41,8 @@ def check_package(planned: str | None) -> None:
         )
 
 
+# Its files are hashed once, not for every handler.
+@lru_cache(maxsize=4)
 def check_checkpoint(model: str, planned: str | None) -> str:
     """Return the local folder of the checkpoint `model`. planned: its revision, None: any.
 
