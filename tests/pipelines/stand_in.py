@@ -10,11 +10,13 @@ import datetime
 from collections import Counter
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
+from fsspec.implementations.memory import MemoryFileSystem
+from fsspec.spec import AbstractFileSystem
 
 from pipelines.inputs import list_inputs
 from pipelines.intents import replay_intents
@@ -174,6 +176,15 @@ def staged_files(output: Path) -> set[str]:
     staging = output / "_staging"
     found = {str(path.relative_to(staging)) for path in staging.rglob("*") if path.is_file()}
     return {name for name in found if not name.startswith(("locks/", "tmp/"))}
+
+
+class SilentFS(MemoryFileSystem):
+    """A file system that does not tell when a file changed, as fsspec's for HTTP does not."""
+
+    cachable = False
+    store: ClassVar[dict[str, Any]] = {}
+    pseudo_dirs: ClassVar[list[str]] = [""]
+    modified = AbstractFileSystem.modified
 
 
 def memory_store(name: str) -> Store:

@@ -21,7 +21,7 @@ from tests.data.corpora import (
     write_nights,
     write_posts,
 )
-from tests.pipelines.stand_in import memory_store
+from tests.pipelines.stand_in import SilentFS, memory_store
 
 
 def names(*paths: object, **options: object) -> list[str]:
@@ -343,6 +343,14 @@ class TestIdentity:
         os.utime(path)
         assert input_identity(fs, path) == first
         assert "abc" in first
+
+    def test_is_size_and_footer_where_nobody_knows_more(self, nights: Path) -> None:
+        fs, identities = SilentFS(), []
+        for name in (BOTH[0], BOTH[0], BOTH[1]):
+            fs.pipe_file("/posts.parquet", (nights / name).read_bytes())
+            identities.append(input_identity(fs, "/posts.parquet"))
+        assert "modified:unknown" in identities[0]
+        assert identities[0] == identities[1] != identities[2]
 
 
 class TestOtherStores:

@@ -15,7 +15,7 @@ from pipelines.part_file import PartFile, StoredFile
 from pipelines.reasons import reason_of, redact
 from pipelines.store import OutputError, OutputRefusedError, Store, open_store
 from tests.pipelines.killing import run_and_kill
-from tests.pipelines.stand_in import memory_store
+from tests.pipelines.stand_in import SilentFS, memory_store
 
 
 @pytest.fixture(params=["disk", "memory"])
@@ -139,6 +139,11 @@ class TestFaults:
     def test_a_writable_output_is_left_as_it_was(self, store: Store) -> None:
         store.check_writable()
         assert store.sizes("", recursive=True) == {}
+
+    def test_where_nobody_knows_a_files_age_it_is_new(self) -> None:
+        store = Store(SilentFS(), "/silent")
+        store.write("_staging/parts/one", b"1")
+        assert store.ages("_staging/parts") == {"one": 0.0}
 
     def test_an_unknown_protocol_is_refused(self) -> None:
         with pytest.raises(OutputError, match="nosuch://"):
