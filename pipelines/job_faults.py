@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from drf_core.checkpoint import CheckpointError
 from pipelines import layout
+from pipelines.beside import beside
 from pipelines.runners import JobError, job_error, quoted_error
 from pipelines.store import OutputRefusedError, Store
 from pipelines.worker_checks import ModelError
@@ -73,10 +74,9 @@ def cancelled_on_faults(
 
     Raises that JobError when the block ends.
     """
-    ended = threading.Event()
     found: list[JobError] = []
 
-    def watch() -> None:
+    def watch(ended: threading.Event) -> None:
         while not ended.wait(_LOOK_SECONDS):
             for source in sources:
                 # A look that fails is tried again; the job itself meets a lasting fault, too.
@@ -86,13 +86,10 @@ def cancelled_on_faults(
                         cancel()
                         return
 
-    thread = threading.Thread(target=watch, name="job-faults", daemon=True)
-    thread.start()
     try:
-        yield
+        with beside("job-faults", watch):
+            yield
     finally:
-        ended.set()
-        thread.join()
         if found:
             # Whatever the engine says of a job that was cancelled, this is why.
             raise found[0]

@@ -9,8 +9,10 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import TextIO
 
+from pipelines.beside import beside
 from pipelines.plan import Plan
 from pipelines.staging import committed_keys, find_commit, list_attempts
 from pipelines.store import Store, open_store
@@ -62,15 +64,9 @@ def show_progress(plan: Plan, stream: TextIO | None = None) -> Iterator[None]:
     A live line on a terminal, a log line every half minute elsewhere.
     """
     out = stream or sys.stderr
-    ended = threading.Event()
-    arguments = (ProgressReader(open_store(plan.options.output), plan), out, ended)
-    thread = threading.Thread(target=_show, args=arguments, name="progress", daemon=True)
-    thread.start()
-    try:
+    reader = ProgressReader(open_store(plan.options.output), plan)
+    with beside("progress", partial(_show, reader, out)):
         yield
-    finally:
-        ended.set()
-        thread.join()
 
 
 def _show(reader: ProgressReader, out: TextIO, ended: threading.Event) -> None:

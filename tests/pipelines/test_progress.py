@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,10 @@ def test_away_from_a_terminal_progress_is_plain_lines(
     with show_progress(plan, out):
         for unit in plan.units:
             list(annotate_unit(unit, plan.options, DRFModelHandler.from_options(plan.options)))
+        # A fast machine is done before the first look.
+        deadline = time.monotonic() + 60
+        while not out.getvalue() and time.monotonic() < deadline:
+            time.sleep(0.01)
 
     assert out.getvalue()
     for line in out.getvalue().splitlines():
