@@ -49,16 +49,30 @@ def outcomes(
     """Predict every post in every cell, from encoded views of the posts; cells[0] is clean."""
     model.eval()
     posts = len(cells[0].disruptions)
-    rows = torch.arange(posts).split(batch)
-    hidden = torch.cat([_forward(model, views, index, cells[0].disruptions)[3] for index in rows])
+    had = torch.stack([views[m].present[:, 0] for m in MODALITIES], 1)
+    # Many cells do the same to a post: half of the cells are mixtures of the others.
+    wanted: dict[Disruption, set[int]] = {}
+    for cell in cells:
+        for disruption, chosen in _posts_by_disruption(cell).items():
+            wanted.setdefault(disruption, set()).update(chosen)
+    said: dict[Disruption, tuple[Tensor, ...]] = {}
+    place: dict[Disruption, Tensor] = {}
+    for disruption, asked in wanted.items():
+        rows = torch.tensor(sorted(asked))
+        parts = [_forward(model, views, index, disruption) for index in rows.split(batch)]
+        said[disruption] = tuple(torch.cat(column) for column in zip(*parts, strict=True))
+        place[disruption] = torch.full((posts,), -1).index_put((rows,), torch.arange(len(rows)))
+    clean = said[Disruption()]
+    hidden = clean[3]
     found = []
     for cell in cells:
-        parts = [_forward(model, views, index, cell.disruptions) for index in rows]
-        probabilities, quality, recovered, _, present, damaged = (
-            torch.cat([part[k] for part in parts]) for k in range(6)
-        )
+        columns = [torch.empty_like(column) for column in clean]
+        for disruption, chosen in _posts_by_disruption(cell).items():
+            rows = torch.tensor(chosen)
+            for column, values in zip(columns, said[disruption], strict=True):
+                column[rows] = values[place[disruption][rows]]
+        probabilities, quality, recovered, _, present, damaged = columns
         distance = (recovered - hidden).norm(dim=-1)
-        had = torch.cat([_had(views, index) for index in rows])
         # A design without recovery leaves zeros.
         distance[present | ~had | (recovered == 0).all(-1)] = torch.nan
         found.append(
@@ -67,17 +81,20 @@ def outcomes(
     return found
 
 
-def _had(views: dict[str, FeatureViews], index: Tensor) -> Tensor:
-    return torch.stack([views[m].present[index, 0] for m in MODALITIES], 1)
+def _posts_by_disruption(cell: Cell) -> dict[Disruption, list[int]]:
+    found: dict[Disruption, list[int]] = {}
+    for post, disruption in enumerate(cell.disruptions):
+        found.setdefault(disruption, []).append(post)
+    return found
 
 
 def _forward(
     model: DRFModel,
     views: dict[str, FeatureViews],
     index: Tensor,
-    disruptions: Sequence[Disruption],
+    disruption: Disruption,
 ) -> tuple[Tensor, ...]:
-    picked = pick_features(views, index, [disruptions[post] for post in index.tolist()])
+    picked = pick_features(views, index, [disruption] * len(index))
     text, image = (
         None if raw is None else raw.to(model.device) for raw in (picked.text, picked.image)
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -204,3 +205,32 @@ def test_smaller_batches_say_the_same(annotator: Annotator, views: dict[str, Fea
     for one, other in zip(whole, parts, strict=True):
         assert np.allclose(one.probabilities, other.probabilities, atol=1e-5)
         assert np.array_equal(one.damaged, other.damaged)
+
+
+def test_what_many_cells_do_to_a_post_is_asked_once(
+    annotator: Annotator, views: dict[str, FeatureViews], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = cells(len(posts()))
+    looked_at = []
+    forward = annotator.model.forward_features
+
+    def count(*inputs: Any) -> Any:
+        looked_at.append(len(inputs[2]))
+        return forward(*inputs)
+
+    monkeypatch.setattr(annotator.model, "forward_features", count)
+    found = {cell.name: one for cell, one in zip(asked, outcomes(annotator.model, views, asked),
+                                                 strict=True)}  # fmt: skip
+    pairs = {pair for cell in asked for pair in enumerate(cell.disruptions)}
+    assert sum(looked_at) == len(pairs) < len(asked) * len(posts()) / 2
+    [mixed] = [cell for cell in asked if cell.name == "random corrupt+discard 0.6"]
+    kinds = set()
+    for post, disruption in enumerate(mixed.disruptions):
+        done = [(m, kind) for m, kind in zip(MODALITIES, disruption.kinds(), strict=True) if kind]
+        kinds |= set(done)
+        alone = found[" ".join(done[0]) if done else "clean"]
+        for name in ("probabilities", "quality", "present", "damaged", "recovery_error"):
+            assert np.array_equal(
+                getattr(found[mixed.name], name)[post], getattr(alone, name)[post], equal_nan=True
+            ), (post, disruption, name)
+    assert len(kinds) > 2
