@@ -122,8 +122,12 @@ class DRFModel(PreTrainedModel):
 
     def train(self, mode: bool = True) -> DRFModel:
         """Switch mode, and forget the projected memory, which training changes."""
-        self._memory = None
+        self.forget_memory()
         return super().train(mode)
+
+    def forget_memory(self) -> None:
+        """Project the paired queue anew when it is next read: it or the projections changed."""
+        self._memory = self._memory_errors = None
 
     def encode_text(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Raw text features; (n, tokens) each -> (n, text size) float32."""
@@ -316,25 +320,25 @@ class DRFModel(PreTrainedModel):
             return hidden, features, quality
         with torch.no_grad():
             quality = quality.index_put((rows,), self.quality[modality](standard))
+            if self.training:
+                return hidden, features, quality
             # What is compared with a reference must be computed as the reference was.
             undropped = features.index_put((rows,), projection.without_dropout(standard))
         return hidden, undropped, quality
 
     def memory(self) -> dict[str, Tensor]:
-        """The paired queue, projected; {modality: (filled, d)}. Kept while not training."""
-        if self._memory is not None and not self.training:
+        """The paired queue, projected; {modality: (filled, d)}. Kept until it is forgotten."""
+        if self._memory is not None:
             return self._memory
         # Read, not learned through: a gradient for every entry would cost more than the rest.
         with torch.no_grad():
-            memory = {
+            self._memory = {
                 m: self.projection[m].without_dropout(
                     self.standardise[m](self.undisrupted_queue.rows(m))
                 )
                 for m in MODALITIES
             }
-        if not self.training:
-            self._memory, self._memory_errors = memory, None
-        return memory
+        return self._memory
 
     @torch.no_grad()
     def memory_errors(self) -> dict[str, Tensor]:
@@ -361,7 +365,7 @@ class DRFModel(PreTrainedModel):
                 self.standardise[m](undisrupted),
                 self.standardise[m](self.disrupted_queues[m].rows(m)),
             )
-        self._memory = None
+        self.forget_memory()
 
     @torch.no_grad()
     def set_reference(self, text: Tensor, image: Tensor, paired: Tensor) -> None:
@@ -376,7 +380,6 @@ class DRFModel(PreTrainedModel):
             self.quality[m].set_reference(self.standardise[m](raw[m]))
         training = self.training
         self.eval()
-        self._memory = None
         memory = self.memory()
         for column, m in enumerate(MODALITIES):
             n = OTHER[m]

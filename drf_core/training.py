@@ -42,6 +42,9 @@ from drf_core.training_corpus import TrainingCorpus
 STATE_FILE = "training_state.pt"
 # One damage for every epoch and model, or scores would differ by chance.
 EVALUATION_SEED = 0
+# How many steps read the same projected memory: projections move little in a few, and the queue
+# is long.
+MEMORY_STEPS = 4
 
 
 @dataclass(frozen=True)
@@ -139,6 +142,13 @@ class Trainer:
         model.fit_distributions(standardise=True)
         set_reference(model, self.look_at_validation(model))
         self.averaged = copy.deepcopy(model).eval().requires_grad_(False)
+        # Kept: to walk through all modules of the encoders takes longer than a small step.
+        self._learned = [p for p in model.parameters() if p.requires_grad]
+        self._means = [
+            mean
+            for mean, p in zip(self.averaged.parameters(), model.parameters(), strict=True)
+            if p.requires_grad
+        ]
         self.steps = math.ceil(len(corpus) / settings.batch_size)
         self.optimizer = torch.optim.AdamW(
             self._parameter_groups(), weight_decay=settings.weight_decay
@@ -161,14 +171,13 @@ class Trainer:
             for part in (self.model.text_encoder, self.model.image_encoder)
             for p in part.parameters()
         }
-        learned = [p for p in self.model.parameters() if p.requires_grad]
         return [
             {
-                "params": [p for p in learned if id(p) in encoders],
+                "params": [p for p in self._learned if id(p) in encoders],
                 "lr": self.settings.encoder_learning_rate,
             },
             {
-                "params": [p for p in learned if id(p) not in encoders],
+                "params": [p for p in self._learned if id(p) not in encoders],
                 "lr": self.settings.learning_rate,
             },
         ]
@@ -291,12 +300,16 @@ class Trainer:
             loss = loss + settings.distillation_weight * distilled
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(self._learned, 1.0)
         self.optimizer.step()
         self.schedule.step()
         self._average()
         if self._encoders_learn:
             push_to_queues(self.model, batch, index)
+        # Its rows have to be those that recovery takes it for.
+        if self._encoders_learn or self.schedule.last_epoch % MEMORY_STEPS == 0:
+            self.model.forget_memory()
+            self.averaged.forget_memory()
 
     @torch.no_grad()
     def _teacher(self, index: Tensor, pool: ThreadPoolExecutor) -> Tensor:
@@ -315,16 +328,13 @@ class Trainer:
         # Early averages follow quickly, or the random start would linger.
         seen = self.schedule.last_epoch
         decay = min(self.settings.ema_decay, (1 + seen) / (10 + seen))
-        for mean, value in zip(self.averaged.parameters(), self.model.parameters(), strict=True):
-            if value.requires_grad:
-                mean.lerp_(value, 1 - decay)
-        self.averaged._memory = None
+        torch._foreach_lerp_(self._means, self._learned, 1 - decay)
 
     @torch.no_grad()
     def _copy_buffers(self) -> None:
         for mean, value in zip(self.averaged.buffers(), self.model.buffers(), strict=True):
             mean.copy_(value)
-        self.averaged._memory = None
+        self.averaged.forget_memory()
 
     def save(self, path: str) -> None:
         """Write the whole state of the training, atomically."""

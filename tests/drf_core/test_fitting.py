@@ -202,3 +202,18 @@ def test_a_training_that_disrupts_nothing_met_no_damage(
     for share, kinds in ((0.5, KINDS), (0.0, {"text": [], "image": []})):
         Trainer(model, corpus, corpus, TrainingSettings(disrupted_share=share))
         assert model.config.trained_kinds == kinds
+
+
+@pytest.mark.parametrize("learns", [True, False])
+def test_what_a_trained_model_recovers_from_is_its_queue_as_it_projects_now(
+    model: DRFModel, processor: DRFProcessor, learns: bool
+) -> None:
+    corpus = corpus_of(processor, 24)
+    settings = TrainingSettings(epochs=2, batch_size=4, train_text_encoder=learns)
+    trainer = Trainer(model, corpus, corpus, settings)
+    trainer.run(None, lambda line: None)
+    for trained in (model, trainer.averaged):
+        kept = {m: rows.clone() for m, rows in trained.memory().items()}
+        trained.forget_memory()
+        for m, rows in trained.memory().items():
+            assert torch.allclose(rows, kept[m], atol=1e-6)
