@@ -90,5 +90,5 @@ def _check_nothing_missing(folder: str, names: Any) -> None:
     if missing:
         raise CheckpointError(
             f"{folder}: {len(missing)} weights are missing, such as {missing[0]}; "
-            "copy the checkpoint again"
+            "copy the checkpoint again, or train it again if an earlier version wrote it"
         )
