@@ -151,6 +151,23 @@ def test_a_study_goes_on_where_it_was_stopped(
     assert (study / "results.parquet").read_bytes() == figures
 
 
+def test_every_tuned_training_begins_with_the_encoder_as_it_was_given(
+    given: list[str], tmp_path: Path
+) -> None:
+    designs = ["--seeds", "1", "--designs", "concatenation", "drf", "--fine-tune-text"]
+    main([*given, *designs, "--output", str(tmp_path)])
+    assert "--fine-tune-text --epochs 2" in (tmp_path / "RESULTS.md").read_text()
+    assert [path.name.split("_")[0] for path in tmp_path.glob("*_views_*")] == ["image"]
+    last = tmp_path / "_runs" / "drf-0-1.npz"
+    before = np.load(last)
+    last.unlink()
+    main([*given, *designs, "--output", str(tmp_path)])
+    # Alone as after three others, whose encoders learned.
+    assert np.allclose(np.load(last)["probabilities"], before["probabilities"], atol=1e-4)
+    # Twelve copies have no image, but every post has a text.
+    assert before["present"][0].all(0).tolist() == [True, False]
+
+
 def test_damage_left_out_of_a_distribution_is_judged_on_posts_encoded_for_the_study(
     given: list[str], study: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
