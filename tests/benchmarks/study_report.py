@@ -105,6 +105,7 @@ def write_report(
     page = [_head(runs, labels, command), _group_table(per_design, groups)]
     if parts:
         page.append(_part_table(parts, groups))
+    page.append(_spread_table(runs, cells, labels))
     page.append(_cell_table(per_design[SUBJECT], cells))
     page.append(_diagnostics(every, all_cells, labels))
     (output / "RESULTS.md").write_text("\n".join(page), encoding="utf-8")
@@ -214,7 +215,8 @@ def _head(runs: dict[str, dict[Key, Run]], labels: np.ndarray, command: str) -> 
 folds): {counts}. Designs with different trainings are compared by their differences only, which
 are paired with {BASELINE} on the same trainings, in points, with
 95 % bootstrap intervals over posts, not corrected for their number and not counting what another
-seed would change. "Unseen damage" is what the training at hand did not use.
+seed would change: for that see how far trainings differ. "Unseen damage" is what the training at
+hand did not use.
 
 Written by `{command}`.
 {unfinished}"""
@@ -267,6 +269,45 @@ def _difference_tables(
             lines.append(f"| {design} | " + " | ".join(row) + " |")
         lines.append("")
     return lines
+
+
+def _spread_table(
+    runs: dict[str, dict[Key, Run]], cells: Sequence[Cell], labels: np.ndarray
+) -> str:
+    """Differences of single trainings: what another seed or fold would change."""
+    groups = _groups(cells)
+    lines = [
+        f"## How far trainings differ: accuracy less that of {BASELINE}, mean ± standard error",
+        "",
+        "| design | trainings | " + " | ".join(groups) + " |",
+        "|---" * (len(groups) + 2) + "|",
+    ]
+    for design, own in runs.items():
+        common = sorted(own.keys() & runs[BASELINE].keys())
+        if design == BASELINE or len(common) < 2:
+            continue
+        found = np.array(
+            [
+                _right(own[key], cells, labels) - _right(runs[BASELINE][key], cells, labels)
+                for key in common
+            ]
+        )
+        row = []
+        for members in groups.values():
+            # A training counts where it left out one of the kinds.
+            told = found[:, members]
+            each = 100 * np.nanmean(told[~np.isnan(told).all(1)], 1)
+            error = each.std(ddof=1) / len(each) ** 0.5 if len(each) > 1 else np.nan
+            row.append(f"{each.mean():+.1f} ± {error:.1f}")
+        lines.append(f"| {design} | {len(common)} | " + " | ".join(row) + " |")
+    return "\n".join([*lines, ""])
+
+
+def _right(run: Run, cells: Sequence[Cell], labels: np.ndarray) -> np.ndarray:
+    """Accuracy in each cell, nan where it is of damage that this training used."""
+    right = (run.probabilities.argmax(-1) == labels[run.posts]).mean(-1)
+    used = np.array([cell.group == OTHER_DAMAGE for cell in cells]) & ~run.unseen
+    return np.where(used, np.nan, right)
 
 
 def _cell_table(pair: tuple[Figures, Figures, int], cells: Sequence[Cell]) -> str:

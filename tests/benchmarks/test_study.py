@@ -237,6 +237,16 @@ def test_a_design_without_a_part_is_compared_with_the_whole_on_its_own_trainings
     assert line.split(" | ")[1].startswith("-15.0 [")
 
 
+def test_a_page_says_how_far_trainings_differ(tmp_path: Path) -> None:
+    base = np.arange(60) < 30
+    whole = [np.arange(60) < count for count in (36, 42, 42)]
+    page = write_page(tmp_path, concatenation=[base, base, base], drf=whole)
+    [_, spread] = page.split("## How far trainings differ")
+    [line] = [line for line in spread.splitlines() if line.startswith("| drf | 3 |")]
+    # 10, 20 and 20 points: a deviation of 5.8 over the root of three.
+    assert line == "| drf | 3 |" + " +16.7 ± 3.3 |" * 5
+
+
 def test_a_page_names_the_designs_whose_trainings_are_not_all_there(tmp_path: Path) -> None:
     right = np.arange(60) < 40
     page = write_page(
