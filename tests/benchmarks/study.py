@@ -106,7 +106,11 @@ def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser = corpus_parser(__doc__)
     parser.add_argument("--designs", nargs="+", default=DEFAULT_DESIGNS)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--fine-tune-text", action="store_true")
+    parser.add_argument(
+        "--fine-tune-text",
+        action="store_true",
+        help="let the text encoder learn, as `drf train` does",
+    )
     arguments = parser.parse_args(given)
     known = [*DESIGNS, CLEAN_TRAINED]
     for design in arguments.designs:
