@@ -306,7 +306,7 @@ class Trainer:
         self._average()
         if self._encoders_learn:
             push_to_queues(self.model, batch, index)
-        # Its rows have to be those that recovery takes it for.
+        # Where posts were pushed, the memory's rows are no longer those of the queue.
         if self._encoders_learn or self.schedule.last_epoch % MEMORY_STEPS == 0:
             self.model.forget_memory()
             self.averaged.forget_memory()
