@@ -9,13 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from drf_core.configuration_drf import MODALITIES
-from drf_core.metrics import (
-    accuracy,
-    auroc,
-    expected_calibration_error,
-    f1_scores,
-    rank_correlation,
-)
+from drf_core.metrics import CLASSIFICATION, auroc, classification, rank_correlation
 from drf_core.outcomes import Outcome
 from drf_core.resampled_metrics import (
     resampled_auroc,
@@ -26,7 +20,6 @@ from drf_core.resampled_metrics import (
 )
 from drf_core.significance import reflected
 
-CLASSIFICATION = ("accuracy", "weighted_f1", "macro_f1", "calibration_error")
 # quality_auroc: chance that the quality of an undisrupted post exceeds that of a damaged one.
 # low_quality: share of what is present whose quality is below the threshold.
 # recovery_correlation: Spearman, quality of recovered features against *closeness* to the
@@ -82,7 +75,7 @@ def figures(
     replicates = np.full((resamples, *values.shape), np.nan, dtype=np.float32)
     scored = [_diagnostics(outcome, outcomes[0], quality_threshold) for outcome in outcomes]
     for cell, outcome in enumerate(outcomes):
-        values[cell, : len(CLASSIFICATION)] = _classification(labels, outcome.probabilities)
+        values[cell, : len(CLASSIFICATION)] = classification(labels, outcome.probabilities)
         for name, score in scored[cell].items():
             values[cell, METRICS.index(name)] = score.value
     start = 0
@@ -98,15 +91,6 @@ def figures(
     for cell in range(len(outcomes)):
         replicates[:, cell, column] = reflected(values[cell, column], replicates[:, cell, column])
     return Figures(values, replicates)
-
-
-def _classification(labels: np.ndarray, probabilities: np.ndarray) -> tuple[float, ...]:
-    predicted = probabilities.argmax(1)
-    return (
-        accuracy(labels, predicted),
-        *f1_scores(labels, predicted, probabilities.shape[1]),
-        expected_calibration_error(labels, probabilities),
-    )
 
 
 def _diagnostics(outcome: Outcome, clean: Outcome, threshold: float) -> dict[str, _Scored]:

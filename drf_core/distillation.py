@@ -13,10 +13,10 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from drf_core.configuration_drf import MODALITIES
-from drf_core.disruption import Disruption
-from drf_core.evaluation import predict
 from drf_core.feature_views import encode_undisrupted
 from drf_core.modeling_drf import DRFModel
+from drf_core.outcomes import outcomes
+from drf_core.protocol import clean_cell
 from drf_core.runtimes.choice import available_cores
 from drf_core.runtimes.torch_encoders import autocast
 from drf_core.training_batches import batches_of
@@ -59,7 +59,7 @@ def look_as_teacher(teacher: DRFModel, corpus: TrainingCorpus) -> TeacherView:
     """Encode and predict every post of corpus, which must be made for the teacher's processor."""
     views = encode_undisrupted(teacher, corpus)
     present = torch.stack([views[m].present[:, 0] for m in MODALITIES], 1)
-    probabilities = predict(teacher, views, [Disruption()] * len(corpus)).probabilities
+    probabilities = outcomes(teacher, views, [clean_cell(len(corpus))])[0].probabilities
     text, image = (views[m].features[views[m].present[:, 0], 0].float() for m in MODALITIES)
     return TeacherView(text, image, present, torch.from_numpy(probabilities).log())
 

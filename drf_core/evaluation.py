@@ -1,99 +1,40 @@
-"""Predictions of a model over a corpus, undisrupted and under the paper's disruptions."""
+"""A model's figures without resamples: what training selects by, and what a card shows."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
 import numpy as np
-import torch
-from torch import Tensor
 
 from drf_core.configuration_drf import MODALITIES
-from drf_core.disruption import STRATEGIES, Disruption, modality_fixed
-from drf_core.feature_views import FeatureViews, pick_features
-from drf_core.metrics import accuracy, auroc, expected_calibration_error, f1_scores
+from drf_core.feature_views import FeatureViews
+from drf_core.metrics import CLASSIFICATION, auroc, classification
 from drf_core.modeling_drf import DRFModel
-
-CLEAN = "clean"
-
-
-def cells(count: int) -> dict[str, list[Disruption]]:
-    """Disruptions of count posts for each cell of the paper's modality-fixed setting."""
-    disrupted = {
-        f"{modality} {strategy}": modality_fixed(count, modality, strategy)
-        for modality in MODALITIES
-        for strategy in STRATEGIES
-    }
-    return {CLEAN: [Disruption()] * count, **disrupted}
-
-
-@dataclass(frozen=True)
-class CellPredictions:
-    """What a model said of one cell: probabilities (posts, labels), quality (posts, 2)."""
-
-    probabilities: np.ndarray
-    quality: np.ndarray
-    present: np.ndarray
-
-
-@torch.no_grad()
-def predict(
-    model: DRFModel,
-    views: dict[str, FeatureViews],
-    disruptions: Sequence[Disruption],
-    batch: int = 256,
-) -> CellPredictions:
-    """Predict every post, each under its own disruption; views as `encode_views` made them."""
-    model.eval()
-    parts: list[tuple[Tensor, Tensor, Tensor]] = []
-    for index in torch.arange(len(disruptions)).split(batch):
-        picked = pick_features(views, index, [disruptions[i] for i in index.tolist()])
-        text, image, present = (
-            None if x is None else x.to(model.device)
-            for x in (picked.text, picked.image, picked.present)
-        )
-        assert present is not None
-        output = model.forward_features(text, image, present)
-        assert output.logits is not None and output.quality is not None
-        parts.append((output.logits.softmax(-1), output.quality, present))
-    probabilities, quality, present = (
-        torch.cat([part[k] for part in parts]).cpu().numpy() for k in range(3)
-    )
-    return CellPredictions(probabilities, quality, present)
+from drf_core.outcomes import outcomes
+from drf_core.protocol import CLEAN, modality_fixed_cells
 
 
 def evaluate(
     model: DRFModel, views: dict[str, FeatureViews], labels: np.ndarray
 ) -> dict[str, dict[str, float]]:
-    """Figures per cell over the labelled posts; views with the kind "corrupt", labels (posts,).
+    """Figures of the modality-fixed cells; views with the kind "corrupt", labels (posts,).
+
+    Posts without a label (-1) count for quality alone.
 
     Returns {cell: {accuracy, weighted_f1, macro_f1, calibration_error, and for a corrupted
     modality quality_auroc, its quality clean against corrupted}}.
     """
     known = labels >= 0
-    classes = len(model.config.labels)
-    predicted_cells = {
-        name: predict(model, views, disruptions) for name, disruptions in cells(len(labels)).items()
-    }
+    asked = modality_fixed_cells(len(labels))
+    said = outcomes(model, views, asked)
     figures = {}
-    for name, cell in predicted_cells.items():
-        probabilities = cell.probabilities[known]
-        predicted = probabilities.argmax(1)
-        weighted, macro = f1_scores(labels[known], predicted, classes)
-        figures[name] = {
-            "accuracy": accuracy(labels[known], predicted),
-            "weighted_f1": weighted,
-            "macro_f1": macro,
-            "calibration_error": expected_calibration_error(labels[known], probabilities),
-        }
-        modality, _, strategy = name.partition(" ")
-        if strategy == "corrupt":
-            column = MODALITIES.index(modality)
-            before, after = predicted_cells[CLEAN], cell
-            figures[name]["quality_auroc"] = auroc(
-                before.quality[before.present[:, column], column],
-                after.quality[after.present[:, column], column],
+    for cell, outcome in zip(asked, said, strict=True):
+        found = classification(labels[known], outcome.probabilities[known])
+        figures[cell.name] = dict(zip(CLASSIFICATION, found, strict=True))
+        if cell.strategy == "corrupt":
+            assert cell.modality is not None
+            column = MODALITIES.index(cell.modality)
+            figures[cell.name]["quality_auroc"] = auroc(
+                said[0].quality[said[0].present[:, column], column],
+                outcome.quality[outcome.damaged[:, column], column],
             )
     return figures
 

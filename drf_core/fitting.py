@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from drf_core.configuration_drf import MODALITIES
 from drf_core.disruption import DISCARD, Disruption
-from drf_core.evaluation import cells, predict
 from drf_core.feature_views import FeatureViews, PickedFeatures
 from drf_core.modeling_drf import DAMAGED_PER_UNDISRUPTED, DRFModel
+from drf_core.outcomes import outcomes
+from drf_core.protocol import modality_fixed_cells
 from drf_core.training_batches import encode_batch
 from drf_core.training_corpus import TrainingCorpus
 from schemas.errors import UsageError
@@ -105,8 +106,8 @@ def fit_temperature(model: DRFModel, views: dict[str, FeatureViews], labels: Ten
     model.temperature.fill_(1.0)
     known = labels >= 0
     logs = [
-        torch.from_numpy(predict(model, views, d).probabilities).clamp_min(1e-9).log()[known]
-        for d in cells(len(labels)).values()
+        torch.from_numpy(outcome.probabilities).clamp_min(1e-9).log()[known]
+        for outcome in outcomes(model, views, modality_fixed_cells(len(labels)))
     ]
     candidates = torch.linspace(0.5, 3.0, 51)
     losses = [

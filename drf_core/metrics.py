@@ -7,6 +7,17 @@ from scipy.stats import spearmanr
 from sklearn.metrics import accuracy_score, f1_score, roc_auc_score
 
 CALIBRATION_BINS = 10
+CLASSIFICATION = ("accuracy", "weighted_f1", "macro_f1", "calibration_error")
+
+
+def classification(labels: np.ndarray, probabilities: np.ndarray) -> tuple[float, ...]:
+    """The figures that `CLASSIFICATION` names; labels (n,) ints, probabilities (n, classes)."""
+    predicted = probabilities.argmax(1)
+    return (
+        accuracy(labels, predicted),
+        *f1_scores(labels, predicted, probabilities.shape[1]),
+        expected_calibration_error(labels, probabilities),
+    )
 
 
 def accuracy(labels: np.ndarray, predicted: np.ndarray) -> float:

@@ -48,15 +48,26 @@ class Cell:
     disruptions: tuple[Disruption, ...]
 
 
-def cells(count: int, seed: int = 0) -> list[Cell]:
-    """All cells for count posts, the clean one first; the same seed disrupts the same posts."""
-    made = [_cell(CLEAN, CLEAN, None, None, 0.0, [Disruption()] * count)]
+def clean_cell(count: int) -> Cell:
+    """Count posts as they are."""
+    return _cell(CLEAN, CLEAN, None, None, 0.0, [Disruption()] * count)
+
+
+def modality_fixed_cells(count: int) -> list[Cell]:
+    """The clean cell for count posts, then each modality under each strategy in all of them."""
+    made = [clean_cell(count)]
     for modality in MODALITIES:
         for strategy in STRATEGIES:
             disruptions = modality_fixed(count, modality, strategy)
             made.append(
                 _cell(f"{modality} {strategy}", FIXED, strategy, modality, 1.0, disruptions)
             )
+    return made
+
+
+def cells(count: int, seed: int = 0) -> list[Cell]:
+    """All cells for count posts, the clean one first; the same seed disrupts the same posts."""
+    made = modality_fixed_cells(count)
     for strategy in STRATEGIES:
         for ratio in RATIOS:
             disruptions = modality_random(count, strategy, ratio, seed)

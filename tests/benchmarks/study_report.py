@@ -12,9 +12,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from drf_core.cell_metrics import CLASSIFICATION, Figures
+from drf_core.cell_metrics import Figures
 from drf_core.configuration_drf import MODALITIES
-from drf_core.metrics import auroc, expected_calibration_error, rank_correlation
+from drf_core.metrics import CLASSIFICATION, auroc, expected_calibration_error, rank_correlation
 from drf_core.protocol import OTHER_DAMAGE, Cell
 from drf_core.resampled_metrics import resampled_classification, resamples_of
 from drf_core.significance import Difference, differences, interval

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from drf_core.disruption import TRAINED_IMAGE_KINDS, TRAINED_TEXT_KINDS, Disruption
-from drf_core.evaluation import cells, predict
+from drf_core.disruption import TRAINED_IMAGE_KINDS, TRAINED_TEXT_KINDS
 from drf_core.feature_views import FeatureViews, PickedFeatures, encode_views
 from drf_core.fitting import (
     TrainingError,
@@ -20,7 +19,9 @@ from drf_core.fitting import (
 )
 from drf_core.metrics import expected_calibration_error
 from drf_core.modeling_drf import DAMAGED_PER_UNDISRUPTED, DRFModel
+from drf_core.outcomes import outcomes
 from drf_core.processing_drf import DRFProcessor
+from drf_core.protocol import clean_cell, modality_fixed_cells
 from drf_core.training import Trainer, TrainingSettings
 from drf_core.training_corpus import TrainingCorpus, TrainingPost
 from tests.data.corpora import make_posts
@@ -128,15 +129,19 @@ def views_of(text: torch.Tensor, image: torch.Tensor) -> dict[str, FeatureViews]
     return found
 
 
+def clean_probabilities(model: DRFModel, views: dict[str, FeatureViews]) -> np.ndarray:
+    posts = len(views["text"].present)
+    return outcomes(model, views, [clean_cell(posts)])[0].probabilities
+
+
 def test_qualities_are_ranked_among_the_reference_posts_as_they_came(model: DRFModel) -> None:
     generator = torch.Generator().manual_seed(1)
     text, image = (1.5 * torch.randn(400, 32, generator=generator) for _ in range(2))
     text[:3], image[3:6] = torch.nan, torch.nan
     views = views_of(text, image)
-    clean = [Disruption()] * 400
 
     def quality() -> np.ndarray:
-        return predict(model, views, clean).quality
+        return outcomes(model, views, [clean_cell(400)])[0].quality
 
     before = quality()[6:]
     set_reference(model, views)
@@ -158,16 +163,17 @@ def test_a_reference_without_pairs_is_an_error(model: DRFModel) -> None:
 def test_temperature_brings_confidence_to_accuracy_and_changes_no_label(model: DRFModel) -> None:
     generator = torch.Generator().manual_seed(2)
     views = views_of(*(torch.randn(600, 32, generator=generator) for _ in range(2)))
-    while predict(model, views, cells(600)["clean"]).probabilities.max(1).mean() < 0.85:
+    while clean_probabilities(model, views).max(1).mean() < 0.85:
         with torch.no_grad():
             for head in model.unimodal_heads.values():
                 head[-1].weight.mul_(1.5)
-    truth = predict(model, views, cells(600)["clean"]).probabilities.argmax(1)
+    truth = clean_probabilities(model, views).argmax(1)
     # Right in six posts of ten, and very sure of all of them.
     wrong = np.random.default_rng(0).random(600) < 0.4
     labels = torch.from_numpy(np.where(wrong, (truth + 1) % 3, truth))
     labels[:50] = -1
-    before = {name: predict(model, views, d).probabilities for name, d in cells(600).items()}
+    fixed = modality_fixed_cells(600)
+    before = [one.probabilities for one in outcomes(model, views, fixed)]
     model.temperature.fill_(7.0)  # of an earlier fit: counts for nothing
     fit_temperature(model, views, labels)
     assert float(model.temperature) > 1.2
@@ -176,12 +182,11 @@ def test_temperature_brings_confidence_to_accuracy_and_changes_no_label(model: D
     def error(probabilities: np.ndarray) -> float:
         return expected_calibration_error(labels.numpy()[known], probabilities[known])
 
-    for name, disruptions in cells(600).items():
-        after = predict(model, views, disruptions).probabilities
-        assert (after.argmax(1) == before[name].argmax(1)).all()
-    clean = predict(model, views, cells(600)["clean"]).probabilities
-    assert error(before["clean"]) > 0.15
-    assert error(clean) < 0.6 * error(before["clean"])
+    after = [one.probabilities for one in outcomes(model, views, fixed)]
+    for earlier, later in zip(before, after, strict=True):
+        assert (later.argmax(1) == earlier.argmax(1)).all()
+    assert error(before[0]) > 0.15
+    assert error(after[0]) < 0.6 * error(before[0])
 
 
 def test_a_temperature_makes_a_timid_model_surer(model: DRFModel) -> None:
@@ -190,7 +195,7 @@ def test_a_temperature_makes_a_timid_model_surer(model: DRFModel) -> None:
     with torch.no_grad():
         for head in model.unimodal_heads.values():
             head[-1].weight.mul_(0.3)
-    truth = predict(model, views, cells(200)["clean"]).probabilities.argmax(1)
+    truth = clean_probabilities(model, views).argmax(1)
     fit_temperature(model, views, torch.from_numpy(truth))
     assert float(model.temperature) == 0.5
 
