@@ -57,8 +57,7 @@ TUNED = dataclasses.replace(
 )
 # The clean-trained rival is concatenation that never saw a disruption.
 CLEAN_TRAINED = "concatenation_trained_clean"
-DEFAULT_DESIGNS = ["concatenation", "drf", *(name for name in DESIGNS if name != "drf"),
-                   CLEAN_TRAINED]  # fmt: skip
+DEFAULT_DESIGNS = list(dict.fromkeys([BASELINE, SUBJECT, *DESIGNS, CLEAN_TRAINED]))
 
 
 @dataclasses.dataclass(frozen=True)
