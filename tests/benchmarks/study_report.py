@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -18,6 +16,8 @@ from drf_core.metrics import CLASSIFICATION, auroc, expected_calibration_error, 
 from drf_core.protocol import OTHER_DAMAGE, Cell
 from drf_core.resampled_metrics import resampled_classification, resamples_of
 from drf_core.significance import Difference, differences, interval
+from tests.benchmarks.study_ceiling import ceiling_table
+from tests.benchmarks.study_runs import Key, Run, read_runs
 
 METRICS = CLASSIFICATION[:3]
 BASELINE = "concatenation"
@@ -25,47 +25,6 @@ SUBJECT = "drf"
 UNSEEN = "unseen damage"
 # With fewer, the least p-value there can be would not survive Holm's correction for 32 cells.
 _RESAMPLES = 10_000
-_RUN = re.compile(r"(?P<design>\w+)-(?P<seed>\d+)-(?P<fold>\d+)\.npz")
-
-Key = tuple[int, int]
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """One training's predictions of its held-out posts; see `study._run`."""
-
-    posts: np.ndarray
-    probabilities: np.ndarray
-    quality: np.ndarray
-    present: np.ndarray
-    recovery_error: np.ndarray
-    left_out: dict[str, str]
-    unseen: np.ndarray
-
-    def only(self, cells: Sequence[int]) -> Run:
-        """The same training in some of the cells."""
-        names = ("probabilities", "quality", "present", "recovery_error", "unseen")
-        return dataclasses.replace(self, **{name: getattr(self, name)[cells] for name in names})
-
-
-def read_runs(folder: Path) -> dict[str, dict[Key, Run]]:
-    """The runs of each design, by (seed, fold)."""
-    found: dict[str, dict[Key, Run]] = {}
-    for path in sorted(folder.glob("*.npz")):
-        named = _RUN.fullmatch(path.name)
-        if named is None:
-            continue
-        kept = np.load(path)
-        run = Run(
-            **{
-                field.name: kept[field.name]
-                for field in dataclasses.fields(Run)
-                if field.name != "left_out"
-            },
-            left_out=json.loads(str(kept["left_out"])),
-        )
-        found.setdefault(named["design"], {})[int(named["seed"]), int(named["fold"])] = run
-    return found
 
 
 def write_report(
@@ -106,6 +65,11 @@ def write_report(
     if parts:
         page.append(_part_table(parts, groups))
     page.append(_spread_table(runs, cells, labels))
+    page.append(
+        ceiling_table(
+            {design: list(runs[design].values()) for design in (BASELINE, SUBJECT)}, cells, labels
+        )
+    )
     page.append(_cell_table(per_design[SUBJECT], cells))
     page.append(_diagnostics(every, all_cells, labels))
     (output / "RESULTS.md").write_text("\n".join(page), encoding="utf-8")
@@ -288,7 +252,7 @@ def _spread_table(
             continue
         found = np.array(
             [
-                _right(own[key], cells, labels) - _right(runs[BASELINE][key], cells, labels)
+                own[key].accuracy(cells, labels) - runs[BASELINE][key].accuracy(cells, labels)
                 for key in common
             ]
         )
@@ -301,13 +265,6 @@ def _spread_table(
             row.append(f"{each.mean():+.1f} ± {error:.1f}")
         lines.append(f"| {design} | {len(common)} | " + " | ".join(row) + " |")
     return "\n".join([*lines, ""])
-
-
-def _right(run: Run, cells: Sequence[Cell], labels: np.ndarray) -> np.ndarray:
-    """Accuracy in each cell, nan where it is of damage that this training used."""
-    right = (run.probabilities.argmax(-1) == labels[run.posts]).mean(-1)
-    used = np.array([cell.group == OTHER_DAMAGE for cell in cells]) & ~run.unseen
-    return np.where(used, np.nan, right)
 
 
 def _cell_table(pair: tuple[Figures, Figures, int], cells: Sequence[Cell]) -> str:
