@@ -62,6 +62,7 @@ def write_report(
             parts[design] = (over(design, common), over(SUBJECT, common))
     pq.write_table(pa.Table.from_pylist(rows), output / "results.parquet")
     page = [_head(runs, labels, command), _group_table(per_design, groups)]
+    page.append(_significance_table(per_design, cells))
     if parts:
         page.append(_part_table(parts, groups))
     page.append(_spread_table(runs, cells, labels))
@@ -202,6 +203,29 @@ def _group_table(
         lines.append(f"| {design} | {trainings} | " + " | ".join(row) + " |")
     rivals = {design: pair[:2] for design, pair in per_design.items() if design != BASELINE}
     return "\n".join([*lines, "", *_difference_tables(rivals, BASELINE, groups)])
+
+
+def _significance_table(
+    per_design: dict[str, tuple[Figures, Figures, int]], cells: Sequence[Cell]
+) -> str:
+    lines = [
+        f"## Cells significantly better / worse than with {BASELINE}",
+        "",
+        f"Of {len(cells)}, at .05 after Holm's correction for the cells.",
+        "",
+        "| design | " + " | ".join(metric.replace("_", " ") for metric in METRICS) + " |",
+        "|---" * (len(METRICS) + 1) + "|",
+    ]
+    for design, (table, other, _) in per_design.items():
+        if design == BASELINE:
+            continue
+        row = []
+        for number in range(len(METRICS)):
+            told = [one for one in _compared(table, other, number) if one.p_holm < 0.05]
+            better = sum(one.value > 0 for one in told)
+            row.append(f"{better} / {len(told) - better}")
+        lines.append(f"| {design} | " + " | ".join(row) + " |")
+    return "\n".join([*lines, ""])
 
 
 def _part_table(parts: dict[str, tuple[Figures, Figures]], groups: dict[str, list[int]]) -> str:

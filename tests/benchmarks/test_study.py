@@ -19,7 +19,7 @@ from tests.benchmarks import left_out_damage
 from tests.benchmarks.study import LEFT_OUT, fold_of, main
 from tests.benchmarks.study_report import write_report
 from tests.benchmarks.study_runs import read_runs
-from tests.pipelines.test_train import write_labelled
+from tests.data.labelled_posts import write_labelled
 
 DESIGNS = ["concatenation", "drf", "concatenation_trained_clean"]
 TRAININGS = ["--seeds", "1", "--designs", *DESIGNS]
@@ -233,6 +233,9 @@ def test_a_large_difference_is_marked_in_every_cell_and_a_small_one_in_none(
         folder.mkdir()
         page = write_page(folder, concatenation=[seldom], drf=[right])
         assert page.count(" *) |") == marks, page
+        [_, told] = page.split("## Cells significantly better / worse")
+        better = marks // 3
+        assert f"| drf | {better} / 0 | {better} / 0 | {better} / 0 |" in told
 
 
 def test_a_design_without_a_part_is_compared_with_the_whole_on_its_own_trainings(
