@@ -14,11 +14,12 @@ class Design:
     """What is done with the projected features of both modalities.
 
     fusion: "evidence" (DRF: the quality-weighted sum of what each modality says),
-    "concatenation", "average" (late fusion: the mean of both modalities' probabilities),
-    "text" or "image" (that modality alone). recovery: what stands in for an absent or
-    distrusted modality: "memory" (DRF), "mean" (of the queue) or "none" (zero). quality_weights:
-    whether low quality lowers a weight. sample_loss, distribution_loss: which supervision
-    recovery gets. covariance: "full" or "diagonal", of the distributions.
+    "concatenation" (one head over both modalities' features, each blended with its recovered ones
+    by how far it is trusted), "average" (late fusion: the mean of both modalities'
+    probabilities), "text" or "image" (that modality alone). recovery: what stands in for an
+    absent or distrusted modality: "memory" (DRF), "mean" (of the queue) or "none" (zero).
+    quality_weights: whether low quality lowers a weight. sample_loss, distribution_loss: which
+    supervision recovery gets. covariance: "full" or "diagonal", of the distributions.
     """
 
     fusion: str = "evidence"

@@ -15,9 +15,9 @@ from drf_core.protocol import CLEAN, modality_fixed_cells
 def evaluate(
     model: DRFModel, views: dict[str, FeatureViews], labels: np.ndarray
 ) -> dict[str, dict[str, float]]:
-    """Figures of the modality-fixed cells; views with the kind "corrupt", labels (posts,).
+    """Figures of the clean and the modality-fixed cells.
 
-    Posts without a label (-1) count for quality alone.
+    views with the kind "corrupt", labels (posts,), -1 for a post that counts for quality alone.
 
     Returns {cell: {accuracy, weighted_f1, macro_f1, calibration_error, and for a corrupted
     modality quality_auroc, its quality clean against corrupted}}.

@@ -261,7 +261,7 @@ def test_a_page_says_how_far_trainings_differ(tmp_path: Path) -> None:
     assert line == "| drf | 3 |" + " +16.7 ± 3.3 |" * 5
 
 
-def test_a_page_says_what_knowing_the_damage_could_bring_at_most(tmp_path: Path) -> None:
+def test_a_page_says_what_dropping_damaged_modalities_would_bring(tmp_path: Path) -> None:
     right = {"text discard": 15, "image discard": 45, "image swapped": 15}
     (tmp_path / "_runs").mkdir()
     for design in ("concatenation", "drf"):
@@ -269,7 +269,7 @@ def test_a_page_says_what_knowing_the_damage_could_bring_at_most(tmp_path: Path)
         in_cell = {name: np.arange(60) < count for name, count in right.items()}
         write_run(tmp_path / "_runs", design, 0, half, in_cell)
     write_report(tmp_path, ["concatenation", "drf"], cells(len(TRUTH)), TRUTH, "the command")
-    [_, ceiling] = (tmp_path / "RESULTS.md").read_text().split("## What knowing the damage")
+    [_, ceiling] = (tmp_path / "RESULTS.md").read_text().split("## What dropping the damaged")
     [line, *_] = [line for line in ceiling.splitlines() if line.startswith("| drf |")]
     # Without images 75 % are right, without texts 25 %; as they are, half, or 25 % with the image
     # of another post. So images are dropped where they are damaged, texts are not.

@@ -14,8 +14,6 @@ WORDS = {
     "negative": ["awful", "sad", "angry", "broken", "lost"],
     "positive": ["lovely", "happy", "great", "sunny", "won"],
 }
-
-
 FILLER = ["the", "day", "in", "town", "with", "my", "team", "and", "a", "dog"]
 
 
