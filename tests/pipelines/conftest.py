@@ -1,4 +1,4 @@
-"""`drf annotate` as tests call it: in this process, with a tiny checkpoint."""
+"""`drf` and its work units as tests call them: in this process, with a tiny checkpoint."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import pytest
 
 from drf_core.annotator import Annotator
 from pipelines.cli import main
-from tests.pipelines.running import Output, Run, annotate_arguments
+from pipelines.plan import JobOptions
+from tests.pipelines.running import Output, Run, annotate_arguments, job_options
+from tests.pipelines.training_runs import write_training_corpus
 
 
 @pytest.fixture
@@ -49,3 +51,15 @@ def inferred(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         Annotator, "predict", lambda self, posts: sizes.append(len(posts)) or predict(self, posts)
     )
     return sizes
+
+
+@pytest.fixture
+def options(tmp_path: Path, tiny_checkpoint: Path) -> JobOptions:
+    """Of a job whose work units a test annotates itself."""
+    return job_options(tiny_checkpoint, tmp_path / "out", batch_size=8, threads=1)
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Labelled posts and the configuration of a training of seconds; only to be read."""
+    return write_training_corpus(tmp_path_factory.mktemp("labelled"))

@@ -25,13 +25,7 @@ from tests.pipelines.training_runs import (
     drf_train,
     killed_after_an_epoch,
     one_epoch,
-    write_training_corpus,
 )
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_training_corpus(tmp_path_factory.mktemp("labelled"))
 
 
 @pytest.fixture(scope="module")

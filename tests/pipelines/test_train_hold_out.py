@@ -17,13 +17,7 @@ from schemas.errors import UsageError
 from tests.pipelines.training_runs import (
     drf_train,
     one_epoch,
-    write_training_corpus,
 )
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_training_corpus(tmp_path_factory.mktemp("labelled"))
 
 
 def labelled_rows(count: int) -> list[LabelledRow]:

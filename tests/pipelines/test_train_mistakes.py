@@ -12,13 +12,7 @@ from drf_core.designs import DESIGNS
 from tests.pipelines.training_runs import (
     drf_train,
     one_epoch,
-    write_training_corpus,
 )
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_training_corpus(tmp_path_factory.mktemp("labelled"))
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,6 @@ from pipelines.plan import JobOptions, RowOptions
 from pipelines.staging import committed_keys, list_attempts
 from pipelines.store import open_store
 from tests.data.corpora import faulty_posts, make_posts, odd_posts, write_posts
-from tests.pipelines.running import job_options
 from tests.pipelines.work_units import (
     annotate,
     annotations,
@@ -25,11 +24,6 @@ from tests.pipelines.work_units import (
     shards_of,
     staging_files,
 )
-
-
-@pytest.fixture
-def options(tmp_path: Path, tiny_checkpoint: Path) -> JobOptions:
-    return job_options(tiny_checkpoint, tmp_path / "out", batch_size=8, threads=1)
 
 
 def test_each_row_becomes_one_annotation_in_source_order(

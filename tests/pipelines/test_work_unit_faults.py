@@ -20,7 +20,6 @@ from pipelines.plan import FailedFile, JobOptions, Shard
 from pipelines.staging import committed_keys, list_attempts, start_attempt
 from pipelines.store import open_store
 from tests.data.corpora import damage_page, make_posts, write_posts
-from tests.pipelines.running import job_options
 from tests.pipelines.work_units import (
     annotate,
     annotations,
@@ -28,11 +27,6 @@ from tests.pipelines.work_units import (
     shards_of,
     staging_files,
 )
-
-
-@pytest.fixture
-def options(tmp_path: Path, tiny_checkpoint: Path) -> JobOptions:
-    return job_options(tiny_checkpoint, tmp_path / "out", batch_size=8, threads=1)
 
 
 def test_a_post_the_model_fails_on_costs_only_itself(
