@@ -27,7 +27,7 @@ setup(
     package_data={
         "schemas": ["py.typed"],
         "drf_core": ["py.typed", "default_checkpoint/*"],
-        "pipelines": ["py.typed", "recipes/*.json"],
+        "pipelines": ["py.typed", "train/recipes/*.json"],
     },
     zip_safe=False,
     install_requires=[

@@ -1,4 +1,4 @@
-"""The method: DRF model, processor, disruption, training. Knows no Beam and no files.
+"""The method: DRF model, processor, disruption, training. Knows no Beam and no buckets.
 
 Attributes load on first use, so that reading a checkpoint's labels costs no torch import.
 """
@@ -12,10 +12,10 @@ __version__ = "0.1.0"
 
 _EXPORTS = {
     "Annotator": "annotator",
-    "DRFConfig": "configuration_drf",
-    "DRFModel": "modeling_drf",
-    "DRFOutput": "modeling_drf",
-    "DRFProcessor": "processing_drf",
+    "DRFConfig": "model.configuration_drf",
+    "DRFModel": "model.modeling_drf",
+    "DRFOutput": "model.modeling_drf",
+    "DRFProcessor": "model.processing_drf",
 }
 __all__ = ["Annotator", "DRFConfig", "DRFModel", "DRFOutput", "DRFProcessor", "__version__"]
 

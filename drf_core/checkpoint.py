@@ -1,4 +1,4 @@
-"""Finding and identifying a checkpoint folder, without importing torch.
+"""Identifying what a checkpoint folder holds, without importing torch.
 
 A checkpoint is a `save_pretrained` folder: config.json, model.safetensors, tokenizer and
 image-processor files, README.md (the model card).
@@ -6,25 +6,19 @@ image-processor files, README.md (the model card).
 
 from __future__ import annotations
 
-import atexit
 import hashlib
 import json
 import os
-import shutil
-import tempfile
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
-from drf_core.file_systems import CredentialsInURLError, open_url
 from schemas.errors import UsageError
 
-DEFAULT_MODEL = "default"
 # Encoders quantised for OpenVINO. They belong to a revision and do not change it: which runtime
 # computes is no part of what a shard is.
 INT8_FOLDER = "openvino-int8"
-_DEFAULT_FOLDER = Path(__file__).parent / "default_checkpoint"
+# The one that ships in the package.
+DEFAULT_FOLDER = Path(__file__).parent / "default_checkpoint"
 _WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
 _PREPROCESSING = {
@@ -34,7 +28,6 @@ _PREPROCESSING = {
     ),
     "image": ("preprocessor_config.json", "processor_config.json"),
 }
-_ON_HUB = ("*.json", "*.txt", "*.safetensors", "*.md")
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 
 
@@ -54,79 +47,6 @@ class CheckpointInfo:
     labels: tuple[str, ...]
     revision: str
     quality_threshold: float
-
-
-def resolve_model(name: str, option: str = "--model") -> str:
-    """Local folder of the checkpoint `name`: "default", a folder, an fsspec URL or a hub id.
-
-    option: the command-line option that names it, for messages. Raises CheckpointError where
-    there is none.
-    """
-    if name == DEFAULT_MODEL:
-        return str(_DEFAULT_FOLDER)
-    if os.path.isdir(name):
-        return name
-    if "://" in name:
-        return _download(name, option)
-    if os.path.exists(name):
-        raise CheckpointError(f"{option} {name}: is a file; give the folder that holds config.json")
-    if name.startswith((".", "/", "~")) or name.count("/") != 1:
-        raise CheckpointError(
-            f"{option} {name}: no such folder; give a folder written by `drf train`, "
-            "a hub id (owner/name), or an fsspec URL"
-        )
-    return _from_hub(name, option)
-
-
-def _from_hub(name: str, option: str) -> str:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return snapshot_download(name, allow_patterns=[*_ON_HUB, f"{INT8_FOLDER}/*"])
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise CheckpointError(
-            f"{option} {name}: neither a folder nor a model that the hub gave "
-            f"({type(error).__name__}); check the name, the network, or HF_TOKEN"
-        ) from error
-
-
-@lru_cache(maxsize=8)
-def _download(url: str, option: str) -> str:
-    folder = tempfile.mkdtemp(prefix="drf-model-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    scheme, _, rest = url.split("?")[0].partition("://")
-    shown = f"{scheme}://{rest.rsplit('@', 1)[-1]}"
-    try:
-        fs, root = open_url(url)
-        int8 = f"{root.rstrip('/')}/{INT8_FOLDER}"
-        _get_files(fs, root, folder)
-        if fs.isdir(int8):
-            _get_files(fs, int8, os.path.join(folder, INT8_FOLDER))
-    except ImportError as error:
-        raise CheckpointError(
-            f"{option} {shown}: the package that reads such URLs is not installed ({error}); "
-            "this package's extras `s3` and `gcs` have those for s3:// and gs://: "
-            "pip install '.[s3]'"
-        ) from error
-    except CredentialsInURLError as error:
-        raise CheckpointError(f"{option} {shown}: {error}") from error
-    except Exception as error:
-        # Stores' libraries raise errors of many kinds, which have no common base.
-        raise CheckpointError(
-            f"{option} {shown}: cannot be read ({type(error).__name__}); "
-            "check the URL and the store's credentials"
-        ) from error
-    return folder
-
-
-def _get_files(fs: Any, root: str, folder: str) -> None:
-    os.makedirs(folder, exist_ok=True)
-    for info in fs.ls(root, detail=True):
-        name = info["name"].rsplit("/", 1)[-1]
-        # Object stores may hold an empty object for the folder itself.
-        if info["type"] == "file" and name:
-            fs.get_file(info["name"], os.path.join(folder, name))
 
 
 def read_checkpoint(folder: str) -> CheckpointInfo:

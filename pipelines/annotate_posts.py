@@ -11,14 +11,15 @@ import apache_beam as beam
 from apache_beam.ml.inference.base import KeyedModelHandler, RunInference
 
 from drf_core.annotator import Prediction, PreparedPost
-from drf_core.checkpoint import DEFAULT_MODEL, read_checkpoint, resolve_model
-from pipelines.annotation_rows import prediction_fields
-from pipelines.fetching import ImageFetcher
-from pipelines.model_handler import DRFModelHandler, ModelFailure
-from pipelines.plan import RowOptions
-from pipelines.preparing import DeadLetter, model_failed, no_post_id, prepare_post
-from pipelines.reasons import redact
-from pipelines.version import package_version
+from drf_core.checkpoint import read_checkpoint
+from pipelines.annotate.plan import RowOptions
+from pipelines.annotate.work.fetch import ImageFetcher
+from pipelines.annotate.work.model import DRFModelHandler, ModelFailure
+from pipelines.annotate.work.prepare import DeadLetter, model_failed, no_post_id, prepare_post
+from pipelines.annotate.work.rows import prediction_fields
+from pipelines.console.version import package_version
+from pipelines.storage.checkpoints import DEFAULT_MODEL, resolve_model
+from pipelines.storage.redaction import redact
 from schemas.annotations import ANNOTATIONS_SCHEMA_VERSION, check_kept_names
 
 Row = dict[str, Any]

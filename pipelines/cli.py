@@ -12,8 +12,8 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from pipelines.messages import complain
-from pipelines.version import package_version
+from pipelines.console.messages import complain
+from pipelines.console.version import package_version
 from schemas.errors import DRFError, UsageError
 
 INTERRUPTED = 130
@@ -103,23 +103,23 @@ def _run(argv: list[str]) -> int:
         "quantize", help="make a checkpoint's int8 encoders, for CPUs", allow_abbrev=False
     )
     if named == "quantize":
-        from pipelines.quantize import add_quantize_arguments
+        from pipelines.train.quantize import add_quantize_arguments
 
         add_quantize_arguments(quantize)
     if named == "annotate":
-        from pipelines.annotate_command import add_annotate_arguments
+        from pipelines.annotate.command import add_annotate_arguments
 
         add_annotate_arguments(annotate)
     if named == "train":
-        from pipelines.train import add_train_arguments
+        from pipelines.train.command import add_train_arguments
 
         add_train_arguments(train)
     if named == "evaluate":
-        from pipelines.evaluate import add_evaluate_arguments
+        from pipelines.evaluate.command import add_evaluate_arguments
 
         add_evaluate_arguments(evaluate)
     if named == "import":
-        from pipelines.import_command import add_import_arguments
+        from pipelines.importing.command import add_import_arguments
 
         add_import_arguments(importing)
     try:
@@ -131,25 +131,25 @@ def _run(argv: list[str]) -> int:
     _quiet_libraries()
     _tell_warnings()
     if arguments.command == "annotate":
-        from pipelines.annotate_command import run_annotate
+        from pipelines.annotate.command import run_annotate
 
         return run_annotate(arguments, rest, own=list(annotate._option_string_actions))
     if rest:
         parser.error(f"unknown option or argument: {rest[0]}")
     if arguments.command == "train":
-        from pipelines.train import run_train
+        from pipelines.train.command import run_train
 
         return run_train(arguments)
     if arguments.command == "evaluate":
-        from pipelines.evaluate import run_evaluate
+        from pipelines.evaluate.command import run_evaluate
 
         return run_evaluate(arguments)
     if arguments.command == "import":
-        from pipelines.import_command import run_import
+        from pipelines.importing.command import run_import
 
         return run_import(arguments)
     if arguments.command == "quantize":
-        from pipelines.quantize import run_quantize
+        from pipelines.train.quantize import run_quantize
 
         return run_quantize(arguments)
     from pipelines.sample import make_sample

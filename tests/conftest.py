@@ -41,7 +41,7 @@ def make_tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[.
     def make(seed: int = 0, labels: tuple[str, ...] = LABELS) -> Path:
         import torch
 
-        from drf_core.encoders import build_model
+        from drf_core.model.building import build_model
 
         torch.manual_seed(seed)
         rng = np.random.default_rng(seed)

@@ -9,7 +9,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from pipelines.annotate_command import add_annotate_arguments
+from pipelines.annotate.command import add_annotate_arguments
 from pipelines.cli import main
 
 # What holds unless a parameter says otherwise. One process for all cores of a machine and its

@@ -6,8 +6,8 @@ import os
 
 import torch
 
-from drf_core.openvino_runtime import load_openvino
 from drf_core.runtimes.interface import Runtime
+from drf_core.runtimes.openvino_library import load_openvino
 from schemas.errors import UsageError
 
 

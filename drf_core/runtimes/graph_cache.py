@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from drf_core.openvino_runtime import load_openvino
+from drf_core.runtimes.openvino_library import load_openvino
 
 # What no start has used for so long is removed when something is added.
 _KEPT_SECONDS = 60 * 86_400

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from drf_core.openvino_runtime import load_openvino
 from drf_core.runtimes.interface import Runtime
 from drf_core.runtimes.openvino_graphs import IMAGE, TEXT
+from drf_core.runtimes.openvino_library import load_openvino
 from drf_core.runtimes.text_batches import text_batches
 
 # Per inference: few enough that little padding is computed and that activations stay in the

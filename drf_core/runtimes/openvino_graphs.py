@@ -13,9 +13,9 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers.utils import logging
 
-from drf_core.modeling_drf import DRFModel
-from drf_core.openvino_runtime import load_openvino
-from drf_core.processing_drf import DRFProcessor
+from drf_core.model.modeling_drf import DRFModel
+from drf_core.model.processing_drf import DRFProcessor
+from drf_core.runtimes.openvino_library import load_openvino
 
 TEXT, IMAGE = "text", "image"
 

@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 
 from drf_core.checkpoint import INT8_FOLDER, read_checkpoint
-from drf_core.modeling_drf import DRFModel
-from drf_core.openvino_runtime import load_openvino
-from drf_core.processing_drf import DRFProcessor
+from drf_core.model.modeling_drf import DRFModel
+from drf_core.model.processing_drf import DRFProcessor
 from drf_core.runtimes.choice import DeviceError
 from drf_core.runtimes.graph_cache import read_graphs, write_graphs
 from drf_core.runtimes.openvino_graphs import IMAGE, TEXT, image_graph, text_graph
+from drf_core.runtimes.openvino_library import load_openvino
 
 _FACTS = "int8.json"
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from drf_core.checkpoint import read_checkpoint
-from drf_core.loading import drop_encoders, load_model, load_without_encoders
-from drf_core.modeling_drf import DRFModel
-from drf_core.processing_drf import DRFProcessor
+from drf_core.model.modeling_drf import DRFModel
+from drf_core.model.processing_drf import DRFProcessor
+from drf_core.model.weights import drop_encoders, load_model, load_without_encoders
 from drf_core.runtimes.choice import DeviceError, choose_runtime
 from drf_core.runtimes.graph_cache import cached_graphs, graph_key
 from drf_core.runtimes.interface import Encoders

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from drf_core.modeling_drf import DRFModel
-from drf_core.processing_drf import DRFProcessor
+from drf_core.model.modeling_drf import DRFModel
+from drf_core.model.processing_drf import DRFProcessor
 from drf_core.runtimes.captured_forward import CapturedForward, cast_weights
 from drf_core.runtimes.interface import Runtime
 from drf_core.runtimes.text_batches import text_batches

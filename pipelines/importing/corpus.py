@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipelines.importing.decoding import decode_text
+from pipelines.importing.text_encoding import decode_text
 from schemas.errors import DRFError, UsageError
 
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from pipelines.importing.splits import SPLITS
+from pipelines.posts.splits import SPLITS
 from schemas.errors import UsageError
 
 

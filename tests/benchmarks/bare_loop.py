@@ -40,7 +40,7 @@ def main() -> None:
     from transformers.utils import logging
 
     from drf_core.annotator import Annotator
-    from pipelines.cache_folder import cache_folder
+    from pipelines.storage.local import cache_folder
 
     logging.disable_progress_bar()
     annotator = Annotator.from_pretrained(

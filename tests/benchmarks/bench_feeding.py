@@ -30,10 +30,10 @@ from PIL import Image
 from xxhash import xxh3_128_digest
 
 from drf_core.annotator import Annotator, PreparedPost
-from drf_core.images import decode_image
-from drf_core.resizing import Resizing, whole_pixels
+from drf_core.decoding.images import decode_image
+from drf_core.decoding.resizing import Resizing, whole_pixels
 from drf_core.runtimes.choice import available_cores
-from pipelines import work_unit
+from pipelines.annotate.work import unit
 from pipelines.cli import main as drf
 from tests.benchmarks.many_posts import Originals
 from tests.benchmarks.processes import drf_annotate, in_turns, machine, table
@@ -166,7 +166,7 @@ def runs(model: str, originals: Originals, folder: Path, count: int, rounds: int
         began = Cost(time.perf_counter(), time.process_time())
         with (
             contextlib.redirect_stdout(io.StringIO()),
-            patch.object(work_unit, "available_cores", lambda: threads),
+            patch.object(unit, "available_cores", lambda: threads),
         ):
             if drf(arguments):
                 sys.exit("drf annotate failed")

@@ -25,10 +25,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModel, BertConfig, BitImageProcessorPil, ViTConfig
 
 from drf_core.annotator import Annotator, PreparedPost
-from drf_core.configuration_drf import DRFConfig
-from drf_core.encoders import train_tokenizer
-from drf_core.modeling_drf import DRFModel
-from drf_core.processing_drf import DRFProcessor
+from drf_core.model.building import train_tokenizer
+from drf_core.model.configuration_drf import DRFConfig
+from drf_core.model.modeling_drf import DRFModel
+from drf_core.model.processing_drf import DRFProcessor
 from drf_core.runtimes.choice import choose_device
 from drf_core.runtimes.torch_encoders import TorchEncoders
 from tests.benchmarks.many_posts import Originals

@@ -23,10 +23,10 @@ import pyarrow.parquet as pq
 import torch
 
 from drf_core.annotator import Annotator, PreparedPost
-from pipelines.annotation_rows import Result, RunColumns, build_rows
-from pipelines.part_writer import PartWriter
-from pipelines.preparing import DeadLetter
-from pipelines.store import open_store
+from pipelines.annotate.output.part_writer import PartWriter
+from pipelines.annotate.work.prepare import DeadLetter
+from pipelines.annotate.work.rows import Result, RunColumns, build_rows
+from pipelines.storage.files import open_store
 from schemas.annotations import annotations_schema
 from schemas.posts import PostColumns, check_posts_schema, coerce_posts, kept_columns
 from tests.benchmarks.many_posts import Originals

@@ -18,11 +18,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from drf_core.feature_views import FeatureViews
-from drf_core.metrics import auroc
-from drf_core.modeling_drf import DAMAGED_PER_UNDISRUPTED
-from drf_core.projection import Standardiser
-from drf_core.quality import QualityEstimator
+from drf_core.corpus.views import FeatureViews
+from drf_core.evaluation.metrics import auroc
+from drf_core.model.modeling_drf import DAMAGED_PER_UNDISRUPTED
+from drf_core.model.projection import Standardiser
+from drf_core.model.quality import QualityEstimator
 from tests.benchmarks.study import LEFT_OUT, TRAINED, Study, corpus_parser, fold_of, prepare
 
 # As long as the recipes have it; the study's trainings have half of it.

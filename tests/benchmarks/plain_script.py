@@ -30,7 +30,7 @@ def main() -> None:
     from transformers import AutoImageProcessor, AutoTokenizer
     from transformers.utils import logging
 
-    from drf_core.modeling_drf import DRFModel
+    from drf_core.model.modeling_drf import DRFModel
 
     logging.disable_progress_bar()
     tokenizer = AutoTokenizer.from_pretrained(arguments.model)

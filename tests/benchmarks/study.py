@@ -28,19 +28,19 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from drf_core.designs import DESIGNS
-from drf_core.disruption import TRAINED_IMAGE_KINDS, TRAINED_TEXT_KINDS
-from drf_core.encoders import build_model
-from drf_core.feature_views import FeatureViews, encode_views
-from drf_core.modeling_drf import DRFModel
-from drf_core.outcomes import outcomes
-from drf_core.protocol import Cell, cells, kinds_to_encode
-from drf_core.training import Trainer, TrainingSettings
-from drf_core.training_corpus import TrainingCorpus, TrainingPost
-from pipelines.command_line import shown
-from pipelines.importing.splits import fingerprints, group_posts
-from pipelines.training_posts import labels_of, read_training_rows, to_training_posts
-from pipelines.training_work import begin, encode_frozen
+from drf_core.corpus.disruption import TRAINED_IMAGE_KINDS, TRAINED_TEXT_KINDS
+from drf_core.corpus.posts import TrainingCorpus, TrainingPost
+from drf_core.corpus.views import FeatureViews, encode_views
+from drf_core.evaluation.predictions import outcomes
+from drf_core.evaluation.protocol import Cell, cells, kinds_to_encode
+from drf_core.model.building import build_model
+from drf_core.model.designs import DESIGNS
+from drf_core.model.modeling_drf import DRFModel
+from drf_core.training.trainer import Trainer, TrainingSettings
+from pipelines.console.command_line import shown
+from pipelines.posts.labelled import labels_of, read_training_rows, to_training_posts
+from pipelines.posts.splits import fingerprints, group_posts
+from pipelines.train.resume import begin, encode_frozen
 from schemas.posts import PostColumns
 from tests.benchmarks.study_report import BASELINE, SUBJECT, write_report
 
@@ -51,7 +51,7 @@ LEFT_OUT = {
     "image": ("blur", "noise", "jpeg", "occlusion"),
 }
 SETTINGS = TrainingSettings(epochs=10, train_text_encoder=False, choose_epoch=False)
-# As in pipelines/recipes/minilm_mobilenet.json.
+# As in pipelines/train/recipes/minilm_mobilenet.json.
 TUNED = dataclasses.replace(
     SETTINGS, epochs=5, batch_size=32, encoder_learning_rate=4e-5, train_text_encoder=True
 )

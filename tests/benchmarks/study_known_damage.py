@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from drf_core.disruption import DISCARD
-from drf_core.protocol import CLEAN, OTHER_DAMAGE, RANDOM, Cell
+from drf_core.corpus.disruption import DISCARD
+from drf_core.evaluation.protocol import CLEAN, OTHER_DAMAGE, RANDOM, Cell
 from tests.benchmarks.study_runs import Run
 
 # By itself another post's text or image looks like any other; only its partner could tell.

@@ -10,12 +10,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from drf_core.cell_metrics import Figures
-from drf_core.configuration_drf import MODALITIES
-from drf_core.metrics import CLASSIFICATION, auroc, expected_calibration_error, rank_correlation
-from drf_core.protocol import OTHER_DAMAGE, Cell
-from drf_core.resampled_metrics import resampled_classification, resamples_of
-from drf_core.significance import Difference, differences, interval
+from drf_core.evaluation.bootstrap import Difference, differences, interval
+from drf_core.evaluation.figures import Figures
+from drf_core.evaluation.metrics import (
+    CLASSIFICATION,
+    auroc,
+    expected_calibration_error,
+    rank_correlation,
+)
+from drf_core.evaluation.protocol import OTHER_DAMAGE, Cell
+from drf_core.evaluation.resampled_metrics import resampled_classification, resamples_of
+from drf_core.model.configuration_drf import MODALITIES
 from tests.benchmarks.study_known_damage import known_damage_table
 from tests.benchmarks.study_runs import Key, Run, read_runs
 

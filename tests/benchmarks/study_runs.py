@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from drf_core.protocol import OTHER_DAMAGE, Cell
+from drf_core.evaluation.protocol import OTHER_DAMAGE, Cell
 
 _RUN = re.compile(r"(?P<design>\w+)-(?P<seed>\d+)-(?P<fold>\d+)\.npz")
 

@@ -15,7 +15,7 @@ from typing import IO
 import pyarrow.parquet as pq
 import pytest
 
-from drf_core.images import decode_image
+from drf_core.decoding.images import decode_image
 from pipelines.sample import make_sample
 from tests.benchmarks import (
     bench_annotate,

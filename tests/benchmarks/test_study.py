@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from drf_core.disruption import TRAINED_IMAGE_KINDS, TRAINED_TEXT_KINDS
-from drf_core.encoders import small_image_encoder, small_text_encoder
-from drf_core.protocol import OTHER_DAMAGE, cells
+from drf_core.corpus.disruption import TRAINED_IMAGE_KINDS, TRAINED_TEXT_KINDS
+from drf_core.evaluation.protocol import OTHER_DAMAGE, cells
+from drf_core.model.building import small_image_encoder, small_text_encoder
 from tests.benchmarks import left_out_damage
 from tests.benchmarks.study import LEFT_OUT, fold_of, main
 from tests.benchmarks.study_report import write_report

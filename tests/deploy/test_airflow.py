@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.data.corpora import damage_footer, make_posts, write_nights, write_posts
-from tests.pipelines.running import Output, annotate_arguments, start_drf
+from tests.support.running import Output, annotate_arguments, start_drf
 
 ROOT = Path(__file__).resolve().parents[2]
 NIGHTS = ("2026-11-17", "2026-11-18", "2026-11-19")
@@ -171,7 +171,7 @@ def nights(
         },
     }
     result = subprocess.run(
-        ["python", Path(__file__).with_name("run_dag.py")],
+        ["python", ROOT / "tests" / "support" / "run_dag.py"],
         input=json.dumps([{"settings": settings, **night} for night in asked.values()]),
         env=airflow,
         capture_output=True,

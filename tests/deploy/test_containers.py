@@ -10,7 +10,7 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
-from pipelines import cli
+from pipelines.annotate import command
 
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = ROOT / "deploy" / "container" / "Dockerfile"
@@ -95,8 +95,8 @@ def test_the_launcher_starts_a_file_that_the_image_has() -> None:
 
 
 def test_what_the_command_sets_for_its_own_process_the_image_sets_for_workers() -> None:
-    command = (Path(cli.__file__).parent / "annotate_command.py").read_text(encoding="utf-8")
-    own = dict(re.findall(r'os\.environ\.setdefault\("(\w+)", "(\w+)"\)', command))
+    source = Path(command.__file__).read_text(encoding="utf-8")
+    own = dict(re.findall(r'os\.environ\.setdefault\("(\w+)", "(\w+)"\)', source))
 
     [settings] = [line for line in instructions("ENV", "package") if "OMP_WAIT_POLICY" in line]
     image = dict(word.split("=", 1) for word in settings.split())

@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 from apache_beam.portability.api import beam_runner_api_pb2 as beam_api
 
-from pipelines.dataflow import check_installed
-from pipelines.runners import as_one_line
+from pipelines.annotate.engines.dataflow import check_installed
+from pipelines.annotate.engines.runners import as_one_line
 from tests.data.corpora import make_posts, write_nights, write_posts
-from tests.pipelines.running import Output, Run, annotate_arguments
+from tests.support.running import Output, Run, annotate_arguments
 
 Annotate = Callable[..., Run]
 
@@ -262,9 +262,9 @@ def test_what_a_worker_on_dataflow_raised_is_told_in_one_line() -> None:
     text = (
         "Dataflow pipeline failed. State: FAILED, Error:\n"
         "Traceback (most recent call last):\n"
-        '  File "/usr/local/lib/python3.11/site-packages/pipelines/model_handler.py", line 1\n'
-        "pipelines.worker_checks.ModelError: this worker has version 1 of the package, the plan "
-        "was made with 2 [while running 'Annotate']\n"
+        '  File "/usr/lib/site-packages/pipelines/annotate/work/model.py", line 1\n'
+        "pipelines.annotate.work.checks.ModelError: this worker has version 1 of the package, "
+        "the plan was made with 2 [while running 'Annotate']\n"
     )
 
     error = as_one_line(RuntimeError(text))

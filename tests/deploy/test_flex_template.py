@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
-from pipelines.annotate_command import add_annotate_arguments
-from pipelines.runners import parse_beam_options
+from pipelines.annotate.command import add_annotate_arguments
+from pipelines.annotate.engines.runners import parse_beam_options
 from tests.data.corpora import write_nights
-from tests.pipelines.running import Output, Run
+from tests.support.running import Output, Run
 
 FOLDER = Path(__file__).parents[2] / "deploy" / "dataflow"
 METADATA: dict[str, Any] = json.loads((FOLDER / "metadata.json").read_text(encoding="utf-8"))

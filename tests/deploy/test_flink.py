@@ -17,17 +17,17 @@ import pyarrow.parquet as pq
 import pytest
 
 import drf_core.annotator
-import pipelines.version
-from drf_core.checkpoint import DEFAULT_MODEL, resolve_model
-from pipelines import layout
+import pipelines.console.version
+from pipelines.annotate.output import layout
+from pipelines.annotate.output.commits import committed_keys
 from pipelines.cli import main
 from pipelines.sample import make_sample
-from pipelines.staging import committed_keys
-from pipelines.store import open_store
+from pipelines.storage.checkpoints import DEFAULT_MODEL, resolve_model
+from pipelines.storage.files import open_store
 from tests.conftest import SHARED
 from tests.data.corpora import make_posts, write_posts
-from tests.deploy.flink_cluster import Cluster, finish, submit, wait_until
-from tests.pipelines.running import Output
+from tests.support.flink_cluster import Cluster, finish, submit, wait_until
+from tests.support.running import Output
 
 pytestmark = pytest.mark.flink
 
@@ -153,12 +153,14 @@ def test_what_no_worker_can_do_fails_the_job_with_the_cause_in_the_last_line(
     make_sample(tmp_path / "posts")
     model = shutil.copytree(resolve_model(DEFAULT_MODEL), tmp_path / "model")
     output.root.mkdir()
-    version = patched(pipelines.version.__file__, "def package_version():\n    return '0.0.9'\n")
+    version = patched(
+        pipelines.console.version.__file__, "def package_version():\n    return '0.0.9'\n"
+    )
     (tmp_path / "version.py").write_text(version)
     broken = {
         "model": cluster.on_workers("-t", "tmpfs", "none", at=model),
         "version": cluster.on_workers(
-            "--bind", tmp_path / "version.py", at=Path(pipelines.version.__file__)
+            "--bind", tmp_path / "version.py", at=Path(pipelines.console.version.__file__)
         ),
         "output": cluster.on_workers("--bind", "-o", "ro", output.root, at=output.root),
     }

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.data.corpora import write_nights
-from tests.pipelines.running import Output
+from tests.support.running import Output
 
 ROOT = Path(__file__).resolve().parents[2]
 UNITS = ROOT / "deploy" / "systemd"

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from drf_core.annotator import Annotator
 from drf_core.checkpoint import CheckpointError
-from drf_core.modeling_drf import DRFModel
+from drf_core.model.modeling_drf import DRFModel
 from drf_core.runtimes.choice import DeviceError
 
 
@@ -165,7 +165,7 @@ def test_a_checkpoint_that_was_cut_off_is_refused(tiny_checkpoint: Path, tmp_pat
 
 
 def test_a_new_model_pads_texts_as_a_loaded_one(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    from drf_core.encoders import build_model
+    from drf_core.model.building import build_model
 
     torch.manual_seed(0)
     model, processor = build_model("small", "small", ("a", "b"), ["some words to learn"] * 4)

@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from drf_core.annotator import Annotator, Prediction, PreparedPost
-from drf_core.checkpoint import DEFAULT_MODEL, read_checkpoint, resolve_model
+from drf_core.checkpoint import read_checkpoint
+from pipelines.storage.checkpoints import DEFAULT_MODEL, resolve_model
 
 FOLDER = Path(resolve_model(DEFAULT_MODEL))
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from drf_core.annotator import Annotator
+from pipelines.annotate.plan import JobOptions
 from pipelines.cli import main
-from pipelines.plan import JobOptions
-from tests.pipelines.running import Output, Run, annotate_arguments, job_options
-from tests.pipelines.training_runs import write_training_corpus
+from tests.support.running import Output, Run, annotate_arguments, job_options
+from tests.support.training_runs import write_training_corpus
 
 
 @pytest.fixture

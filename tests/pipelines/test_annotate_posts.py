@@ -13,8 +13,8 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
 
 from drf_core.annotator import Annotator
+from pipelines.annotate.work.model import DRFModelHandler
 from pipelines.annotate_posts import AnnotatePosts
-from pipelines.model_handler import DRFModelHandler
 from schemas.annotations import ANNOTATION_COLUMNS
 from schemas.errors import DRFError, UsageError
 from tests.data.corpora import faulty_posts, make_posts

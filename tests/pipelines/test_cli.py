@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipelines import layout
+from pipelines.annotate.engines.runners import as_one_line
+from pipelines.annotate.output import layout
+from pipelines.annotate.plan import Plan
 from pipelines.cli import main
-from pipelines.plan import Plan
-from pipelines.reasons import one_line
-from pipelines.runners import as_one_line
+from pipelines.storage.redaction import one_line
 from tests.data.corpora import damage_page, make_posts, write_nights, write_posts
-from tests.pipelines.running import Output, Run, annotate_arguments
+from tests.support.running import Output, Run, annotate_arguments
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -344,7 +344,7 @@ def test_what_the_core_warns_of_is_told(
     drf: Drf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def warn(folder: str) -> None:
-        logging.getLogger("drf_core.frozen_encoder").warning("torch encodes the images")
+        logging.getLogger("drf_core.runtimes.frozen_encoder").warning("torch encodes the images")
 
     monkeypatch.setattr("pipelines.sample.make_sample", warn)
     assert drf("sample", tmp_path / "sample").err == "drf: warning: torch encodes the images\n"
@@ -372,7 +372,7 @@ def test_an_unforeseen_error_is_one_line_too(
     def fail(*_: object, **__: object) -> Plan:
         raise ZeroDivisionError("division\nby http://me:hunter2@zero/")
 
-    monkeypatch.setattr("pipelines.annotate_command.make_plan", fail)
+    monkeypatch.setattr("pipelines.annotate.command.make_plan", fail)
 
     run = drf(*annotate_arguments(posts, output, tiny_checkpoint))
 
@@ -395,7 +395,8 @@ def test_an_unforeseen_error_is_one_line_too(
             "java.lang.RuntimeException: Error received from SDK harness for instruction 5: "
             'Traceback (most recent call last):\n  File "x.py"\nValueError: inner\n\n'
             "During handling of the above exception, another exception occurred:\n\n"
-            "pipelines.store.OutputError: cannot write s3://out [while running 'Annotate-ptr']\n\n"
+            "pipelines.storage.files.OutputError: "
+            "cannot write s3://out [while running 'Annotate-ptr']\n\n"
             "\tat org.apache.beam.fn.Client.java:180\n",
             "cannot write s3://out",
             1,

@@ -1,0 +1,1 @@
+"""Labelled posts, what disrupts them on purpose, and their features as views."""

@@ -1,0 +1,224 @@
+"""Views of a corpus: the raw features of every post, as it came and damaged in several kinds.
+
+Encoded once, they serve any number of disruptions, epochs and models that share a frozen
+encoder. The damage to a post depends on seed, kind and post alone, so that it is the same in
+every cell of an evaluation and for every model compared.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.random import Generator
+from torch import Tensor
+from tqdm import tqdm
+
+from drf_core.corpus.disruption import DISCARD, IMAGE_DAMAGES, SWAPPED, Disruption
+from drf_core.corpus.posts import TrainingCorpus
+from drf_core.model.configuration_drf import MODALITIES
+from drf_core.model.modeling_drf import DRFModel
+from drf_core.runtimes.choice import available_cores
+from drf_core.runtimes.frozen_encoder import frozen_image_encoder
+from drf_core.runtimes.torch_encoders import autocast
+
+
+@dataclass(frozen=True)
+class FeatureViews:
+    """Raw features of one modality.
+
+    features (posts, views, size) float16; present (posts, views) bool; kinds (views,): the
+    damage of each view, None for the first, which is undisrupted. A kind may have several.
+    """
+
+    features: Tensor
+    present: Tensor
+    kinds: tuple[str | None, ...]
+
+    def pick(
+        self, index: Tensor, kinds: Sequence[str | None], rng: Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """One view of each post at index (batch,), of the kind wanted for it.
+
+        rng draws among several views of a kind; without it the first is taken. Returns
+        features (batch, size) float32 and present (batch,) bool, false where discarded or
+        absent. Raises KeyError for a kind that was not encoded.
+        """
+        known: dict[str | None, list[int]] = {DISCARD: []}
+        for view, name in enumerate(self.kinds):
+            known.setdefault(name, []).append(view)
+        views = []
+        for kind in kinds:
+            if kind not in known:
+                raise KeyError(f"no view was encoded of the kind {kind!r}")
+            found = known[kind]
+            choice = 0 if rng is None or len(found) < 2 else int(rng.integers(len(found)))
+            views.append(found[choice] if found else 0)
+        chosen = torch.tensor(views, dtype=torch.long)
+        kept = torch.tensor([kind != DISCARD for kind in kinds], dtype=torch.bool)
+        return self.features[index, chosen].float(), self.present[index, chosen] & kept
+
+    def rows(self, index: Tensor) -> FeatureViews:
+        """The views of some posts."""
+        return FeatureViews(self.features[index], self.present[index], self.kinds)
+
+
+@dataclass(frozen=True)
+class PickedFeatures:
+    """Raw features of disrupted posts; columns are text, image.
+
+    text (present texts, size), image (present images, size), None where there is none;
+    present (batch, 2) bool; damaged (batch, 2) bool, true where damaged and present.
+    """
+
+    text: Tensor | None
+    image: Tensor | None
+    present: Tensor
+    damaged: Tensor
+
+
+def pick_features(
+    views: dict[str, FeatureViews],
+    index: Tensor,
+    disruptions: Sequence[Disruption],
+    rng: Generator | None = None,
+) -> PickedFeatures:
+    """Features of the posts at index (batch,), each under its own disruption.
+
+    A post that its disruption would leave with nothing stays as it came.
+    """
+    wanted = [disruption.kinds() for disruption in disruptions]
+    picked = {
+        m: views[m].pick(index, [kinds[column] for kinds in wanted], rng)
+        for column, m in enumerate(MODALITIES)
+    }
+    lost = ~torch.stack([picked[m][1] for m in MODALITIES], 1).any(1)
+    features, rows, damaged = {}, [], []
+    for column, m in enumerate(MODALITIES):
+        found, there = picked[m]
+        found[lost], there[lost] = views[m].pick(index[lost], [None] * int(lost.sum()))
+        features[m] = found[there] if bool(there.any()) else None
+        rows.append(there)
+        changed = torch.tensor([kinds[column] is not None for kinds in wanted])
+        damaged.append(there & changed & ~lost)
+    return PickedFeatures(
+        features["text"], features["image"], torch.stack(rows, 1), torch.stack(damaged, 1)
+    )
+
+
+def encode_views(
+    model: DRFModel, corpus: TrainingCorpus, modality: str, kinds: Sequence[str], seed: int
+) -> FeatureViews:
+    """Encode one modality of every post, undisrupted and in each of the kinds (repeats allowed)."""
+    model.eval()
+    encode = _encode_texts if modality == "text" else _encode_images
+    return encode(model, corpus, list(kinds), seed)
+
+
+def encode_undisrupted(model: DRFModel, corpus: TrainingCorpus) -> dict[str, FeatureViews]:
+    """Both modalities of every post as they came."""
+    return {m: encode_views(model, corpus, m, [], 0) for m in MODALITIES}
+
+
+def damage_generator(seed: int, kind: str, copy: int, post: int) -> Generator:
+    """The source of chance for one damage to one post."""
+    return np.random.default_rng((seed, zlib.crc32(kind.encode()), copy, post))
+
+
+def _copies(kinds: Sequence[str]) -> Iterator[tuple[str, int]]:
+    """Each kind with how often it was named before."""
+    for position, kind in enumerate(kinds):
+        yield kind, kinds[:position].count(kind)
+
+
+def _partners(present: Sequence[bool], seed: int) -> dict[int, int]:
+    """For each post that has the modality another one that has it, none of them twice."""
+    posts = np.flatnonzero(present)
+    order = np.random.default_rng((seed, zlib.crc32(SWAPPED.encode()))).permutation(posts)
+    return dict(zip(order.tolist(), np.roll(order, 1).tolist(), strict=True))
+
+
+def _next_picture(corpus: TrainingCorpus, partner: dict[int, int], post: int) -> np.ndarray:
+    """The partner's image, or where that does not decode its partner's, and so on."""
+    other = partner[post]
+    while (image := corpus.pixels(other)) is None:
+        other = partner[other]
+    return image
+
+
+@torch.no_grad()
+def _encode_texts(
+    model: DRFModel, corpus: TrainingCorpus, kinds: list[str], seed: int, batch: int = 128
+) -> FeatureViews:
+    posts, views = len(corpus), 1 + len(kinds)
+    partner = _partners(corpus.text_present.tolist(), seed) if SWAPPED in kinds else {}
+    token_ids: list[tuple[int, int, list[int]]] = []
+    for post in range(posts):
+        for view, (kind, copy) in enumerate([("", 0), *_copies(kinds)]):
+            source = partner.get(post, post) if kind == SWAPPED else post
+            damage = kind if kind not in ("", SWAPPED) else None
+            text = corpus.text(source, damage, damage_generator(seed, kind, copy, post))
+            if text is not None:
+                ids = corpus.processor.token_ids(text, corpus.max_tokens)
+                token_ids.append((post, view, ids))
+    features = torch.zeros(posts, views, model.config.text_feature_size, dtype=torch.float16)
+    present = torch.zeros(posts, views, dtype=torch.bool)
+    # Texts about equally long together: padding costs as much as words.
+    token_ids.sort(key=lambda item: len(item[2]))
+    for start in range(0, len(token_ids), batch):
+        part = token_ids[start : start + batch]
+        inputs = corpus.processor.collate(
+            [ids for _, _, ids in part], [None] * len(part), model.device
+        )
+        with autocast(model.device):
+            encoded = model.encode_text(inputs["input_ids"], inputs["attention_mask"])
+        where = torch.tensor([item[0] for item in part]), torch.tensor([item[1] for item in part])
+        features[where] = encoded.half().cpu()
+        present[where] = True
+    return FeatureViews(features, present, (None, *kinds))
+
+
+def _encode_images(
+    model: DRFModel, corpus: TrainingCorpus, kinds: list[str], seed: int
+) -> FeatureViews:
+    posts, views = len(corpus), 1 + len(kinds)
+    size = model.config.image_feature_size
+    features = torch.zeros(posts, views, size, dtype=torch.float16)
+    present = torch.zeros(posts, views, dtype=torch.bool)
+    with_image = corpus.image_present.nonzero().flatten().tolist()
+    encoder = frozen_image_encoder(model, corpus.processor, len(with_image) * views)
+    partner = _partners(corpus.image_present.tolist(), seed) if SWAPPED in kinds else {}
+
+    def look(post: int) -> np.ndarray | None:
+        image = corpus.pixels(post)
+        if image is None:
+            return None
+        shown = [image]
+        for kind, copy in _copies(kinds):
+            if kind == SWAPPED:
+                shown.append(_next_picture(corpus, partner, post))
+            else:
+                rng = damage_generator(seed, kind, copy, post)
+                shown.append(IMAGE_DAMAGES[kind](image, rng))
+        return np.stack(shown)
+
+    step = max(1, 64 // views)
+    with ThreadPoolExecutor(available_cores()) as pool:
+        for start in tqdm(range(0, len(with_image), step), "images", unit="batch", disable=None):
+            batch = with_image[start : start + step]
+            found = {
+                post: pixels
+                for post, pixels in zip(batch, pool.map(look, batch), strict=True)
+                if pixels is not None
+            }
+            if not found:
+                continue
+            encoded = encoder(torch.from_numpy(np.concatenate(list(found.values()))))
+            rows = torch.tensor(list(found))
+            features[rows] = encoded.reshape(len(found), views, size).half().cpu()
+            present[rows] = True
+    return FeatureViews(features, present, (None, *kinds))

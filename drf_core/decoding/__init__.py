@@ -1,0 +1,1 @@
+"""From bytes to what an encoder takes: images decoded and resized, texts that say something."""

@@ -1,0 +1,45 @@
+"""A model's figures without resamples: what training selects by, and what a card shows."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from drf_core.corpus.views import FeatureViews
+from drf_core.evaluation.metrics import CLASSIFICATION, auroc, classification
+from drf_core.evaluation.predictions import outcomes
+from drf_core.evaluation.protocol import CLEAN, modality_fixed_cells
+from drf_core.model.configuration_drf import MODALITIES
+from drf_core.model.modeling_drf import DRFModel
+
+
+def evaluate(
+    model: DRFModel, views: dict[str, FeatureViews], labels: np.ndarray
+) -> dict[str, dict[str, float]]:
+    """Figures of the clean and the modality-fixed cells.
+
+    views with the kind "corrupt", labels (posts,), -1 for a post that counts for quality alone.
+
+    Returns {cell: {accuracy, weighted_f1, macro_f1, calibration_error, and for a corrupted
+    modality quality_auroc, its quality clean against corrupted}}.
+    """
+    known = labels >= 0
+    asked = modality_fixed_cells(len(labels))
+    said = outcomes(model, views, asked)
+    figures = {}
+    for cell, outcome in zip(asked, said, strict=True):
+        found = classification(labels[known], outcome.probabilities[known])
+        figures[cell.name] = dict(zip(CLASSIFICATION, found, strict=True))
+        if cell.strategy == "corrupt":
+            assert cell.modality is not None
+            column = MODALITIES.index(cell.modality)
+            figures[cell.name]["quality_auroc"] = auroc(
+                said[0].quality[said[0].present[:, column], column],
+                outcome.quality[outcome.damaged[:, column], column],
+            )
+    return figures
+
+
+def mean_accuracy(figures: dict[str, dict[str, float]]) -> float:
+    """Half the clean accuracy, half the mean over the disrupted cells: what training selects by."""
+    disrupted = [cell["accuracy"] for name, cell in figures.items() if name != CLEAN]
+    return 0.5 * figures[CLEAN]["accuracy"] + 0.5 * float(np.mean(disrupted))

@@ -1,0 +1,180 @@
+"""Teaching new encoders the features of a larger checkpoint's encoders."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from tqdm import tqdm
+
+from drf_core.corpus.posts import TrainingCorpus
+from drf_core.corpus.views import encode_undisrupted
+from drf_core.evaluation.predictions import outcomes
+from drf_core.evaluation.protocol import clean_cell
+from drf_core.model.configuration_drf import MODALITIES
+from drf_core.model.modeling_drf import DRFModel
+from drf_core.runtimes.choice import available_cores
+from drf_core.runtimes.torch_encoders import autocast
+from drf_core.training.batches import batches_of
+from schemas.errors import UsageError
+
+
+@dataclass(frozen=True)
+class DistillationSettings:
+    """Passes over the texts and over the images, batch size and peak learning rate.
+
+    unlabelled_posts: how many of --unlabelled to learn from, drawn at random; 0 for all.
+    """
+
+    text_epochs: int = 8
+    image_epochs: int = 20
+    unlabelled_posts: int = 0
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.01
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class TeacherView:
+    """What a larger checkpoint makes of a corpus, undisrupted.
+
+    text (posts with a text, size), image (posts with an image, size): raw features, in the
+    order of the posts; present (posts, 2) bool; logits (posts, labels).
+    """
+
+    text: Tensor
+    image: Tensor
+    present: Tensor
+    logits: Tensor
+
+
+@torch.no_grad()
+def look_as_teacher(teacher: DRFModel, corpus: TrainingCorpus) -> TeacherView:
+    """Encode and predict every post of corpus, which must be made for the teacher's processor."""
+    views = encode_undisrupted(teacher, corpus)
+    present = torch.stack([views[m].present[:, 0] for m in MODALITIES], 1)
+    probabilities = outcomes(teacher, views, [clean_cell(len(corpus))])[0].probabilities
+    text, image = (views[m].features[views[m].present[:, 0], 0].float() for m in MODALITIES)
+    return TeacherView(text, image, present, torch.from_numpy(probabilities).log())
+
+
+def distil_text_encoder(
+    model: DRFModel, corpus: TrainingCorpus, view: TeacherView, settings: DistillationSettings
+) -> float:
+    """Teach model's text encoder the teacher's raw text features; returns the last mean cosine."""
+    posts = view.present[:, 0].nonzero().flatten().tolist()
+    tokens = [
+        corpus.processor.token_ids(corpus.posts[i].text or "", corpus.max_tokens) for i in posts
+    ]
+
+    def forward(rows: Tensor) -> Tensor:
+        ids = [tokens[i] for i in rows.tolist()]
+        inputs = corpus.processor.collate(ids, [None] * len(ids), model.device)
+        return model.encode_text(inputs["input_ids"], inputs["attention_mask"])
+
+    return _distil(
+        model.text_encoder,
+        forward,
+        view.text,
+        model.config.text_feature_size,
+        settings,
+        settings.text_epochs,
+        "text",
+        np.array([len(ids) for ids in tokens]),
+    )
+
+
+def distil_image_encoder(
+    model: DRFModel, corpus: TrainingCorpus, view: TeacherView, settings: DistillationSettings
+) -> float:
+    """Teach model's image encoder the teacher's raw image features; returns the last mean cosine.
+
+    The student sees its images flipped and shifted at random.
+    """
+    posts = view.present[:, 1].nonzero().flatten().tolist()
+    if not posts:
+        raise UsageError("--teacher: there are no posts with an image to learn from")
+    with ThreadPoolExecutor(available_cores()) as pool:
+        decoded = tqdm(pool.map(corpus.pixels, posts), "images", len(posts), unit="post")
+        found = [(row, image) for row, image in enumerate(decoded) if image is not None]
+    pixels = torch.from_numpy(np.stack([image for _, image in found]))
+    target = view.image[[row for row, _ in found]]
+    rng = np.random.default_rng(settings.seed)
+
+    def forward(rows: Tensor) -> Tensor:
+        shown = _flipped_and_shifted(pixels[rows], rng).to(model.device)
+        inputs = corpus.processor.normalise(shown).contiguous(memory_format=torch.channels_last)
+        return model.encode_image(inputs)
+
+    model.image_encoder.to(memory_format=torch.channels_last)
+    return _distil(
+        model.image_encoder,
+        forward,
+        target,
+        model.config.image_feature_size,
+        settings,
+        settings.image_epochs,
+        "image",
+    )
+
+
+def _flipped_and_shifted(pixels: Tensor, rng: np.random.Generator) -> Tensor:
+    if rng.random() < 0.5:
+        pixels = pixels.flip(-1)
+    reach = pixels.shape[-1] // 16
+    down, right = (int(rng.integers(-reach, reach + 1)) for _ in range(2))
+    return pixels.roll((down, right), (-2, -1))
+
+
+def _distil(
+    encoder: nn.Module,
+    forward: Callable[[Tensor], Tensor],
+    target: Tensor,
+    size: int,
+    settings: DistillationSettings,
+    epochs: int,
+    name: str,
+    lengths: np.ndarray | None = None,
+) -> float:
+    if len(target) < 2:
+        raise UsageError(f"--teacher: there are too few posts with {name} to learn from")
+    torch.manual_seed(settings.seed)
+    rng = np.random.default_rng(settings.seed)
+    device = next(encoder.parameters()).device
+    mean, scale = target.mean(0), target.std(0)
+    target = (target - mean) / scale.clamp_min(0.05 * float(scale.mean()) + 1e-6)
+    head = nn.Linear(size, target.shape[1]).to(device)
+    parameters = [*encoder.parameters(), *head.parameters()]
+    optimizer = torch.optim.AdamW(
+        parameters, settings.learning_rate, weight_decay=settings.weight_decay
+    )
+    steps = epochs * -(-len(target) // settings.batch_size)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, settings.learning_rate, total_steps=max(2, steps + 1), pct_start=0.05
+    )
+    encoder.train()
+    cosine = 0.0
+    for epoch in range(epochs):
+        total = 0.0
+        batches = batches_of(len(target), settings.batch_size, rng, lengths)
+        for rows in tqdm(batches, f"distilling {name}, epoch {epoch + 1}", unit="batch"):
+            with autocast(device):
+                guess = head(forward(rows))
+            wanted = target[rows].to(device)
+            similarity = functional.cosine_similarity(guess.float(), wanted).mean()
+            loss = functional.mse_loss(guess.float(), wanted) + 1 - similarity
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_(parameters, 1.0)
+            optimizer.step()
+            schedule.step()
+            total += float(similarity.detach()) * len(rows)
+        cosine = total / len(target)
+    encoder.eval()
+    return cosine

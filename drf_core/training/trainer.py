@@ -1,0 +1,388 @@
+"""Training a DRF model under disruption."""
+
+from __future__ import annotations
+
+import copy
+import math
+import os
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from drf_core.corpus.disruption import (
+    IMAGE_DAMAGES,
+    TEXT_DAMAGES,
+    TRAINED_IMAGE_KINDS,
+    TRAINED_TEXT_KINDS,
+    Disruption,
+    draw_training_disruptions,
+)
+from drf_core.corpus.posts import TrainingCorpus
+from drf_core.corpus.views import FeatureViews, encode_undisrupted, encode_views
+from drf_core.evaluation.quick import evaluate, mean_accuracy
+from drf_core.model.configuration_drf import MODALITIES
+from drf_core.model.modeling_drf import DRFModel
+from drf_core.runtimes.choice import available_cores
+from drf_core.training.batches import batches_of, encode_batch
+from drf_core.training.fitting import (
+    TrainingError,
+    fill_queues,
+    fit_temperature,
+    push_to_queues,
+    set_reference,
+)
+from drf_core.training.losses import distillation_loss, recovery_loss, sentiment_loss
+
+STATE_FILE = "training_state.pt"
+# One damage for every epoch and model, or scores would differ by chance.
+EVALUATION_SEED = 0
+# How many steps read the same projected memory: projections move little in a few, and the queue
+# is long.
+MEMORY_STEPS = 4
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How to train; learning rates at the peak of a cosine, weights of the loss terms.
+
+    ema_decay: of the averaged model, which is evaluated, kept, and the teacher of the
+    disrupted student. choose_epoch: keep the epoch that validates best, not the last; then
+    patience: epochs without improvement before stopping.
+    views_per_kind: how often each post is damaged in each kind where an encoder is frozen and
+    its features are made once.
+    """
+
+    epochs: int = 8
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    encoder_learning_rate: float = 3e-5
+    weight_decay: float = 0.05
+    ema_decay: float = 0.99
+    distillation_weight: float = 0.5
+    unimodal_weight: float = 0.3
+    sample_weight: float = 0.3
+    distribution_weight: float = 0.1
+    disrupted_share: float = 0.5
+    train_text_encoder: bool = True
+    train_image_encoder: bool = False
+    views_per_kind: int = 1
+    choose_epoch: bool = True
+    patience: int = 3
+    seed: int = 0
+    text_kinds: list[str] = field(default_factory=lambda: list(TRAINED_TEXT_KINDS))
+    image_kinds: list[str] = field(default_factory=lambda: list(TRAINED_IMAGE_KINDS))
+
+    def __post_init__(self) -> None:
+        """Raise TrainingError for a value that makes no sense."""
+        for name in ("epochs", "batch_size", "views_per_kind", "patience"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise TrainingError(
+                    f"training.{name}: {value!r} is not a whole number of at least 1"
+                )
+        for part in fields(self):
+            value = getattr(self, part.name)
+            if isinstance(part.default, bool) and not isinstance(value, bool):
+                raise TrainingError(f"training.{part.name}: {value!r} is not true or false")
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if isinstance(part.default, float) and not (number and value >= 0):
+                raise TrainingError(
+                    f"training.{part.name}: {value!r} is not a number of at least 0"
+                )
+        for kinds, known in (("text_kinds", TEXT_DAMAGES), ("image_kinds", IMAGE_DAMAGES)):
+            given = getattr(self, kinds)
+            wrong = [kind for kind in given if kind not in known]
+            if wrong or not given:
+                raise TrainingError(
+                    f"training.{kinds}: {wrong[0] if wrong else 'an empty list'!r} is not among "
+                    f"{', '.join(known)}"
+                )
+
+
+class Trainer:
+    """One training: student, its moving average, optimiser and schedule.
+
+    views, validation_views: of the modalities whose encoders stay as they are, of all kinds
+    that settings names and of "corrupt"; they are encoded once. teacher_logits (posts,
+    labels): what a larger checkpoint says of the undisrupted posts; without it the averaged
+    model is the teacher. reference: posts that the finished model ranks qualities among;
+    without it the validation posts. Runs on a GPU where there is one.
+    """
+
+    def __init__(
+        self,
+        model: DRFModel,
+        corpus: TrainingCorpus,
+        validation: TrainingCorpus,
+        settings: TrainingSettings,
+        views: Mapping[str, FeatureViews] | None = None,
+        validation_views: Mapping[str, FeatureViews] | None = None,
+        teacher_logits: Tensor | None = None,
+        reference: TrainingCorpus | None = None,
+    ) -> None:
+        self.model, self.corpus, self.validation = model, corpus, validation
+        self.settings = settings
+        self.views, self.validation_views = views or {}, validation_views or {}
+        self.teacher_logits = teacher_logits
+        self.reference = reference
+        model.config.trained_kinds = (
+            self._kinds() if settings.disrupted_share else {m: [] for m in MODALITIES}
+        )
+        self.rng = np.random.default_rng(settings.seed)
+        torch.manual_seed(settings.seed)
+        model.text_encoder.requires_grad_(settings.train_text_encoder)
+        model.image_encoder.requires_grad_(settings.train_image_encoder)
+        fill_queues(model, corpus, self.views, self._kinds(), self.rng)
+        model.fit_distributions(standardise=True)
+        set_reference(model, self.look_at_validation(model))
+        self.averaged = copy.deepcopy(model).eval().requires_grad_(False)
+        # Kept: to walk through all modules of the encoders takes longer than a small step.
+        self._learned = [p for p in model.parameters() if p.requires_grad]
+        self._means = [
+            mean
+            for mean, p in zip(self.averaged.parameters(), model.parameters(), strict=True)
+            if p.requires_grad
+        ]
+        self.steps = math.ceil(len(corpus) / settings.batch_size)
+        self.optimizer = torch.optim.AdamW(
+            self._parameter_groups(), weight_decay=settings.weight_decay
+        )
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._warm_cosine)
+        self.epoch = 0
+        self.history: list[dict[str, Any]] = []
+        self.best_state: dict[str, Tensor] = {}
+
+    @property
+    def _encoders_learn(self) -> bool:
+        return self.settings.train_text_encoder or self.settings.train_image_encoder
+
+    def _kinds(self) -> dict[str, list[str]]:
+        return {"text": self.settings.text_kinds, "image": self.settings.image_kinds}
+
+    def _parameter_groups(self) -> list[dict[str, Any]]:
+        encoders = {
+            id(p)
+            for part in (self.model.text_encoder, self.model.image_encoder)
+            for p in part.parameters()
+        }
+        return [
+            {
+                "params": [p for p in self._learned if id(p) in encoders],
+                "lr": self.settings.encoder_learning_rate,
+            },
+            {
+                "params": [p for p in self._learned if id(p) not in encoders],
+                "lr": self.settings.learning_rate,
+            },
+        ]
+
+    def _warm_cosine(self, step: int) -> float:
+        total = max(1, self.settings.epochs * self.steps)
+        warm = max(1, total // 20)
+        if step < warm:
+            return (step + 1) / warm
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warm) / max(1, total - warm))))
+
+    def run(self, folder: str | None, report: Callable[[str], None] = print) -> None:
+        """Train to the end, saving after every epoch to folder; continues a saved training.
+
+        folder: None to keep nothing. Leaves the best averaged weights in `model`, with queues,
+        distributions, reference and temperature refitted to them.
+        """
+        state = None if folder is None else os.path.join(folder, STATE_FILE)
+        if state is not None and os.path.exists(state):
+            self.load(state)
+            report(f"resuming after epoch {self.epoch}")
+        while self.epoch < self.settings.epochs and not self._out_of_patience():
+            self.train_epoch()
+            if self.settings.choose_epoch:
+                self._validate(report)
+            else:
+                self.best_state = _on_cpu(self.averaged.state_dict())
+            if state is not None:
+                self.save(state)
+        self.finish()
+
+    def _validate(self, report: Callable[[str], None]) -> None:
+        figures = evaluate(
+            self.averaged,
+            self.look_at_validation(self.averaged),
+            self.validation.labels.numpy(),
+        )
+        score = mean_accuracy(figures)
+        if score > max((entry["score"] for entry in self.history), default=-1.0):
+            self.best_state = _on_cpu(self.averaged.state_dict())
+        self.history.append({"epoch": self.epoch, "score": score, "figures": figures})
+        report(
+            f"epoch {self.epoch}: "
+            + ", ".join(f"{name} {cell['accuracy']:.3f}" for name, cell in figures.items())
+        )
+
+    def look_at_validation(self, model: DRFModel) -> dict[str, FeatureViews]:
+        """The validation posts as model encodes them, undisrupted and corrupted."""
+        return {
+            m: self.validation_views[m]
+            if m in self.validation_views
+            else encode_views(model, self.validation, m, ["corrupt"], EVALUATION_SEED)
+            for m in MODALITIES
+        }
+
+    def _out_of_patience(self) -> bool:
+        scores = [entry["score"] for entry in self.history]
+        return bool(scores) and len(scores) - 1 - int(np.argmax(scores)) >= self.settings.patience
+
+    def train_epoch(self) -> None:
+        """One pass over the corpus, then refit distributions and reference."""
+        self._train_mode()
+        lengths = None
+        if self.settings.train_text_encoder:
+            lengths = np.array([len(post.text or "") for post in self.corpus.posts])
+        batches = batches_of(len(self.corpus), self.settings.batch_size, self.rng, lengths)
+        with ThreadPoolExecutor(available_cores()) as pool:
+            for index in tqdm(batches, f"epoch {self.epoch + 1}", unit="batch", disable=None):
+                self._step(index, pool)
+        self.epoch += 1
+        self.model.eval()
+        if self._encoders_learn:
+            self.model.fit_distributions(standardise=False)
+        set_reference(self.model, self.look_at_validation(self.model))
+        self._copy_buffers()
+
+    def _train_mode(self) -> None:
+        self.model.train()
+        if not self.settings.train_text_encoder:
+            self.model.text_encoder.eval()
+        if not self.settings.train_image_encoder:
+            self.model.image_encoder.eval()
+
+    def _step(self, index: Tensor, pool: ThreadPoolExecutor) -> None:
+        settings = self.settings
+        disruptions = draw_training_disruptions(
+            len(index),
+            self.rng,
+            settings.disrupted_share,
+            settings.text_kinds,
+            settings.image_kinds,
+        )
+        device = self.model.device
+        batch = encode_batch(
+            self.model, self.corpus, self.views, index, disruptions, self.rng, pool
+        )
+        output = self.model.forward_features(
+            batch.text, batch.image, batch.present, index.to(device)
+        )
+        assert output.logits is not None
+        undisrupted = batch.present.all(1) & ~batch.damaged.any(1)
+        loss = sentiment_loss(
+            output, self.corpus.labels[index].to(device), batch.present, settings.unimodal_weight
+        )
+        design = self.model.design
+        loss = loss + recovery_loss(
+            output,
+            undisrupted,
+            settings.sample_weight * design.sample_loss,
+            settings.distribution_weight * design.distribution_loss,
+        )
+        # Without a larger teacher only disrupted posts have anything to learn from a view that
+        # is not; the averaged model need not look at the others.
+        taught = torch.tensor(
+            [self.teacher_logits is not None or d != Disruption() for d in disruptions]
+        )
+        if bool(taught.any()):
+            teacher = self._teacher(index[taught], pool).to(device)
+            distilled = distillation_loss(output.logits[taught.to(device)], teacher)
+            loss = loss + settings.distillation_weight * distilled
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self._learned, 1.0)
+        self.optimizer.step()
+        self.schedule.step()
+        self._average()
+        if self._encoders_learn:
+            push_to_queues(self.model, batch, index)
+        # Where posts were pushed, the memory's rows are no longer those of the queue.
+        if self._encoders_learn or self.schedule.last_epoch % MEMORY_STEPS == 0:
+            self.model.forget_memory()
+            self.averaged.forget_memory()
+
+    @torch.no_grad()
+    def _teacher(self, index: Tensor, pool: ThreadPoolExecutor) -> Tensor:
+        if self.teacher_logits is not None:
+            return self.teacher_logits[index]
+        whole = [Disruption()] * len(index)
+        batch = encode_batch(self.averaged, self.corpus, self.views, index, whole, self.rng, pool)
+        logits = self.averaged.forward_features(
+            batch.text, batch.image, batch.present, index.to(self.averaged.device)
+        ).logits
+        assert logits is not None
+        return logits
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        # Early averages follow quickly, or the random start would linger.
+        seen = self.schedule.last_epoch
+        decay = min(self.settings.ema_decay, (1 + seen) / (10 + seen))
+        torch._foreach_lerp_(self._means, self._learned, 1 - decay)
+
+    @torch.no_grad()
+    def _copy_buffers(self) -> None:
+        for mean, value in zip(self.averaged.buffers(), self.model.buffers(), strict=True):
+            mean.copy_(value)
+        self.averaged.forget_memory()
+
+    def save(self, path: str) -> None:
+        """Write the whole state of the training, atomically."""
+        state = {
+            "epoch": self.epoch,
+            "history": self.history,
+            "model": self.model.state_dict(),
+            "averaged": self.averaged.state_dict(),
+            "best": self.best_state,
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "torch_rng": torch.get_rng_state(),
+            "numpy_rng": self.rng.bit_generator.state,
+        }
+        torch.save(state, path + ".tmp")
+        os.replace(path + ".tmp", path)
+
+    def load(self, path: str) -> None:
+        """Continue from a state that `save` wrote."""
+        state = torch.load(path, map_location=self.model.device, weights_only=True)
+        self.model.load_state_dict(state["model"])
+        self.averaged.load_state_dict(state["averaged"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.epoch, self.history, self.best_state = state["epoch"], state["history"], state["best"]
+        torch.set_rng_state(state["torch_rng"].cpu())
+        if torch.cuda.is_available() and state["cuda_rng"]:
+            torch.cuda.set_rng_state_all([one.cpu() for one in state["cuda_rng"]])
+        self.rng.bit_generator.state = state["numpy_rng"]
+
+    def finish(self) -> None:
+        """Leave the best weights in `model`, everything that hangs on them refitted."""
+        if self.best_state:
+            self.model.load_state_dict(self.best_state)
+        self.model.eval()
+        if self._encoders_learn:
+            rng = np.random.default_rng(self.settings.seed)
+            fill_queues(self.model, self.corpus, self.views, self._kinds(), rng)
+            self.model.fit_distributions(standardise=False)
+        seen = self.look_at_validation(self.model)
+        if self.reference is None:
+            set_reference(self.model, seen)
+        else:
+            night = encode_undisrupted(self.model, self.reference)
+            set_reference(self.model, night, "--reference")
+        fit_temperature(self.model, seen, self.validation.labels)
+
+
+def _on_cpu(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach().cpu().clone() for name, value in state.items()}

@@ -1,0 +1,1 @@
+"""The job behind `drf annotate`: plan, work, publish, tell."""

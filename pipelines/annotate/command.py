@@ -1,0 +1,306 @@
+"""`drf annotate`: its options, and what it does with them before and after the pipeline."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import re
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from drf_core.checkpoint import read_checkpoint
+from drf_core.runtimes.names import RUNTIMES
+from pipelines.annotate.finish import RunStart, close_without_computing
+from pipelines.annotate.manifest import read_manifest
+from pipelines.annotate.output.commits import sweep_staging
+from pipelines.annotate.output.layout import INTENTS
+from pipelines.annotate.plan import JobOptions, Plan, RowOptions
+from pipelines.annotate.planning.make_plan import describe_plan, make_plan
+from pipelines.annotate.planning.shards import SHARD_ROWS
+from pipelines.annotate.publish.intents import replay_intents
+from pipelines.annotate.summary import closing_error, first_of, format_summary
+from pipelines.annotate.work.fetch import check_prefix
+from pipelines.console.messages import complain
+from pipelines.console.version import package_version
+from pipelines.posts.inputs import list_inputs
+from pipelines.storage.checkpoints import DEFAULT_MODEL, resolve_model
+from pipelines.storage.files import open_store
+from pipelines.storage.redaction import redact
+from schemas.errors import UsageError
+from schemas.manifest import Manifest, to_json
+from schemas.posts import parse_columns
+
+if TYPE_CHECKING:
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+_RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_ROWS = RowOptions()
+
+# What a run with failed files ends with, too.
+_FAILED_FILES = 4
+
+
+def add_annotate_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `drf annotate`; Beam's own come on top and are checked by name."""
+    add = parser.add_argument
+    add(
+        "--input",
+        nargs="+",
+        required=True,
+        action="extend",
+        metavar="PATH",
+        help="Parquet files, folders or globs, on any fsspec URL",
+    )
+    add(
+        "--output", required=True, metavar="DIR", help="folder or fsspec URL; may hold earlier runs"
+    )
+    add(
+        "--model",
+        default=DEFAULT_MODEL,
+        metavar="DIR|HUB_ID|URL",
+        help="checkpoint; default: the one in the package",
+    )
+    add(
+        "--keep",
+        action="append",
+        default=[],
+        metavar="COL,...",
+        help="input columns that travel through untouched",
+    )
+    add(
+        "--column",
+        action="append",
+        default=[],
+        metavar="ROLE=NAME",
+        help="which column is post_id, text, image or image_uri; `image=` for none",
+    )
+    add(
+        "--image-uri-prefix",
+        action="append",
+        default=[],
+        metavar="URL",
+        help="images are fetched only from below these; without one, none is fetched",
+    )
+    add("--run-id", metavar="ID", help="name of the run; default: its start")
+    add(
+        "--max-dead-letter-share",
+        type=_share,
+        default=0.05,
+        metavar="SHARE",
+        help="a partition with more is held back (default %(default)s)",
+    )
+    add("--strict", action="store_true", help="publish nothing if any file failed")
+    add("--prune", action="store_true", help="remove parts whose input file is gone")
+    add(
+        "--retry",
+        action="append",
+        default=[],
+        metavar="REASON,...",
+        help="annotate shards with these once more",
+    )
+    add("--dry-run", action="store_true", help="say what would be done, and stop")
+    add("--json", action="store_true", help="print the run's manifest instead of a summary")
+    add("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    add(
+        "--runtime",
+        default="auto",
+        choices=RUNTIMES,
+        help="what encodes; auto: torch on a GPU, on a CPU OpenVINO in the fastest precision "
+        "that keeps the labels",
+    )
+    add(
+        "--feature-cache",
+        metavar="URL",
+        help="keep encoders' features in this folder, and do not encode what is there; for "
+        "annotating again with another model on the same encoders",
+    )
+    add("--batch-size", type=_count, default=64, metavar="N", help="posts per forward")
+    add("--threads", type=_number, default=0, metavar="N", help="per process, 0 for one per core")
+    add(
+        "--shard-rows",
+        type=_count,
+        default=SHARD_ROWS,
+        metavar="N",
+        help="most rows that are committed at once (default %(default)s); another number "
+        "annotates everything anew",
+    )
+    add("--max-image-pixels", type=_count, default=_ROWS.max_image_pixels, metavar="N")
+    add("--max-image-bytes", type=_count, default=_ROWS.max_image_bytes, metavar="N")
+
+
+def run_annotate(
+    arguments: argparse.Namespace, beam_arguments: Sequence[str], own: Sequence[str]
+) -> int:
+    """Annotate; return the exit code. own: the option names of `drf annotate` itself."""
+    start = datetime.now(timezone.utc)
+    if arguments.dry_run and arguments.json:
+        raise UsageError("--json prints the manifest of a run, --dry-run runs nothing; name one")
+    options = job_options(arguments, start)
+    beam_options, workers, template = None, 1, None
+    if beam_arguments:
+        from pipelines.annotate.engines.dataflow import template_location
+        from pipelines.annotate.engines.runners import count_workers, parse_beam_options
+
+        beam_options = parse_beam_options(beam_arguments, own)
+        workers = count_workers(beam_options)
+        template = template_location(beam_options)
+    if template is not None and (arguments.json or arguments.dry_run):
+        raise UsageError(
+            "--template_location writes a job that runs later, so there is nothing to "
+            "tell of it yet: leave out --json and --dry-run"
+        )
+    plan_run = partial(_plan, arguments, options, workers)
+    # Whatever is wrong with the command shows here, before anything is changed.
+    plan = plan_run()
+    if arguments.dry_run:
+        return _describe(plan)
+    store = open_store(options.output)
+    store.check_writable()
+    warnings: tuple[str, ...] = ()
+    if store.sizes(INTENTS):
+        warnings = tuple(replay_intents(options.output))
+        plan = plan_run()
+    run_start = RunStart(start, warnings, _given(arguments, beam_options))
+    if template is not None:
+        _write_template(plan, run_start, beam_options, template)
+        return 0
+    manifest = _carry_out(plan, run_start, beam_options)
+    sweep_staging(store)
+    if arguments.json:
+        print(to_json(manifest), end="")
+    else:
+        print(format_summary(manifest, redact(options.output)))
+    if (error := closing_error(manifest)) is not None:
+        complain(f"error: {error}")
+    return manifest.exit_code
+
+
+def _plan(arguments: argparse.Namespace, options: JobOptions, workers: int) -> Plan:
+    listing = list_inputs(arguments.input, options.rows.columns, options.rows.keep, options.output)
+    return make_plan(
+        options,
+        listing,
+        retry=_split(arguments.retry),
+        prune=arguments.prune,
+        shard_rows=arguments.shard_rows,
+        workers=workers,
+    )
+
+
+def _describe(plan: Plan) -> int:
+    """Print what the plan would do; return the exit code that its failed files ask for."""
+    print(describe_plan(plan))
+    if not plan.failed_files:
+        return 0
+    complain(f"error: {first_of([file.error for file in plan.failed_files], 'above')}")
+    return _FAILED_FILES
+
+
+def _given(arguments: argparse.Namespace, beam_options: PipelineOptions | None) -> dict[str, Any]:
+    """What the command line asked for beside the job's options, for the manifest."""
+    return {
+        "input": [redact(path) for path in arguments.input],
+        "retry": list(_split(arguments.retry)),
+        "shard_rows": arguments.shard_rows,
+        "runner": (beam_options and beam_options.get_all_options()["runner"]) or "FnApiRunner",
+    }
+
+
+def _carry_out(plan: Plan, start: RunStart, beam_options: PipelineOptions | None) -> Manifest:
+    """Compute what is to be computed, and publish; without work, neither torch nor Beam."""
+    if not plan.units:
+        return close_without_computing(plan, start)
+    # The model's threads share the cores with those that decode: one that waits for another
+    # by spinning takes the core the other needs. It must be set before torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from pipelines.annotate import pipeline
+    from pipelines.annotate.engines.runners import parse_beam_options
+
+    pipeline.run(plan, start, beam_options or parse_beam_options([]))
+    return read_manifest(plan.options.output, plan.options.run_id)
+
+
+def _write_template(
+    plan: Plan, start: RunStart, beam_options: PipelineOptions, location: str
+) -> None:
+    """Write the job's graph for a launcher to start, also where there is nothing to do.
+
+    The launcher takes a missing graph for a failure; publishing and manifest are in the graph.
+    """
+    from pipelines.annotate import pipeline
+
+    pipeline.run(plan, start, beam_options)
+    print(
+        f"wrote the job to {redact(location)}; when it has run, its outcome is in "
+        f"{redact(plan.options.output)}/_runs/{plan.options.run_id}/manifest.json"
+    )
+
+
+def job_options(arguments: argparse.Namespace, started: datetime) -> JobOptions:
+    """The options of the run, with the checkpoint looked up; raises UsageError."""
+    run_id = arguments.run_id or started.strftime("%Y%m%dT%H%M%S.%fZ")
+    if not _RUN_ID.fullmatch(run_id):
+        raise UsageError(
+            f"--run-id {run_id!r}: use up to 128 letters, digits, '.', '_' and '-', "
+            "beginning with a letter or digit"
+        )
+    output = _absolute(arguments.output)
+    folder = resolve_model(arguments.model)
+    checkpoint = read_checkpoint(folder)
+    local = arguments.model != DEFAULT_MODEL and os.path.isdir(arguments.model)
+    return JobOptions(
+        output=output,
+        run_id=run_id,
+        model=os.path.abspath(folder) if local else arguments.model,
+        model_id=redact(arguments.model),
+        model_revision=checkpoint.revision,
+        package_version=package_version(),
+        labels=checkpoint.labels,
+        rows=RowOptions(
+            columns=parse_columns(arguments.column),
+            keep=_split(arguments.keep),
+            image_uri_prefixes=tuple(check_prefix(prefix) for prefix in arguments.image_uri_prefix),
+            max_image_pixels=arguments.max_image_pixels,
+            max_image_bytes=arguments.max_image_bytes,
+        ),
+        device=arguments.device,
+        runtime=arguments.runtime,
+        batch_size=arguments.batch_size,
+        threads=arguments.threads,
+        max_dead_letter_share=arguments.max_dead_letter_share,
+        strict=arguments.strict,
+        feature_cache=arguments.feature_cache and _absolute(arguments.feature_cache),
+    )
+
+
+def _absolute(url: str) -> str:
+    # A relative path would mean another place to a worker.
+    return url if "://" in url else os.path.abspath(os.path.expanduser(url))
+
+
+def _split(options: Sequence[str]) -> tuple[str, ...]:
+    return tuple(name.strip() for names in options for name in names.split(",") if name.strip())
+
+
+def _share(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if 0 <= (value := float(text)) <= 1:
+            return value
+    raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
+
+
+def _count(text: str) -> int:
+    with contextlib.suppress(ValueError):
+        if (value := int(text)) >= 1:
+            return value
+    raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least 1")
+
+
+def _number(text: str) -> int:
+    with contextlib.suppress(ValueError):
+        if (value := int(text)) >= 0:
+            return value
+    raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least 0")

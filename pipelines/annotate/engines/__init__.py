@@ -1,0 +1,1 @@
+"""Beam's runners, and what they ask for."""

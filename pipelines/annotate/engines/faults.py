@@ -1,0 +1,101 @@
+"""Faults that no retry mends: told by workers to the client, who cancels the job.
+
+Flink and Dataflow try again what raised, for minutes; a model that no worker can load fails the
+same way each time. Workers write down such a fault in the output before they raise it. Where it
+is the output that they cannot write, the client learns of it from the engine, if that tells.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+
+from drf_core.checkpoint import CheckpointError
+from pipelines.annotate.engines.runners import JobError, job_error, quoted_error
+from pipelines.annotate.output import layout
+from pipelines.annotate.work.checks import ModelError
+from pipelines.storage.files import OutputRefusedError, Store
+from pipelines.threads import beside
+from schemas.errors import UsageError
+
+LASTING_FAULTS = (ModelError, CheckpointError, UsageError, OutputRefusedError)
+
+# More than one: it may be a single worker that is broken, and another one takes its place.
+_ENOUGH = 2
+_LOOK_SECONDS = 2.0
+
+
+@contextlib.contextmanager
+def faults_told(store: Store, run_id: str) -> Iterator[None]:
+    """On a worker: write down a lasting fault that the block raises, and let it pass."""
+    try:
+        yield
+    except LASTING_FAULTS as error:
+        fault = {"message": str(error), "exit_code": error.exit_code}
+        # Where it cannot be written, the engine's own retries have to do.
+        with contextlib.suppress(Exception):
+            name = layout.fault_record(run_id, uuid.uuid4().hex)
+            store.write_json(name, fault, durable=False)
+        raise
+
+
+def forget_faults(store: Store, run_id: str) -> None:
+    """Remove a run's fault records: of an earlier try under its id, or after its end."""
+    store.for_each(store.remove, _records(store, run_id))
+
+
+def fault_on_record(store: Store, run_id: str) -> JobError | None:
+    """What the workers of a run wrote down often enough, None as long as they did not."""
+    records = _records(store, run_id)
+    if len(records) < _ENOUGH or not (fault := store.read_json(records[-1])):
+        return None
+    error = JobError(fault["message"])
+    error.exit_code = fault["exit_code"]
+    return error
+
+
+def fault_among(raised: Sequence[str]) -> JobError | None:
+    """What failed attempts ended in often enough, None as long as none did.
+
+    raised: a traceback for each, as the engine quotes it.
+    """
+    faults = [fault for text in raised if (fault := quoted_error(text))]
+    lasting = [fault for fault in faults if issubclass(fault[0], LASTING_FAULTS)]
+    return job_error(*lasting[-1]) if len(lasting) >= _ENOUGH else None
+
+
+@contextlib.contextmanager
+def cancelled_on_faults(
+    sources: Sequence[Callable[[], JobError | None]], cancel: Callable[[], object]
+) -> Iterator[None]:
+    """On the client: call `cancel` once when one of `sources` tells of a fault.
+
+    Raises that JobError when the block ends.
+    """
+    found: list[JobError] = []
+
+    def watch(ended: threading.Event) -> None:
+        while not ended.wait(_LOOK_SECONDS):
+            for source in sources:
+                # A look that fails is tried again; the job itself meets a lasting fault, too.
+                with contextlib.suppress(Exception):
+                    if (error := source()) is not None:
+                        found.append(error)
+                        cancel()
+                        return
+
+    try:
+        with beside("job-faults", watch):
+            yield
+    finally:
+        if found:
+            # Whatever the engine says of a job that was cancelled, this is why.
+            raise found[0]
+
+
+def _records(store: Store, run_id: str) -> list[str]:
+    mark = layout.fault_record(run_id, "").removesuffix(".json")
+    names = sorted(f"{layout.FAULTS}/{name}" for name in store.sizes(layout.FAULTS))
+    return [name for name in names if name.startswith(mark)]

@@ -1,0 +1,114 @@
+"""The end of a run: each partition published, then one manifest. Needs no Beam.
+
+The pipeline's last steps call it, and so does the client where nothing is to be computed.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from pipelines.annotate.manifest import build_manifest, write_manifest
+from pipelines.annotate.output.commits import forget_attempts
+from pipelines.annotate.output.partitions import PartitionTask, partition_tasks
+from pipelines.annotate.plan import JobOptions, Plan, ShardOutcome
+from pipelines.annotate.publish.publish_partition import PartitionResult, publish_partition
+from pipelines.storage.files import OutputError, open_store
+from schemas.manifest import Manifest
+
+
+@dataclass(frozen=True)
+class RunStart:
+    """When a run began (UTC), and what it warned of before its pipeline.
+
+    options: what was asked for beside the plan's options, without credentials.
+    """
+
+    time: datetime
+    warnings: tuple[str, ...] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ClosedPartition:
+    """What became of a partition; rows computed by this run, and rows found committed.
+
+    runtimes: rows computed by what encoded them; notes: what workers said of that.
+    """
+
+    result: PartitionResult
+    computed_rows: int
+    found_rows: int
+    runtimes: Mapping[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+def partitions_to_publish(plan: Plan) -> list[PartitionTask]:
+    """What the plan wants of every partition that is not as it should be yet."""
+    tasks = partition_tasks(plan)
+    return [tasks[partition] for partition in plan.publish]
+
+
+def close_partition(
+    options: JobOptions,
+    task: PartitionTask,
+    outcomes: Sequence[ShardOutcome],
+    failed_files: Sequence[str],
+) -> ClosedPartition:
+    """Publish one partition. failed_files: of the whole run; under --strict one is enough.
+
+    Shards that failed have their killed attempts forgotten: whoever stopped the runs may have
+    killed them, so the next run tries them anew.
+    """
+    failures = {o.source_file: o.failure for o in outcomes if o.failure is not None}
+    withhold = None
+    if options.strict and failed_files:
+        withhold = f"--strict: nothing is published, as {failed_files[0]} failed"
+    try:
+        result = publish_partition(options, task, failures, withhold)
+        if failures:
+            failed_keys = [outcome.key for outcome in outcomes if outcome.failure is not None]
+            forget_attempts(open_store(options.output), failed_keys)
+    except OutputError as error:
+        # Trying again at once would not help, and the other partitions can be published.
+        result = PartitionResult(task.partition, "incomplete", message=str(error))
+    runtimes: Counter[str] = Counter()
+    for outcome in outcomes:
+        if outcome.runtime:
+            runtimes[outcome.runtime] += outcome.rows
+    return ClosedPartition(
+        result,
+        computed_rows=sum(outcome.rows for outcome in outcomes if outcome.computed),
+        found_rows=sum(
+            outcome.rows for outcome in outcomes if not outcome.computed and outcome.failure is None
+        ),
+        runtimes=runtimes,
+        notes=tuple(sorted({outcome.note for outcome in outcomes if outcome.note})),
+    )
+
+
+def close_run(plan: Plan, closed: Iterable[ClosedPartition], start: RunStart) -> Manifest:
+    """Write the run's manifest and return it."""
+    partitions = sorted(closed, key=lambda one: one.result.partition)
+    manifest = build_manifest(
+        plan,
+        {one.result.partition: one.result for one in partitions},
+        started=start.time,
+        computed_rows=sum(one.computed_rows for one in partitions),
+        found_rows=sum(one.found_rows for one in partitions),
+        options=start.options,
+        warnings=[*start.warnings, *sorted({note for one in partitions for note in one.notes})],
+        runtimes=sum((Counter(one.runtimes) for one in partitions), Counter()),
+    )
+    write_manifest(plan.options.output, manifest)
+    return manifest
+
+
+def close_without_computing(plan: Plan, start: RunStart) -> Manifest:
+    """Publish what a killed run left committed, prune, and write the manifest."""
+    failed = [file.source_file for file in plan.failed_files]
+    tasks = partitions_to_publish(plan)
+    return close_run(plan, [close_partition(plan.options, t, (), failed) for t in tasks], start)

@@ -1,0 +1,215 @@
+"""The manifest of a run: told from the ledgers, which are what was published."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+from collections.abc import Iterable, Mapping
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from pipelines.annotate.output import layout
+from pipelines.annotate.output.ledger import Ledger, LedgerFile, read_ledger, sum_counts
+from pipelines.annotate.output.partitions import FileTask, PartitionTask, partition_tasks
+from pipelines.annotate.plan import Plan
+from pipelines.annotate.publish.decide import FileResult
+from pipelines.annotate.publish.publish_partition import PartitionResult, why_unpublished
+from pipelines.storage.files import OutputError, open_store
+from pipelines.storage.redaction import redact
+from schemas.manifest import FileCounts, Manifest, Totals, from_json, to_json
+
+# Of the packages whose version may matter to the rows.
+_PACKAGES = ("apache-beam", "torch", "transformers", "pyarrow", "pillow", "fsspec")
+
+_PUBLISHED = ("published", "up_to_date")
+
+_DONE, _FAILED, _HELD_BACK, _FAILED_FILES = 0, 1, 3, 4
+_STATUSES = {
+    _DONE: "done",
+    _FAILED: "failed",
+    _HELD_BACK: "held_back",
+    _FAILED_FILES: "failed_files",
+}
+
+
+def build_manifest(
+    plan: Plan,
+    results: Mapping[str, PartitionResult],
+    *,
+    started: datetime,
+    computed_rows: int = 0,
+    found_rows: int = 0,
+    options: Mapping[str, Any] | None = None,
+    warnings: Iterable[str] = (),
+    runtimes: Mapping[str, int] | None = None,
+) -> Manifest:
+    """Return the manifest of a run that ends now.
+
+    results: of publishing, by partition; a partition without one was settled already.
+    started: UTC. computed_rows: inferred by this run. found_rows: of the plan's units, what
+    workers found committed. options: more than the plan's, no credentials. runtimes: rows
+    computed by what encoded them.
+    Totals are sums over the published files of the run's input. A file that is not published
+    shows the parts of its earlier version, which stay, and counts nowhere.
+    """
+    store = open_store(plan.options.output)
+    files: list[FileCounts] = []
+    partitions: dict[str, str] = {}
+    ledgers: list[Ledger] = []
+    messages: list[str] = []
+    for partition, task in partition_tasks(plan).items():
+        ledger = read_ledger(store, partition)
+        ledgers += [ledger] if ledger else []
+        result = results.get(partition) or _settled(task, ledger)
+        partitions[partition] = result.status
+        if result.message:
+            messages.append(f"partition {partition or '(none)'}: {result.message}")
+        planned_files = {file.source_file: file for file in task.files}
+        for name, outcome in sorted(result.files.items()):
+            held = ledger.files.get(name) if ledger else None
+            files.append(_file_counts(name, partition, planned_files.get(name), held, outcome))
+    planned = sum(unit.rows for unit in plan.units)
+    readable = sum(file.rows for file in plan.files)
+    exit_code = _exit_code(files, partitions)
+    finished = datetime.now(timezone.utc)
+    return Manifest(
+        run_id=plan.options.run_id,
+        status=_STATUSES[exit_code],
+        exit_code=exit_code,
+        started_at=started.isoformat(),
+        finished_at=finished.isoformat(),
+        model_id=redact(plan.options.model_id),
+        model_revision=plan.options.model_revision,
+        package_version=plan.options.package_version,
+        versions=_versions(),
+        options={**_options(plan), **(options or {})},
+        totals=_totals(files, ledgers),
+        files=files,
+        partitions=partitions,
+        failed_files=[file.source_file for file in files if file.status == "failed"],
+        orphans=list(plan.orphans),
+        pruned=sorted(name for result in results.values() for name in result.pruned),
+        warnings=[
+            *plan.warnings,
+            *warnings,
+            *(warning for result in results.values() for warning in result.warnings),
+            *messages,
+        ],
+        runtimes=dict(sorted((runtimes or {}).items())),
+        computed_rows=computed_rows,
+        skipped_rows=readable - planned + found_rows,
+        seconds=(finished - started).total_seconds(),
+    )
+
+
+def write_manifest(output: str, manifest: Manifest) -> str:
+    """Write the manifest where the run's output has it; return that place.
+
+    A scheduler repeats a run under its id: the manifest of the earlier one is kept beside it.
+    """
+    store = open_store(output)
+    name = layout.manifest(manifest.run_id)
+    earlier = store.read_json(name)
+    if earlier and earlier["started_at"] != manifest.started_at:
+        store.move(name, layout.earlier_manifest(manifest.run_id, earlier["started_at"]))
+    store.write(name, to_json(manifest).encode())
+    return f"{store.url}/{name}"
+
+
+def read_manifest(output: str, run_id: str) -> Manifest:
+    """Return the manifest of a run, wherever it was written from.
+
+    Raises OutputError where there is none, DRFError where it is damaged.
+    """
+    store = open_store(output)
+    name = layout.manifest(run_id)
+    data = store.read(name)
+    if data is None:
+        raise OutputError(f"the run ended without its manifest {store.url}/{name}; run again")
+    return from_json(data.decode())
+
+
+def _settled(task: PartitionTask, ledger: Ledger | None) -> PartitionResult:
+    """Return the result of a partition that publishing had nothing to do for."""
+    files = {file.source_file: FileResult("up_to_date") for file in task.files}
+    files |= {file.source_file: FileResult("failed", file.error) for file in task.failed}
+    unpublished = ledger.unpublished if ledger else {}
+    status = "failed" if task.failed or unpublished else "up_to_date"
+    message = why_unpublished(unpublished) if unpublished else None
+    return PartitionResult(task.partition, status, files, message=message)
+
+
+def _file_counts(
+    name: str,
+    partition: str,
+    planned: FileTask | None,
+    held: LedgerFile | None,
+    result: FileResult,
+) -> FileCounts:
+    earlier = held is not None and result.status not in _PUBLISHED
+    rows = planned.rows if planned else 0
+    return FileCounts(
+        source_file=name,
+        partition=partition,
+        rows=held.rows if held and not planned else rows,
+        annotations=held.annotations if held else 0,
+        dead_letters=held.dead_letters if held else 0,
+        parts=[shard.name for shard in held.shards] if held else [],
+        status=result.status,
+        error=result.error,
+        identity=planned.identity if planned else None,
+        earlier=earlier,
+    )
+
+
+def _totals(files: Iterable[FileCounts], ledgers: Iterable[Ledger]) -> Totals:
+    published = {f.source_file: f for f in files if f.status in _PUBLISHED}
+    counts = sum_counts(
+        shard.counts
+        for ledger in ledgers
+        for name, file in ledger.files.items()
+        if name in published
+        for shard in file.shards
+    )
+    return Totals(
+        files=len(published),
+        rows=sum(file.rows for file in published.values()),
+        annotations=sum(file.annotations for file in published.values()),
+        dead_letters=sum(file.dead_letters for file in published.values()),
+        failed_files=sum(file.status == "failed" for file in files),
+        duplicate_ids=sum(one.duplicate_ids for one in ledgers if one.files.keys() & published),
+        labels=counts.labels,
+        states=counts.states,
+        reasons=counts.reasons,
+        dead_letter_reasons=counts.dead_letter_reasons,
+    )
+
+
+def _exit_code(files: Iterable[FileCounts], partitions: Mapping[str, str]) -> int:
+    if any(status == "incomplete" for status in partitions.values()):
+        return _FAILED
+    if any(file.status == "failed" for file in files):
+        return _FAILED_FILES
+    return _HELD_BACK if "held_back" in partitions.values() else _DONE
+
+
+def _options(plan: Plan) -> dict[str, Any]:
+    options = dataclasses.asdict(plan.options)
+    for name in ("output", "model", "model_id"):
+        options[name] = redact(options[name])
+    if options["feature_cache"]:
+        options["feature_cache"] = redact(options["feature_cache"])
+    rows = options["rows"]
+    rows["image_uri_prefixes"] = [redact(prefix) for prefix in rows["image_uri_prefixes"]]
+    return {**options, "prune": plan.prune}
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return versions

@@ -1,0 +1,1 @@
+"""What lies in an output, and in which form."""

@@ -1,0 +1,92 @@
+"""Writing one Parquet part: buffered rows, values counted and order checked on the way."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipelines.annotate.output.ledger import Part
+from pipelines.annotate.output.part_file import PartFile
+from pipelines.storage.files import OutputError, Store
+from pipelines.storage.redaction import reason_of
+from schemas.annotations import MODALITIES
+
+# A part is one row group unless its kept columns are large.
+_FLUSH_BYTES = 32 * 1024 * 1024
+
+# The columns whose values are counted as they are written, by tree.
+_COUNTED = {
+    "label",
+    "reason",
+    *(f"{modality}_{what}" for modality in MODALITIES for what in ("state", "reason")),
+}
+
+
+class PartWriter:
+    """One staged part in the making. counts: values of the counted columns, once it is closed."""
+
+    def __init__(self, store: Store, name: str, schema: pa.Schema) -> None:
+        self.schema = schema
+        self.counts: dict[str, dict[str, int]] = {c: {} for c in schema.names if c in _COUNTED}
+        self._store = store
+        self._name = name
+        self._file = PartFile(store, name)
+        self._writer = pq.ParquetWriter(self._file, schema, compression="zstd")
+        self._buffer: list[pa.Table] = []
+        self._buffered = 0
+        self._rows = 0
+        self._last_row = -1
+
+    def add(self, rows: pa.RecordBatch | pa.Table) -> None:
+        """Add rows; raise ValueError where source_row does not rise."""
+        if rows.num_rows == 0:
+            return
+        table = pa.Table.from_batches([rows]) if isinstance(rows, pa.RecordBatch) else rows
+        for row in table["source_row"].to_pylist():
+            if row <= self._last_row:
+                raise ValueError(f"source_row {row} after {self._last_row}: rows out of order")
+            self._last_row = row
+        self._rows += table.num_rows
+        self._buffer.append(table)
+        self._buffered += table.nbytes
+        if self._buffered > _FLUSH_BYTES:
+            self._flush()
+
+    def close(self) -> Part:
+        """Finish the file, durable on a local disk, and return what it is."""
+        self._flush()
+        with self._explained():
+            self._writer.close()
+        self._file.close()
+        return Part(self._rows, self._file.bytes, self._file.sha256)
+
+    def discard(self) -> None:
+        """Remove the file. Raises nothing."""
+        with contextlib.suppress(Exception):
+            self._writer.close()
+        self._file.discard()
+
+    def _flush(self) -> None:
+        if self._buffer:
+            table = pa.concat_tables(self._buffer)
+            self._buffer.clear()
+            self._buffered = 0
+            for column, counts in self.counts.items():
+                for item in pc.value_counts(table[column]).to_pylist():
+                    if item["values"] is not None:
+                        counts[item["values"]] = counts.get(item["values"], 0) + item["counts"]
+            with self._explained():
+                self._writer.write_table(table)
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise OutputError(
+                f"cannot write {self._store.url}/{self._name}: {reason_of(error)}"
+            ) from error

@@ -1,0 +1,138 @@
+"""What the client plans and the workers carry out: shards, work units, options.
+
+Plain frozen dataclasses with JSON-able fields, because they are all that crosses a
+shuffle. Importing this module imports neither torch nor Beam.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+from pipelines.posts.files import FailedFile, InputFile
+from schemas.posts import PostColumns
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A range of rows of one input file: the unit of commit.
+
+    first_row: 0-based row of the file where the shard starts.
+    row_groups: indices of the row groups that hold its rows.
+    skip: rows of the first of those row groups that come before first_row.
+    base_key: function of input identity, row range, model revision and the options that
+        change rows.
+    key: base_key, or one derived from it by --retry (then generation > 0).
+    """
+
+    path: str
+    source_file: str
+    partition: str
+    identity: str
+    first_row: int
+    rows: int
+    row_groups: tuple[int, ...]
+    skip: int
+    base_key: str
+    key: str
+    generation: int = 0
+
+
+@dataclass(frozen=True)
+class WorkUnit:
+    """What one worker streams once: shards of one huge row group, or many tiny shards."""
+
+    shards: tuple[Shard, ...]
+
+    @property
+    def rows(self) -> int:
+        """Rows of all shards."""
+        return sum(shard.rows for shard in self.shards)
+
+
+@dataclass(frozen=True)
+class RowOptions:
+    """The options that change rows, and so a shard's key.
+
+    max_image_pixels, max_image_bytes: an image above either is too_large.
+    image_uri_prefixes: an image_uri under none of them is not_allowed.
+    """
+
+    columns: PostColumns = PostColumns()
+    keep: tuple[str, ...] = ()
+    image_uri_prefixes: tuple[str, ...] = ()
+    max_image_pixels: int = 50_000_000
+    max_image_bytes: int = 20_000_000
+
+
+@dataclass(frozen=True)
+class JobOptions:
+    """Everything a worker needs beside its work unit.
+
+    output: fsspec URL of the output root.
+    model: folder or fsspec URL workers can reach; model_id: the name the user gave.
+    model_revision: content hash, checked by each worker; so is package_version.
+    labels: the checkpoint's labels, in the order of its probabilities.
+    device: auto, cpu or cuda. runtime: what encodes. batch_size: posts per forward. threads:
+        per process, 0 for all cores.
+    feature_cache: fsspec URL of a folder that keeps encoders' features, None for no cache.
+    """
+
+    output: str
+    run_id: str
+    model: str
+    model_id: str
+    model_revision: str
+    package_version: str
+    labels: tuple[str, ...]
+    rows: RowOptions = RowOptions()
+    device: str = "auto"
+    runtime: str = "auto"
+    batch_size: int = 64
+    threads: int = 0
+    max_dead_letter_share: float = 0.05
+    strict: bool = False
+    feature_cache: str | None = None
+
+
+@dataclass(frozen=True)
+class ShardOutcome:
+    """What a worker says of one shard; the files, not this, are the proof.
+
+    computed: False where a commit record was found and the shard skipped.
+    failure: one readable line where the shard can never be committed as things are
+        (corrupt page, input changed since planning, worker killed three times), else None.
+    runtime: what encoded it; note: why that is not what was meant to. None where not computed.
+    """
+
+    key: str
+    source_file: str
+    partition: str
+    rows: int
+    annotations: int = 0
+    dead_letters: int = 0
+    computed: bool = True
+    failure: str | None = None
+    runtime: str | None = None
+    note: str | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One run: what is to be done, and what was found that is already done.
+
+    units: work still to compute. files: every readable input file. shards: all shards of
+    each file, by source_file, in row order, computed or not. orphans: published source
+    files whose input is gone. publish: the partitions that need publishing, also
+    when all their shards are committed already (a killed run) or a file was pruned.
+    """
+
+    options: JobOptions
+    files: tuple[InputFile, ...]
+    failed_files: tuple[FailedFile, ...]
+    shards: dict[str, tuple[Shard, ...]]
+    units: tuple[WorkUnit, ...]
+    publish: tuple[str, ...]
+    orphans: tuple[str, ...] = ()
+    prune: bool = False
+    warnings: tuple[str, ...] = dataclasses.field(default=())

@@ -1,0 +1,289 @@
+"""The plan of a run: what the inputs ask for, less what the output has already.
+
+The client makes it without torch and Beam, so a night with nothing to do ends at once. It
+changes nothing; `--dry-run` is the plan, described.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import defaultdict
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from itertools import chain, islice
+
+from pipelines.annotate.output import layout
+from pipelines.annotate.output.commits import committed_keys, find_commit
+from pipelines.annotate.output.ledger import Counts, Ledger, read_ledger
+from pipelines.annotate.output.partitions import (
+    PartitionState,
+    displaces,
+    exact_state,
+    is_settled,
+    partition_tasks,
+)
+from pipelines.annotate.output.proof import read_schema
+from pipelines.annotate.plan import JobOptions, Plan, Shard
+from pipelines.annotate.planning.kept_column_types import Types, add_types, fail_other_types
+from pipelines.annotate.planning.shards import (
+    SHARD_BYTES,
+    SHARD_ROWS,
+    cut_shards,
+    fill_units,
+    in_generation,
+)
+from pipelines.posts.inputs import InputListing, input_gone
+from pipelines.storage.files import Store, in_parallel, open_store
+from pipelines.storage.redaction import reason_of, redact
+from schemas.annotations import MODALITY_REASONS
+from schemas.dead_letters import DEAD_LETTER_REASONS
+from schemas.errors import UsageError
+
+
+def make_plan(
+    options: JobOptions,
+    listing: InputListing,
+    *,
+    retry: Collection[str] = (),
+    prune: bool = False,
+    shard_rows: int = SHARD_ROWS,
+    shard_bytes: int = SHARD_BYTES,
+    workers: int = 1,
+) -> Plan:
+    """Return what is to be done for the inputs listed, and what is done already.
+
+    retry: shards with one of these reasons are computed once more. prune: orphans are
+    removed. workers: how many units are computed at once, so that none idles.
+    Raises UsageError where the output holds another label set or another input's annotations
+    under the name of one listed, or a reason is unknown, and OutputError where the output
+    cannot be read.
+    """
+    _check_reasons(retry)
+    store = open_store(options.output)
+    wanted = {file.partition for file in listing.files} | {f.partition for f in listing.failed}
+    output = _read_output(store, wanted)
+    _check_labels(output, options)
+    _check_displaced(listing, output)
+    listing = _fail_other_types(store, listing, output, options)
+    cut = {f.source_file: cut_shards(f, options, shard_rows, shard_bytes) for f in listing.files}
+    generations = iter(
+        in_parallel(lambda shard: _choose(shard, store, output, set(retry)), chain(*cut.values()))
+    )
+    chosen = {name: tuple(islice(generations, len(shards))) for name, shards in cut.items()}
+    done = _committed(store, (shard for shards in chosen.values() for shard in shards), output)
+    todo = [shard for shards in chosen.values() for shard in shards if shard.key not in done]
+    plan = Plan(
+        options=options,
+        files=listing.files,
+        failed_files=listing.failed,
+        shards=chosen,
+        units=fill_units(todo, listing.files, workers),
+        publish=(),
+        orphans=_orphans(listing, output, prune),
+        prune=prune,
+        warnings=listing.warnings,
+    )
+    unsettled = (
+        partition
+        for partition, task in partition_tasks(plan).items()
+        if not is_settled(task, output.partition(partition))
+    )
+    return dataclasses.replace(plan, publish=tuple(unsettled))
+
+
+def describe_plan(plan: Plan) -> str:
+    """Return what the plan would do, for a person."""
+    todo: dict[str, int] = defaultdict(int)
+    for unit in plan.units:
+        for shard in unit.shards:
+            todo[shard.source_file] += shard.rows
+    rows = sum(file.rows for file in plan.files)
+    lines = [
+        f"{len(plan.files)} files, {rows:,} posts; to annotate: {sum(todo.values()):,} posts of "
+        f"{len(todo)} files in {len(plan.units)} work units"
+    ]
+    lines += [
+        f"  {file.source_file}: {todo[file.source_file]:,} of {file.rows:,} posts"
+        for file in plan.files
+        if file.source_file in todo
+    ]
+    lines += [f"publish: {partition or '(no partition)'}" for partition in plan.publish]
+    lines += [f"failed: {file.source_file}: {file.error}" for file in plan.failed_files]
+    verb = "prune" if plan.prune else "orphan (input gone; --prune removes its parts)"
+    lines += [f"{verb}: {source_file}" for source_file in plan.orphans]
+    lines += [f"warning: {warning}" for warning in plan.warnings]
+    if not (plan.units or plan.publish):
+        lines.append("nothing to do")
+    return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class _Output:
+    """What an output holds. commits: keys that have a commit record."""
+
+    partitions: dict[str, PartitionState]
+    commits: set[str]
+
+    def partition(self, partition: str) -> PartitionState:
+        return self.partitions.get(partition) or PartitionState(None)
+
+    @property
+    def ledgers(self) -> dict[str, Ledger]:
+        return {name: state.ledger for name, state in self.partitions.items() if state.ledger}
+
+
+def _read_output(store: Store, wanted: set[str]) -> _Output:
+    """Return what an output holds. wanted: partitions of the input.
+
+    The ledgers of those are looked up by name, wherever a listing may be behind.
+    """
+    sizes: dict[str, dict[str, dict[str, int]]] = {}
+    for tree in layout.TREES:
+        folders: dict[str, dict[str, int]] = {}
+        for path, size in store.sizes(tree, recursive=True).items():
+            folder, _, name = path.rpartition("/")
+            folders.setdefault(folder, {})[name] = size
+        sizes[tree] = folders
+    listed = {p for p, names in sizes[layout.ANNOTATIONS].items() if layout.LEDGER in names}
+    partitions = sorted(listed if store.local else listed | wanted)
+    read = in_parallel(lambda partition: read_ledger(store, partition), partitions)
+    ledgers = dict(zip(partitions, read, strict=True))
+
+    def read_state(partition: str) -> PartitionState:
+        found = {tree: sizes[tree].get(partition, {}) for tree in layout.TREES}
+        return exact_state(store, partition, ledgers.get(partition), found)
+
+    held = {partition for folders in sizes.values() for partition in folders}
+    held |= {partition for partition, ledger in ledgers.items() if ledger}
+    states = {partition: read_state(partition) for partition in sorted(held)}
+    return _Output(states, committed_keys(store))
+
+
+def _choose(shard: Shard, store: Store, output: _Output, retry: set[str]) -> Shard:
+    """Return the shard in the generation that this run wants."""
+    published = output.partition(shard.partition).published(shard)
+    newest = in_generation(shard, published.generation if published else 0)
+    while (following := in_generation(shard, newest.generation + 1)).key in output.commits:
+        newest = following
+    counts = published.counts if published else Counts()
+    if published is None or newest.key != published.key:
+        record = find_commit(store, newest.key) if retry and newest.key in output.commits else None
+        # A run that ended without publishing it held it back; one that was killed is resumed.
+        ended = record is not None and store.size(layout.manifest(record.run_id)) is not None
+        counts = record.entry.counts if record and ended else Counts()
+    again = bool(counts.all_reasons() & retry)
+    return in_generation(shard, newest.generation + again)
+
+
+def _committed(store: Store, shards: Iterable[Shard], output: _Output) -> set[str]:
+    """Return the keys of the shards that are published or have a commit record."""
+    done, look_up = set(), []
+    for shard in shards:
+        published = output.partition(shard.partition).published(shard)
+        if published is not None and published.key == shard.key:
+            done.add(shard.key)
+        elif shard.key in output.commits:
+            look_up.append(shard.key)
+    records = in_parallel(lambda key: find_commit(store, key), look_up)
+    done.update(key for key, record in zip(look_up, records, strict=True) if record is not None)
+    return done
+
+
+def _orphans(listing: InputListing, output: _Output, prune: bool) -> tuple[str, ...]:
+    """Return the published files whose input lay below a root of this run and is gone.
+
+    Raises UsageError where that cannot be told and prune would remove them.
+    """
+    present = {file.source_file for file in listing.files}
+    present |= {file.source_file for file in listing.failed}
+    orphans = []
+    for ledger in output.ledgers.values():
+        for source_file, file in ledger.files.items():
+            root = next((r for r in listing.roots if _below(file.path, r)), None)
+            if source_file in present or root is None:
+                continue
+            # The ledger's paths have no credentials; the root as given has.
+            path = root + file.path[len(redact(root)) :]
+            try:
+                is_gone = input_gone(path)
+            except Exception as error:
+                if prune:
+                    raise UsageError(
+                        f"--prune: cannot tell whether {file.path} is gone: {reason_of(error)}; "
+                        "nothing was removed, try again when the input can be listed"
+                    ) from error
+                continue
+            if is_gone:
+                orphans.append(source_file)
+    return tuple(sorted(orphans))
+
+
+def _below(path: str, root: str) -> bool:
+    root = redact(root).rstrip("/")
+    return path == root or path.startswith(root + "/")
+
+
+def _fail_other_types(
+    store: Store, listing: InputListing, output: _Output, options: JobOptions
+) -> InputListing:
+    """Return the listing, files failed whose kept columns are not of one type.
+
+    That is the published type, told by one part of a file that this run does not replace,
+    else the first file's.
+    """
+    if not options.rows.keep:
+        return listing
+    listed = {file.source_file for file in listing.files}
+    places = (
+        layout.in_partition(layout.ANNOTATIONS, partition, file.shards[0].name)
+        for partition, ledger in output.ledgers.items()
+        for source_file, file in ledger.files.items()
+        if source_file not in listed and output.partition(partition).holds(file.shards[0])
+    )
+    types: Types = {}
+    if (place := next(places, None)) is not None:
+        schema = read_schema(store, place)
+        add_types(types, (field for field in schema if field.name in options.rows.keep), place)
+    for file in listing.files:
+        add_types(types, listing.kept[file.source_file], file.source_file)
+    files, odd = fail_other_types(listing.files, listing.kept, types)
+    failed = tuple(sorted([*listing.failed, *odd], key=lambda file: file.source_file))
+    return dataclasses.replace(listing, files=files, failed=failed)
+
+
+def _check_labels(output: _Output, options: JobOptions) -> None:
+    for partition, ledger in output.ledgers.items():
+        if ledger.files and ledger.labels != options.labels:
+            where = f" (partition {partition})" if partition else ""
+            raise UsageError(
+                f"--output {redact(options.output)} holds annotations with the labels "
+                f"{', '.join(ledger.labels)}{where}, the model has {', '.join(options.labels)}; "
+                "choose another output"
+            )
+
+
+def _check_displaced(listing: InputListing, output: _Output) -> None:
+    """Refuse inputs that would take the place of other inputs' annotations."""
+    listed = [(f.source_file, f.partition, f.path, f.identity) for f in listing.files]
+    failed = [(f.source_file, f.partition, f.path, None) for f in listing.failed]
+    found = [
+        (path, ledger.files[name], identity)
+        for name, partition, path, identity in (*listed, *failed)
+        if (ledger := output.partition(partition).ledger)
+        and name in ledger.files
+        and ledger.files[name].path != redact(path)
+    ]
+    displaced = in_parallel(lambda one: displaces(one[1], one[0], one[2]), found)
+    for (path, published, _), is_displaced in zip(found, displaced, strict=True):
+        if is_displaced:
+            raise UsageError(
+                f"--input: {redact(path)} would replace the annotations of {published.path}, "
+                "which has the same name; give the folder above both, or another output"
+            )
+
+
+def _check_reasons(retry: Collection[str]) -> None:
+    known = (*MODALITY_REASONS, *DEAD_LETTER_REASONS)
+    for reason in retry:
+        if reason not in known:
+            raise UsageError(f"--retry {reason}: unknown reason; it is one of {', '.join(known)}")

@@ -1,0 +1,124 @@
+"""How far a run is, told from its commit and attempt records, whatever runner does the work."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import TextIO
+
+from pipelines.annotate.output.commits import committed_keys, find_commit, list_attempts
+from pipelines.annotate.plan import Plan
+from pipelines.storage.files import Store, open_store
+from pipelines.threads import beside
+
+_LOOK_SECONDS = 1.0
+_LOG_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Posts done and dead letters so far, of `posts` to compute."""
+
+    posts: int
+    done: int
+    dead_letters: int
+
+
+class ProgressReader:
+    """Reads how far the shards of a plan are; done posts never become fewer."""
+
+    def __init__(self, store: Store, plan: Plan) -> None:
+        self._store = store
+        self._rows = {shard.key: shard.rows for unit in plan.units for shard in unit.shards}
+        # (rows, dead letters) by key: of committed shards, and of those being worked on.
+        self._committed: dict[str, tuple[int, int]] = {}
+        self._attempted: dict[str, tuple[int, int]] = {}
+
+    def read(self) -> Standing:
+        """Look at the output; raises OutputError where it cannot be read."""
+        # A commit record goes when its partition is published: what was seen once, counts.
+        for key in (committed_keys(self._store) & self._rows.keys()) - self._committed.keys():
+            if (record := find_commit(self._store, key)) is not None:
+                self._committed[key] = (record.entry.rows, record.entry.dead_letters.rows)
+        for attempt in list_attempts(self._store, self._rows.keys() - self._committed.keys()):
+            seen = (attempt.rows, attempt.dead_letters)
+            self._attempted[attempt.key] = max(seen, self._attempted.get(attempt.key, seen))
+        by_key = {**self._attempted, **self._committed}
+        return Standing(
+            posts=sum(self._rows.values()),
+            done=sum(rows for rows, _ in by_key.values()),
+            dead_letters=sum(letters for _, letters in by_key.values()),
+        )
+
+
+@contextlib.contextmanager
+def show_progress(plan: Plan, stream: TextIO | None = None) -> Iterator[None]:
+    """Show, while the block runs, posts done, posts/s, time left and dead letters.
+
+    A live line on a terminal, a log line every half minute elsewhere.
+    """
+    out = stream or sys.stderr
+    reader = ProgressReader(open_store(plan.options.output), plan)
+    with beside("progress", partial(_show, reader, out)):
+        yield
+
+
+def _show(reader: ProgressReader, out: TextIO, ended: threading.Event) -> None:
+    live = out.isatty()
+    rate = _Rate()
+    logged = time.monotonic()
+    wait = _LOOK_SECONDS
+    while not ended.wait(wait):
+        began = time.monotonic()
+        # A look that fails is the job's business, which meets the same fault itself.
+        with contextlib.suppress(Exception):
+            standing = reader.read()
+            line = describe(standing, rate.update(standing.done, began))
+            if live:
+                width = shutil.get_terminal_size().columns - 1
+                print(f"\r{line[:width]:<{width}}", end="", file=out, flush=True)
+            elif began - logged >= _LOG_SECONDS:
+                logged = began
+                print(line, file=out, flush=True)
+        # Looking shall cost no more than a tenth of the time, however large the output.
+        wait = max(_LOOK_SECONDS, 10 * (time.monotonic() - began))
+    if live:
+        width = shutil.get_terminal_size().columns - 1
+        print(f"\r{'':<{width}}\r", end="", file=out, flush=True)
+
+
+class _Rate:
+    """Posts per second since the first post was done: loading the model is not counted."""
+
+    def __init__(self) -> None:
+        self._first: tuple[int, float] | None = None
+
+    def update(self, done: int, now: float) -> float | None:
+        if self._first is None:
+            if done:
+                self._first = (done, now)
+            return None
+        first, since = self._first
+        return (done - first) / (now - since) if done > first else None
+
+
+def describe(standing: Standing, rate: float | None) -> str:
+    """One line: posts done of all, posts/s, time left, dead letters."""
+    share = standing.done / standing.posts if standing.posts else 1.0
+    line = f"annotating {standing.done:,}/{standing.posts:,} posts ({share:.0%})"
+    if rate:
+        left = (standing.posts - standing.done) / rate
+        line += f", {rate:,.1f} posts/s, {_duration(left)} left"
+    return f"{line}, {standing.dead_letters:,} dead letters"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

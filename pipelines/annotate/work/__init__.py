@@ -1,0 +1,1 @@
+"""What a worker does with a work unit: read, fetch, prepare, predict, write."""

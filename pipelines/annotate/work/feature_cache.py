@@ -1,0 +1,163 @@
+"""The feature cache: no encoder sees a text or an image a second time, in whatever run.
+
+Features are found by the content of the text or image, among those of the same encoder (its
+weights and preprocessing, not the rest of the checkpoint), runtime and limits. So annotating
+again with another head on the same encoders, or a night that overlaps with the last one, neither
+decodes nor encodes what is known.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from drf_core.annotator import Annotator, PreparedPost
+from drf_core.checkpoint import encoder_revisions
+from drf_core.runtimes.interface import Runtime
+from pipelines.annotate.plan import JobOptions
+from pipelines.annotate.work.feature_files import KEY_BYTES, FeatureFiles
+from pipelines.storage.checkpoints import resolve_model
+from pipelines.storage.files import open_store, to_json
+
+# Goes up when decoding, resizing or tokenising change what an encoder sees.
+_PREPARATION = 1
+
+
+@dataclass(frozen=True)
+class KeyedPost(PreparedPost):
+    """A prepared post that knows under which keys its features are kept."""
+
+    text_key: bytes | None = None
+    image_key: bytes | None = None
+
+
+class FeatureCache:
+    """Features of both modalities; safe to use from many threads."""
+
+    def __init__(self, text: FeatureFiles, image: FeatureFiles) -> None:
+        self._text = text
+        self._image = image
+
+    def refresh(self) -> None:
+        """Take notice of what others have written."""
+        self._text.refresh()
+        self._image.refresh()
+
+    def flush(self) -> None:
+        """Write what was added."""
+        self._text.flush()
+        self._image.flush()
+
+    def prepare(
+        self,
+        annotator: Annotator,
+        text: str | None,
+        image: bytes | memoryview | None,
+        *,
+        image_reason: str | None,
+        max_image_pixels: int,
+        max_image_bytes: int,
+    ) -> PreparedPost:
+        """`Annotator.prepare`, which gets to see only what is not known."""
+        text_key = None if text is None else _key(text.encode())
+        image_key = None if image is None or image_reason is not None else _key(image)
+        text_features = None if text_key is None else self._text.find(text_key)
+        image_features = None if image_key is None else self._image.find(image_key)
+        prepared = annotator.prepare(
+            text if text_features is None else None,
+            image if image_features is None else None,
+            image_reason=image_reason,
+            max_image_pixels=max_image_pixels,
+            max_image_bytes=max_image_bytes,
+        )
+        return KeyedPost(
+            prepared.token_ids,
+            prepared.pixels,
+            prepared.text_reason if text_features is None else None,
+            prepared.image_reason if image_features is None else None,
+            text_features,
+            image_features,
+            text_key,
+            image_key,
+        )
+
+    def encode(self, annotator: Annotator, posts: Sequence[PreparedPost]) -> list[PreparedPost]:
+        """Return the posts with their features, of which new ones are kept."""
+        text, image = annotator.encode(posts)
+        texts = iter([] if text is None else text.float().cpu().numpy())
+        images = iter([] if image is None else image.float().cpu().numpy())
+        encoded: list[PreparedPost] = []
+        for post in posts:
+            text_features = next(texts) if post.has_text else None
+            image_features = next(images) if post.has_image else None
+            if isinstance(post, KeyedPost):
+                _add(self._text, post.text_key, post.text_features, text_features)
+                _add(self._image, post.image_key, post.image_features, image_features)
+            encoded.append(
+                dataclasses.replace(
+                    post,
+                    token_ids=None,
+                    pixels=None,
+                    text_features=text_features,
+                    image_features=image_features,
+                )
+            )
+        return encoded
+
+
+def open_cache(options: JobOptions, annotator: Annotator) -> FeatureCache | None:
+    """The cache of a run on this worker, None where none is asked for.
+
+    Raises OutputError where it cannot be read.
+    """
+    if options.feature_cache is None:
+        return None
+    limits = (options.rows.max_image_pixels, options.rows.max_image_bytes)
+    config = annotator.model.config
+    sizes = (config.text_feature_size, config.image_feature_size)
+    model, revision = options.model, options.model_revision
+    cache = _cache(options.feature_cache, model, revision, annotator.runtime, sizes, limits)
+    cache.refresh()
+    return cache
+
+
+@functools.lru_cache(maxsize=2)
+def _cache(
+    url: str,
+    model: str,
+    revision: str,
+    runtime: Runtime,
+    sizes: tuple[int, int],
+    limits: tuple[int, int],
+) -> FeatureCache:
+    """One for all work units of a process: its index is read once. revision: of the model."""
+    of_encoder = encoder_revisions(resolve_model(model), runtime.precision == "int8")
+    depends_on = {
+        "text": [of_encoder["text"], str(runtime), _PREPARATION],
+        "image": [of_encoder["image"], str(runtime), _PREPARATION, *limits],
+    }
+    folders = {
+        modality: f"{modality}-{hashlib.sha256(to_json(on)).hexdigest()[:16]}"
+        for modality, on in depends_on.items()
+    }
+    store = open_store(url)
+    return FeatureCache(
+        FeatureFiles(store, folders["text"], sizes[0]),
+        FeatureFiles(store, folders["image"], sizes[1]),
+    )
+
+
+def _key(content: bytes | memoryview) -> bytes:
+    return hashlib.sha256(content).digest()[:KEY_BYTES]
+
+
+def _add(
+    files: FeatureFiles, key: bytes | None, known: np.ndarray | None, found: np.ndarray | None
+) -> None:
+    if key is not None and known is None and found is not None:
+        files.add(key, found)

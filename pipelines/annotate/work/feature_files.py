@@ -1,0 +1,135 @@
+"""Feature vectors by the hash of what they were encoded from, in files that never change.
+
+A writer adds a pair of files: the features (float32, one row after the other) and, after it,
+their keys, 16 bytes each. So any number of workers can write and read at once on any store, and
+whoever needs the space may remove files at any time: what is gone is encoded again.
+"""
+
+from __future__ import annotations
+
+import datetime
+import threading
+import uuid
+from collections import OrderedDict
+
+import numpy as np
+
+from pipelines.storage.files import Store, in_parallel
+
+KEY_BYTES = 16
+_KEY = np.dtype([("first", "<u8"), ("second", "<u8")])
+_FEATURES_PER_FILE = 2048
+# Rows are read so many at a time: what was encoded together is asked for together.
+_ROWS_PER_BLOCK = 256
+_BLOCKS_HELD = 16
+
+
+class FeatureFiles:
+    """The features in one folder of a store; safe to use from many threads.
+
+    size: of a feature vector. Holds 28 bytes of memory for each feature that is there.
+    """
+
+    def __init__(self, store: Store, folder: str, size: int) -> None:
+        self._store = store
+        self._folder = folder
+        self._size = size
+        self._lock = threading.Lock()
+        self._names: list[str] = []
+        self._index = _Index(np.empty(0, _KEY), np.empty(0, np.int32), np.empty(0, np.int64))
+        self._blocks: OrderedDict[tuple[str, int], np.ndarray] = OrderedDict()
+        self._added: dict[bytes, np.ndarray] = {}
+
+    def refresh(self) -> None:
+        """Take notice of what others have written."""
+        with self._lock:
+            listed = self._store.sizes(self._folder)
+            new = sorted({name for name in listed if name.endswith(".keys")} - {*self._names})
+            read = in_parallel(lambda name: self._store.read(f"{self._folder}/{name}"), new)
+            for name, data in zip(new, read, strict=True):
+                keys = np.frombuffer(data or b"", np.uint8)
+                whole = keys[: len(keys) // KEY_BYTES * KEY_BYTES].view(_KEY)
+                self._index = self._index.and_file(len(self._names), whole)
+                self._names.append(name)
+
+    def find(self, key: bytes) -> np.ndarray | None:
+        """Return the feature, float32 (size,), or None where it is not there any more or yet."""
+        place = self._index.find(key)
+        if place is None:
+            return self._added.get(key)
+        name = self._names[place[0]].removesuffix(".keys")
+        block, row = divmod(place[1], _ROWS_PER_BLOCK)
+        rows = self._block(name, block)
+        return rows[row] if row < len(rows) else None
+
+    def add(self, key: bytes, feature: np.ndarray) -> None:
+        """Keep a feature, float32 (size,); it is written with others."""
+        with self._lock:
+            self._added[key] = np.array(feature, np.float32)
+        if len(self._added) >= _FEATURES_PER_FILE:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what was added. Raises OutputError where that cannot be done."""
+        with self._lock:
+            added, self._added = self._added, {}
+            if not added:
+                return
+            name = f"{datetime.date.today():%Y%m%d}-{uuid.uuid4().hex[:16]}"
+            features = np.stack(list(added.values())).astype("<f4", copy=False)
+            self._store.write(f"{self._folder}/{name}.features", features.tobytes(), durable=False)
+            keys = b"".join(added)
+            self._store.write(f"{self._folder}/{name}.keys", keys, durable=False)
+            self._names.append(f"{name}.keys")
+            whole = np.frombuffer(keys, np.uint8).view(_KEY)
+            self._index = self._index.and_file(len(self._names) - 1, whole)
+
+    def _block(self, name: str, block: int) -> np.ndarray:
+        """Rows of a file, float32 (at most _ROWS_PER_BLOCK, size); none where it is gone."""
+        with self._lock:
+            if (name, block) in self._blocks:
+                self._blocks.move_to_end((name, block))
+                return self._blocks[name, block]
+        width = 4 * self._size
+        start = block * _ROWS_PER_BLOCK * width
+        path = self._store.full(f"{self._folder}/{name}.features")
+        try:
+            data = self._store.fs.cat_file(path, start=start, end=start + _ROWS_PER_BLOCK * width)
+        except Exception:
+            # Whatever is wrong with it, encoding anew is the way out.
+            data = b""
+        rows = np.frombuffer(data[: len(data) // width * width], "<f4").reshape(-1, self._size)
+        with self._lock:
+            self._blocks[name, block] = rows
+            while len(self._blocks) > _BLOCKS_HELD:
+                self._blocks.popitem(last=False)
+        return rows
+
+
+class _Index:
+    """Where each key's feature lies: sorted keys beside files and rows; never changed."""
+
+    def __init__(self, keys: np.ndarray, files: np.ndarray, rows: np.ndarray) -> None:
+        order = np.argsort(keys, order=("first", "second"), kind="stable")
+        self._first, self._second = keys["first"][order], keys["second"][order]
+        self._files, self._rows = files[order], rows[order]
+
+    def and_file(self, file: int, keys: np.ndarray) -> _Index:
+        """Return an index that has the keys of a file as well, row by row."""
+        known = np.empty(len(self._first), _KEY)
+        known["first"], known["second"] = self._first, self._second
+        return _Index(
+            np.concatenate([known, keys]),
+            np.concatenate([self._files, np.full(len(keys), file, np.int32)]),
+            np.concatenate([self._rows, np.arange(len(keys))]),
+        )
+
+    def find(self, key: bytes) -> tuple[int, int] | None:
+        """Return file and row of a key."""
+        first, second = np.frombuffer(key, "<u8")
+        place = int(np.searchsorted(self._first, first))
+        while place < len(self._first) and self._first[place] == first:
+            if self._second[place] == second:
+                return int(self._files[place]), int(self._rows[place])
+            place += 1
+        return None

@@ -1,0 +1,81 @@
+"""From one row to something the model can take, or to a dead letter that says why not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+from drf_core.annotator import Annotator, PreparedPost
+from pipelines.annotate.plan import RowOptions
+from pipelines.annotate.work.feature_cache import FeatureCache
+from pipelines.annotate.work.fetch import ImageFetcher
+
+
+@dataclass(frozen=True)
+class DeadLetter:
+    """Why a post cannot be annotated; the message never quotes the post.
+
+    lost: why its modalities could not be used, so that --retry finds it by those reasons.
+    """
+
+    stage: str
+    reason: str
+    message: str
+    lost: tuple[str, ...] = ()
+
+
+def no_post_id(post_id: str | None) -> DeadLetter | None:
+    """A dead letter for a post whose id is null or blank, else None."""
+    if post_id is None:
+        return DeadLetter("check", "no_post_id", "post_id is null")
+    if not post_id.strip():
+        return DeadLetter("check", "no_post_id", "post_id is blank")
+    return None
+
+
+def model_failed(error: str) -> DeadLetter:
+    """A dead letter for a post on which the model raised `error`, an exception's type name."""
+    return DeadLetter("model", "model_failed", f"the model raised {error}")
+
+
+def prepare_post(
+    annotator: Annotator,
+    fetcher: ImageFetcher,
+    options: RowOptions,
+    text: str | None,
+    image: bytes | memoryview | None,
+    image_uri: str | None,
+    cache: FeatureCache | None = None,
+) -> PreparedPost | DeadLetter:
+    """Decode, resize and tokenise one post; fetch its image first where only a URI came.
+
+    cache: answers for what is known.
+
+    Safe to call from many threads. Damaged input is no error here: it ends in a reason of
+    its modality, and in a dead letter only where neither modality is left.
+    """
+    reason = None
+    if not image and image_uri:
+        image, reason = fetcher.fetch(image_uri)
+    prepare = annotator.prepare if cache is None else partial(cache.prepare, annotator)
+    try:
+        prepared = prepare(
+            text,
+            image,
+            image_reason=reason,
+            max_image_pixels=options.max_image_pixels,
+            max_image_bytes=options.max_image_bytes,
+        )
+    except MemoryError:
+        raise
+    except Exception as error:
+        return DeadLetter("decode", "model_failed", f"preparing raised {type(error).__name__}")
+    if prepared.usable:
+        return prepared
+    lost = (str(prepared.text_reason), str(prepared.image_reason))
+    return DeadLetter(
+        "check" if {*lost} <= {"missing", "blank"} else "decode",
+        "no_usable_modality",
+        f"text is {lost[0]}, image is {lost[1]}",
+        lost,
+    )

@@ -1,0 +1,144 @@
+"""From results to rows: Arrow batches of annotations and of dead letters, in source order."""
+
+from __future__ import annotations
+
+import datetime
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from drf_core.annotator import Prediction
+from pipelines.annotate.work.prepare import DeadLetter
+from schemas.annotations import ANNOTATIONS_SCHEMA_VERSION, MODALITIES, annotations_schema
+from schemas.dead_letters import dead_letters_schema
+
+Result = Prediction | DeadLetter
+
+
+@dataclass(frozen=True)
+class RunColumns:
+    """What every annotation of a run says alike."""
+
+    labels: tuple[str, ...]
+    model_id: str
+    model_revision: str
+    run_id: str
+
+
+def prediction_fields(prediction: Prediction, labels: Sequence[str]) -> dict[str, Any]:
+    """Label, confidence, probabilities and diagnostics of one post, by column name."""
+    fields: dict[str, Any] = {
+        "label": prediction.label,
+        "confidence": prediction.confidence,
+        "probabilities": dict(zip(labels, prediction.probabilities, strict=True)),
+    }
+    for name in MODALITIES:
+        modality = getattr(prediction, name)
+        fields[f"{name}_state"] = modality.state
+        fields[f"{name}_quality"] = modality.quality
+        fields[f"{name}_weight"] = modality.weight
+        fields[f"{name}_reason"] = modality.reason
+    return fields
+
+
+def build_rows(
+    run: RunColumns,
+    source_file: str,
+    first_row: int,
+    post_ids: Sequence[str | None],
+    results: Sequence[Result],
+    kept: pa.RecordBatch,
+    annotated_at: datetime.datetime,
+) -> tuple[pa.RecordBatch, pa.RecordBatch]:
+    """Annotations and dead letters of consecutive source rows; each row is in one of them.
+
+    post_ids, results and the rows of `kept` (the columns named with --keep) run parallel;
+    first_row is the source row of the first of them.
+    """
+    annotated = [row for row, result in enumerate(results) if isinstance(result, Prediction)]
+    predictions = [result for result in results if isinstance(result, Prediction)]
+    said: dict[str, Any] = {
+        "post_id": [post_ids[row] for row in annotated],
+        **_prediction_columns(predictions, run.labels),
+        "source_row": [first_row + row for row in annotated],
+    }
+    alike = {
+        "source_file": source_file,
+        "model_id": run.model_id,
+        "model_revision": run.model_revision,
+        "run_id": run.run_id,
+        "schema_version": ANNOTATIONS_SCHEMA_VERSION,
+        "annotated_at": annotated_at,
+    }
+    schema = _schema(run.labels, tuple(kept.schema))
+    columns = [
+        pa.repeat(pa.scalar(alike[field.name], field.type), len(annotated))
+        if field.name in alike
+        else _array(said[field.name], field.type)
+        for field in list(schema)[: len(schema) - kept.num_columns]
+    ]
+    columns += _rows(kept, annotated).columns
+    dead_letters = [
+        {
+            "post_id": post_ids[row],
+            "source_file": source_file,
+            "source_row": first_row + row,
+            "stage": result.stage,
+            "reason": result.reason,
+            "message": result.message,
+        }
+        for row, result in enumerate(results)
+        if isinstance(result, DeadLetter)
+    ]
+    return (
+        pa.RecordBatch.from_arrays(columns, schema=schema),
+        pa.RecordBatch.from_pylist(dead_letters, schema=dead_letters_schema()),
+    )
+
+
+# Made once, not per batch.
+_schema = functools.lru_cache(annotations_schema)
+
+
+def _prediction_columns(predictions: Sequence[Prediction], labels: Sequence[str]) -> dict[str, Any]:
+    """What `prediction_fields` says of each post, as columns: a row at a time costs more."""
+    columns: dict[str, Any] = {
+        "label": [prediction.label for prediction in predictions],
+        "confidence": [prediction.confidence for prediction in predictions],
+        # Of a struct, a list per field.
+        "probabilities": [
+            [prediction.probabilities[column] for prediction in predictions]
+            for column in range(len(labels))
+        ],
+    }
+    for name in MODALITIES:
+        modalities = [getattr(prediction, name) for prediction in predictions]
+        columns[f"{name}_state"] = [modality.state for modality in modalities]
+        columns[f"{name}_quality"] = [modality.quality for modality in modalities]
+        columns[f"{name}_weight"] = [modality.weight for modality in modalities]
+        columns[f"{name}_reason"] = [modality.reason for modality in modalities]
+    return columns
+
+
+def _array(values: list[Any], kind: pa.DataType) -> pa.Array:
+    if not pa.types.is_struct(kind):
+        return pa.array(values, kind)
+    fields = list(kind)
+    arrays = [pa.array(of, field.type) for of, field in zip(values, fields, strict=True)]
+    return pa.StructArray.from_arrays(arrays, fields=fields)
+
+
+def _rows(batch: pa.RecordBatch, rows: Sequence[int]) -> pa.RecordBatch:
+    """Return some rows of a batch, in ascending order, whatever its types."""
+    if len(rows) == batch.num_rows:
+        return batch
+    # Not take: it knows no string views, nor what is nested around them.
+    slices, start = [batch.slice(0, 0)], 0
+    for end in range(1, len(rows) + 1):
+        if end == len(rows) or rows[end] != rows[end - 1] + 1:
+            slices.append(batch.slice(rows[start], end - start))
+            start = end
+    return pa.concat_batches(slices)

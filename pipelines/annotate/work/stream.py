@@ -1,0 +1,192 @@
+"""The posts of a work unit: read, checked and handed to a pool that prepares them, in order."""
+
+from __future__ import annotations
+
+import itertools
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from drf_core.annotator import PreparedPost
+from pipelines.annotate.plan import Shard
+from pipelines.annotate.work.contents import Content, contents_of, views
+from pipelines.annotate.work.prepare import DeadLetter, no_post_id
+from pipelines.annotate.work.rows import Result
+from pipelines.posts.reading import CorruptInputError
+from schemas.errors import DRFError, SchemaError
+from schemas.posts import PostsLayout, kept_columns
+
+# What a worker reads and prepares while the model runs: enough to keep it fed, and the bound
+# on what it holds, whatever the size of its work unit.
+LOOK_AHEAD_POSTS = 256
+LOOK_AHEAD_BYTES = 64 << 20
+
+# Posts that a thread prepares at a time: waking it for each would cost more than some posts do.
+# Few enough that all threads have their share of what is ahead.
+_LEAST_AT_ONCE = 8
+_TURNS_AHEAD = 4
+
+# Answers that are kept for posts of the same content: about a kilobyte each.
+_MOST_ANSWERS = 8192
+
+Posts = tuple[PostsLayout, Iterable[tuple[Shard, int, pa.RecordBatch]]]
+Prepare = Callable[[str | None, memoryview | None, str | None], PreparedPost | DeadLetter]
+
+
+class InputChangedError(DRFError):
+    """An input file is no longer the one that was planned."""
+
+    exit_code = 4
+
+
+LASTING_ERRORS = (InputChangedError, CorruptInputError, SchemaError)
+
+
+@dataclass(eq=False)
+class Answer:
+    """What posts of one content end in, known once for all of them; None until then."""
+
+    result: Result | None = None
+
+
+@dataclass
+class Chunk:
+    """Consecutive rows of one shard on their way from the file to the part.
+
+    answers: per row. prepared: what the model must see for those that are not known yet, as
+    futures of a few posts each. kept: the columns named with --keep. bytes: of the rows as
+    read.
+    """
+
+    shard: Shard
+    layout: PostsLayout
+    first_row: int
+    post_ids: list[str | None]
+    answers: list[Answer]
+    prepared: list[Future[list[tuple[Answer, PreparedPost | DeadLetter]]]]
+    kept: pa.RecordBatch
+    bytes: int
+
+    @property
+    def complete(self) -> bool:
+        """Whether every row has its result."""
+        return all(answer.result is not None for answer in self.answers)
+
+
+@dataclass(frozen=True)
+class ShardEnd:
+    """All rows of a shard were read; or, where there is a failure (one line), never will be."""
+
+    shard: Shard
+    layout: PostsLayout | None = None
+    failure: str | None = None
+
+
+def stream_posts(
+    shards: Sequence[Shard],
+    begin: Callable[[Shard], None],
+    read: Callable[[Sequence[Shard]], Posts],
+    prepare: Prepare,
+    pool: Executor,
+    threads: int,
+) -> Iterator[Chunk | ShardEnd]:
+    """Yield each shard's rows as chunks, then its end; a shard that fails ends early.
+
+    begin: called before a shard's rows are read.
+    read: opens one file for its shards, in row order; gives the layout and the coerced posts
+        with their shard and first source row. Raises a lasting error where it can never be
+        read as planned, anything else where the fault may pass.
+    prepare: text, image, image_uri -> what the model takes; runs on `pool`, once for posts of
+        the same content.
+    threads: of the pool.
+    """
+    answers = _Answers()
+    at_once = max(_LEAST_AT_ONCE, LOOK_AHEAD_POSTS // (_TURNS_AHEAD * threads))
+    for _, of_file in itertools.groupby(shards, key=lambda shard: shard.path):
+        waiting = list(of_file)
+        begin(waiting[0])
+        try:
+            layout, batches = read(tuple(waiting))
+            for shard, first_row, posts in batches:
+                yield _chunk(shard, layout, first_row, posts, answers, prepare, pool, at_once)
+                if first_row + posts.num_rows == shard.first_row + shard.rows:
+                    yield ShardEnd(waiting.pop(0), layout)
+                    if waiting:
+                        begin(waiting[0])
+        except LASTING_ERRORS as error:
+            for shard in waiting:
+                yield ShardEnd(shard, failure=str(error))
+        else:
+            for shard in waiting:
+                yield ShardEnd(shard, layout)
+
+
+class _Answers:
+    """Answers by content: of the last contents that came, so that memory stays bounded."""
+
+    def __init__(self) -> None:
+        self._answers: OrderedDict[Content, Answer] = OrderedDict()
+
+    def find(self, content: Content) -> tuple[Answer, bool]:
+        """Return the content's answer, and whether it is a new one."""
+        if (answer := self._answers.get(content)) is not None:
+            return answer, False
+        if len(self._answers) >= _MOST_ANSWERS:
+            self._answers.popitem(last=False)
+        return self._answers.setdefault(content, Answer()), True
+
+
+def _chunk(
+    shard: Shard,
+    layout: PostsLayout,
+    first_row: int,
+    posts: pa.RecordBatch,
+    answers: _Answers,
+    prepare: Prepare,
+    pool: Executor,
+    at_once: int,
+) -> Chunk:
+    post_ids, texts, uris = (
+        posts.column(name).to_pylist() for name in ("post_id", "text", "image_uri")
+    )
+    images = views(posts.column("image"))
+
+    def prepare_rows(
+        rows: Sequence[tuple[int, Answer]],
+    ) -> list[tuple[Answer, PreparedPost | DeadLetter]]:
+        return [(answer, prepare(texts[row], images[row], uris[row])) for row, answer in rows]
+
+    contents = contents_of(texts, images, uris)
+    of_rows: list[Answer] = []
+    new: list[tuple[int, Answer]] = []
+    for row, (post_id, content) in enumerate(zip(post_ids, contents, strict=True)):
+        if (letter := no_post_id(post_id)) is not None:
+            of_rows.append(Answer(letter))
+            continue
+        answer, is_new = answers.find(content)
+        of_rows.append(answer)
+        if is_new:
+            new.append((row, answer))
+    return Chunk(
+        shard=shard,
+        layout=layout,
+        first_row=first_row,
+        post_ids=post_ids,
+        answers=of_rows,
+        prepared=[
+            pool.submit(prepare_rows, new[start : start + at_once])
+            for start in range(0, len(new), at_once)
+        ],
+        kept=kept_columns(posts, layout),
+        bytes=posts.nbytes,
+    )
+
+
+def look_ahead_cost(item: Chunk | ShardEnd) -> float:
+    """The share of a worker's look-ahead that an item takes, by its posts and their bytes."""
+    if isinstance(item, ShardEnd):
+        return 0.0
+    return len(item.post_ids) / LOOK_AHEAD_POSTS + item.bytes / LOOK_AHEAD_BYTES

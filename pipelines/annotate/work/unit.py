@@ -1,0 +1,276 @@
+"""One work unit, whole, on one worker: read, check, decode, predict, stage, commit."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from drf_core.annotator import PreparedPost
+from drf_core.runtimes.choice import available_cores
+from pipelines.annotate.output.commits import (
+    Attempt,
+    CommitRecord,
+    StagedShard,
+    find_commit,
+    stale_attempts,
+    start_attempt,
+)
+from pipelines.annotate.plan import JobOptions, Shard, ShardOutcome, WorkUnit
+from pipelines.annotate.work.feature_cache import FeatureCache, open_cache
+from pipelines.annotate.work.fetch import ImageFetcher
+from pipelines.annotate.work.model import DRFModelHandler, ModelFailure
+from pipelines.annotate.work.prepare import DeadLetter, model_failed, prepare_post
+from pipelines.annotate.work.rows import RunColumns, build_rows
+from pipelines.annotate.work.stream import (
+    Answer,
+    Chunk,
+    InputChangedError,
+    Posts,
+    ShardEnd,
+    look_ahead_cost,
+    stream_posts,
+)
+from pipelines.posts.inputs import open_input, read_footer
+from pipelines.posts.reading import read_unit_rows
+from pipelines.storage.files import Store, in_parallel, open_store
+from pipelines.threads import look_ahead
+from schemas.errors import DRFError
+from schemas.posts import PostsLayout, check_posts_schema
+
+# A shard that took its worker down this often is not tried again.
+MAX_ATTEMPTS = 3
+
+
+def annotate_unit(
+    unit: WorkUnit, options: JobOptions, handler: DRFModelHandler
+) -> Iterator[ShardOutcome]:
+    """Annotate the shards of `unit` that have no commit record yet; one outcome per shard.
+
+    Shards with an attempt on record that never ended come last, each alone: whichever of
+    them kills its worker does not take others' work, or attempts, with it.
+    """
+    store = open_store(options.output)
+    together: list[Shard] = []
+    alone: list[list[Shard]] = []
+    records = in_parallel(lambda shard: find_commit(store, shard.key), unit.shards)
+    open_shards = [s for s, record in zip(unit.shards, records, strict=True) if record is None]
+    stale = stale_attempts(store, [shard.key for shard in open_shards])
+    for shard, record in zip(unit.shards, records, strict=True):
+        if record is not None:
+            yield _committed(shard, record, computed=False)
+        elif stale[shard.key] >= MAX_ATTEMPTS:
+            yield _failed(shard, _killed(shard, stale[shard.key]))
+        elif stale[shard.key]:
+            alone.append([shard])
+        else:
+            together.append(shard)
+    for shards in [together, *alone]:
+        if shards:
+            yield from _Annotation(shards, store, options, handler).run()
+
+
+class _Annotation:
+    """Shards whose posts share batches, from the first read to the last commit."""
+
+    def __init__(
+        self,
+        shards: Sequence[Shard],
+        store: Store,
+        options: JobOptions,
+        handler: DRFModelHandler,
+    ) -> None:
+        self._shards = shards
+        self._store = store
+        self._options = options
+        self._handler = handler
+        self._model = handler.load_model()
+        self._cache = open_cache(options, self._model)
+        self._fetcher = ImageFetcher(options.rows.image_uri_prefixes, options.rows.max_image_bytes)
+        self._run = RunColumns(
+            options.labels, options.model_id, options.model_revision, options.run_id
+        )
+        self._attempts: dict[str, Attempt] = {}
+        self._staged: dict[str, StagedShard] = {}
+        # Rows and dead letters written, by shard key.
+        self._rows: Counter[str] = Counter()
+        self._dead_letters: Counter[str] = Counter()
+        self._waiting: deque[Chunk | ShardEnd] = deque()
+        self._batch: list[tuple[Answer, PreparedPost]] = []
+
+    def run(self) -> Iterator[ShardOutcome]:
+        threads = available_cores()
+        pool = ThreadPoolExecutor(threads, "decode")
+        posts = stream_posts(self._shards, self._begin, self._read, self._prepare, pool, threads)
+        ahead = look_ahead(posts, look_ahead_cost)
+        try:
+            for item in ahead:
+                self._waiting.append(item)
+                if isinstance(item, Chunk):
+                    self._collect(item)
+                yield from self._settle()
+                # A copy: the reading thread begins attempts meanwhile.
+                for key, attempt in list(self._attempts.items()):
+                    attempt.touch(self._rows[key], self._dead_letters[key])
+            self._predict()
+            if self._cache is not None:
+                self._cache.flush()
+            yield from self._settle()
+        finally:
+            ahead.close()
+            pool.shutdown(cancel_futures=True)
+            for staged in self._staged.values():
+                staged.discard()
+            for attempt in self._attempts.values():
+                attempt.end()
+
+    def _begin(self, shard: Shard) -> None:
+        self._attempts[shard.key] = start_attempt(self._store, shard.key, self._options.run_id)
+
+    def _read(self, shards: Sequence[Shard]) -> Posts:
+        """Open the shards' file, if it still is what was planned."""
+        first, rows = shards[0], self._options.rows
+        fs, path = open_input(first.path)
+        try:
+            footer = read_footer(fs, path)
+        except FileNotFoundError as error:
+            raise InputChangedError(f"{first.source_file} is gone since the run began") from error
+        if footer.identity != first.identity:
+            raise InputChangedError(
+                f"{first.source_file} changed since the run began; the next run annotates it anew"
+            )
+        schema = footer.metadata.schema.to_arrow_schema()
+        layout = check_posts_schema(schema, rows.columns, rows.keep, first.source_file)
+        return layout, read_unit_rows(fs, path, shards, layout)
+
+    def _prepare(
+        self, text: str | None, image: memoryview | None, image_uri: str | None
+    ) -> PreparedPost | DeadLetter:
+        return prepare_post(
+            self._model, self._fetcher, self._options.rows, text, image, image_uri, self._cache
+        )
+
+    def _collect(self, chunk: Chunk) -> None:
+        """Put what the model must see into the batch; the rest has its answer already."""
+        for future in chunk.prepared:
+            for answer, prepared in future.result():
+                if isinstance(prepared, DeadLetter):
+                    answer.result = prepared
+                    continue
+                self._batch.append((answer, prepared))
+                if len(self._batch) >= self._options.batch_size:
+                    self._predict()
+        chunk.prepared.clear()
+
+    def _predict(self) -> None:
+        """Predict the batch, however full it is."""
+        if not self._batch:
+            return
+        posts = [post for _, post in self._batch]
+        if self._cache is not None:
+            posts = self._encoded(self._cache, posts)
+        results = self._handler.run_inference(posts, self._model)
+        for (answer, _), result in zip(self._batch, results, strict=True):
+            answer.result = (
+                model_failed(result.error) if isinstance(result, ModelFailure) else result
+            )
+        self._batch.clear()
+
+    def _encoded(self, cache: FeatureCache, posts: list[PreparedPost]) -> list[PreparedPost]:
+        try:
+            return cache.encode(self._model, posts)
+        except DRFError:
+            raise
+        except Exception:
+            # Inference finds out which post it was, or halves what does not fit.
+            return posts
+
+    def _settle(self) -> Iterator[ShardOutcome]:
+        """Write what is complete, in source order; commit or give up the shards that end."""
+        while self._waiting:
+            item = self._waiting[0]
+            if isinstance(item, ShardEnd):
+                self._waiting.popleft()
+                yield self._end(item)
+            elif item.complete:
+                self._waiting.popleft()
+                self._write(item)
+            else:
+                return
+
+    def _write(self, chunk: Chunk) -> None:
+        key = chunk.shard.key
+        results = [answer.result for answer in chunk.answers if answer.result is not None]
+        now = datetime.datetime.now(datetime.timezone.utc)
+        annotations, dead_letters = build_rows(
+            self._run,
+            chunk.shard.source_file,
+            chunk.first_row,
+            chunk.post_ids,
+            results,
+            chunk.kept,
+            now,
+        )
+        letters = [result for result in results if isinstance(result, DeadLetter)]
+        staged = self._staged_shard(chunk.shard, chunk.layout)
+        staged.add_annotations(annotations)
+        staged.add_dead_letters(dead_letters, [why for letter in letters for why in letter.lost])
+        self._rows[key] += len(results)
+        self._dead_letters[key] += len(letters)
+
+    def _staged_shard(self, shard: Shard, layout: PostsLayout) -> StagedShard:
+        if shard.key not in self._staged:
+            self._staged[shard.key] = StagedShard(
+                self._store,
+                self._options,
+                shard,
+                self._attempts[shard.key],
+                keep=layout.keep,
+                runtime=str(self._model.runtime),
+            )
+        return self._staged[shard.key]
+
+    def _end(self, end: ShardEnd) -> ShardOutcome:
+        shard = end.shard
+        if end.layout is None:
+            outcome = _failed(shard, end.failure)
+        else:
+            record = self._staged_shard(shard, end.layout).commit()
+            runtime = self._model.runtime
+            outcome = dataclasses.replace(
+                _committed(shard, record, computed=True), runtime=str(runtime), note=runtime.note
+            )
+        if staged := self._staged.pop(shard.key, None):
+            staged.discard()
+        if attempt := self._attempts.pop(shard.key, None):
+            attempt.end()
+        return outcome
+
+
+def _committed(shard: Shard, record: CommitRecord, computed: bool) -> ShardOutcome:
+    return ShardOutcome(
+        shard.key,
+        shard.source_file,
+        shard.partition,
+        shard.rows,
+        record.entry.annotations.rows,
+        record.entry.dead_letters.rows,
+        computed=computed,
+    )
+
+
+def _failed(shard: Shard, failure: str | None) -> ShardOutcome:
+    return ShardOutcome(
+        shard.key, shard.source_file, shard.partition, shard.rows, computed=False, failure=failure
+    )
+
+
+def _killed(shard: Shard, attempts: int) -> str:
+    last = shard.first_row + shard.rows - 1
+    return (
+        f"rows {shard.first_row} to {last} of {shard.source_file} killed their worker {attempts} "
+        "times within 24 hours; the next run tries them again, so take the post that does it "
+        "out of the file, unless the runs were stopped from outside"
+    )

@@ -1,0 +1,34 @@
+"""The command line that parsed arguments stand for, to print beside what they made."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+from pathlib import Path
+
+from pipelines.storage.redaction import redact
+
+
+def command_line(command: str, parser: argparse.ArgumentParser, args: argparse.Namespace) -> str:
+    """`drf COMMAND` with the options that are not at their default, paths as `shown`."""
+    words = ["drf", command]
+    for action in parser._actions:
+        value = getattr(args, action.dest, action.default)
+        if action.dest == "help" or value == action.default:
+            continue
+        values = [shown(str(one)) for one in (value if isinstance(value, list) else [value])]
+        option = action.option_strings[0]
+        # `nargs` takes its values after one option, `append` one option each.
+        words += [option, *values] if action.nargs else [w for v in values for w in (option, v)]
+    return shlex.join(words)
+
+
+def shown(path: str) -> str:
+    """A path as others may see it: absolute ones by their last two parts, no credentials."""
+    if "://" in path:
+        return redact(path)
+    name, equals, rest = path.partition("=")
+    if equals and os.path.isabs(rest):
+        return f"{name}={shown(rest)}"
+    return os.path.join(*Path(path).parts[-2:]) if os.path.isabs(path) else path

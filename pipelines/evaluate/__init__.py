@@ -1,0 +1,1 @@
+"""The job behind `drf evaluate`: models compared on labelled posts."""

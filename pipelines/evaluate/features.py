@@ -1,0 +1,83 @@
+"""Encoding the posts of an evaluation, once per distinct encoder, so that it can be resumed."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from drf_core.annotator import Annotator
+from drf_core.corpus.posts import TrainingCorpus, TrainingPost
+from drf_core.corpus.views import FeatureViews, encode_views
+from drf_core.evaluation.predictions import encoder_hash
+from drf_core.evaluation.protocol import kinds_to_encode
+from drf_core.model.configuration_drf import MODALITIES
+from drf_core.runtimes.openvino_library import load_openvino
+from pipelines.console.messages import say
+from pipelines.console.version import package_version
+
+_OURS = re.compile(rf"({'|'.join(MODALITIES)})-[0-9a-f]{{24}}\.(safetensors|unfinished)")
+
+
+@dataclass(frozen=True)
+class ViewStore:
+    """Encoded views of the posts, kept in files until the evaluation is written.
+
+    folder: where they are kept. posts, corpus: the posts and their hash. seed: of the damage.
+    """
+
+    folder: Path
+    posts: list[TrainingPost]
+    corpus: str
+    seed: int
+
+    def views(self, annotator: Annotator, name: str) -> dict[str, FeatureViews]:
+        """The views of both modalities; encodes what no model with the same encoder did."""
+        model, processor = annotator.model, annotator.processor
+        corpus = TrainingCorpus(self.posts, processor, model.config.max_text_tokens)
+        self.folder.mkdir(exist_ok=True)
+        # Before the encoding imports it by itself.
+        load_openvino()
+        found = {}
+        for m in MODALITIES:
+            kinds = kinds_to_encode(m)
+            path = self._path(m, encoder_hash(model, processor, m), kinds)
+            if path.exists():
+                say(f"{name}: {m} features are there already")
+            else:
+                say(f"{name}: encoding the {m}s of {len(self.posts):,} posts, {len(kinds)} damages")
+                _save(encode_views(model, corpus, m, kinds, self.seed), path)
+            found[m] = _load(path, kinds)
+        return found
+
+    def clear(self) -> None:
+        """Remove the files, also those that stopped evaluations of other posts left there."""
+        for path in self.folder.iterdir():
+            if _OURS.fullmatch(path.name):
+                path.unlink()
+        # Whatever else lies there is not ours to remove.
+        with contextlib.suppress(OSError):
+            self.folder.rmdir()
+
+    def _path(self, modality: str, encoder: str, kinds: tuple[str, ...]) -> Path:
+        facts = (encoder, self.corpus, kinds, self.seed, package_version())
+        key = hashlib.sha256(repr(facts).encode()).hexdigest()[:24]
+        return self.folder / f"{modality}-{key}.safetensors"
+
+
+def _save(views: FeatureViews, path: Path) -> None:
+    unfinished = path.with_suffix(".unfinished")
+    tensors = {"features": views.features, "present": views.present.to(torch.uint8)}
+    save_file({name: value.contiguous() for name, value in tensors.items()}, unfinished)
+    os.replace(unfinished, path)
+
+
+def _load(path: Path, kinds: tuple[str, ...]) -> FeatureViews:
+    tensors = load_file(path)
+    return FeatureViews(tensors["features"], tensors["present"].bool(), (None, *kinds))

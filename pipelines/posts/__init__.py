@@ -1,0 +1,1 @@
+"""Posts in, for all jobs: listed, checked, read, compared and split."""

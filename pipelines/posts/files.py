@@ -1,0 +1,46 @@
+"""Input files as plans know them: what can be read, and what cannot."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class RowGroup:
+    """One row group of an input file: rows, and bytes of its columns uncompressed."""
+
+    rows: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class InputFile:
+    """One input file as the planner saw it.
+
+    path: the fsspec URL that workers open.
+    source_file: its name in the rows (from the first ``key=value`` folder on, else
+        relative to the input root).
+    partition: its hive partition (``dt=2026-11-19``, nested ones joined by ``/``), or "".
+    identity: the store's checksum or etag, else size, mtime and footer hash.
+    """
+
+    path: str
+    source_file: str
+    partition: str
+    identity: str
+    row_groups: tuple[RowGroup, ...]
+
+    @property
+    def rows(self) -> int:
+        """Rows of the file, by its footer."""
+        return sum(group.rows for group in self.row_groups)
+
+
+@dataclass(frozen=True)
+class FailedFile:
+    """An input file that cannot be annotated, and why (one readable line)."""
+
+    path: str
+    source_file: str
+    partition: str
+    error: str

@@ -1,0 +1,378 @@
+"""Input files: what the user's paths name, what the footers say, what identifies a content."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+from fsspec.implementations.local import LocalFileSystem
+
+from pipelines.posts.files import FailedFile, InputFile, RowGroup
+from pipelines.posts.names import as_text, check_names, is_text, name_of, once_each, without_query
+from pipelines.posts.reading import CorruptInputError
+from pipelines.storage.backends import open_url
+from pipelines.storage.files import in_parallel, open_store
+from pipelines.storage.listing import list_files
+from pipelines.storage.redaction import reason_of, redact
+from pipelines.storage.retrying import retry
+from schemas.errors import DRFError, SchemaError, UsageError
+from schemas.posts import ROLES, PostColumns, check_posts_schema
+
+# One read of this size gets most footers whole.
+_TAIL_BYTES = 64 * 1024
+
+_MAGIC = re.compile(r"[*?\[]")
+
+_COLUMNS = PostColumns()
+
+# What stores call a content checksum, the surest first.
+_CHECKSUMS = ("md5Hash", "crc32c", "content_md5", "ETag", "etag", "e_tag")
+
+
+@dataclass(frozen=True)
+class InputListing:
+    """What the input paths name.
+
+    roots: per input path, the URL below which it looked: the folder itself, the folder
+    before a glob's first wildcard, or the file itself. kept: fields of the kept columns, by
+    source_file.
+    """
+
+    files: tuple[InputFile, ...]
+    failed: tuple[FailedFile, ...]
+    warnings: tuple[str, ...]
+    roots: tuple[str, ...]
+    kept: Mapping[str, tuple[pa.Field, ...]]
+
+
+@dataclass(frozen=True)
+class Footer:
+    """A Parquet file's footer. identity: of the file's content, see input_identity."""
+
+    identity: str
+    metadata: pq.FileMetaData
+
+
+def list_inputs(
+    paths: Sequence[str],
+    columns: PostColumns = _COLUMNS,
+    keep: Sequence[str] = (),
+    output: str | None = None,
+    option: str = "--input",
+) -> InputListing:
+    """Return the input files that paths name: files, folders or globs on any fsspec URL.
+
+    A folder means every *.parquet below it, leaving out names that start with "." or "_".
+    A file that cannot be read, is empty, or whose columns do not fit is a failed file.
+    option: what gave the paths, for messages.
+    Raises UsageError where a path is missing, a folder or glob names no file, two inputs
+    would have the same source_file, a hive key is a column's name, no file has a column that
+    was mapped or is kept, or input and output lie in each other.
+    """
+    listed: dict[str, tuple[str, str]] = {}
+    infos: dict[str, Mapping[str, Any]] = {}
+    roots: list[str] = []
+    left_out: set[str] = set()
+    for path in paths:
+        root, named_there, hidden = _expand(path, output, option)
+        roots.append(root)
+        left_out.update(hidden)
+        for url, name, info in named_there:
+            listed.setdefault(url, name_of(url, name))
+            if info is not None:
+                infos[url] = info
+    named, warnings = once_each(listed)
+    check_names(named, keep)
+    # A disk answers at once; more threads would only wait for each other.
+    looked_at = in_parallel(
+        lambda url: _look_at(url, infos.get(url), *named[url], columns, keep),
+        named,
+        workers=16 if any("://" in url for url in named) else 2,
+    )
+    _check_columns(looked_at, columns, keep)
+    looked_at.sort(key=lambda one: one.file.source_file)
+    readable = tuple(one.file for one in looked_at if isinstance(one.file, InputFile))
+    return InputListing(
+        files=readable,
+        failed=tuple(one.file for one in looked_at if isinstance(one.file, FailedFile)),
+        warnings=(
+            *warnings,
+            *(f"{f.source_file} has no rows" for f in readable if f.rows == 0),
+            *(f"{f} is left out: its name begins with '{f[0]}'" for f in sorted(left_out)),
+        ),
+        roots=tuple(dict.fromkeys(roots)),
+        kept={one.file.source_file: one.keep for one in looked_at},
+    )
+
+
+def open_input(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """Return an input URL's file system and its path there."""
+    return open_url(url)
+
+
+def input_identity(fs: fsspec.AbstractFileSystem, path: str) -> str:
+    """Return what identifies a file's content.
+
+    The store's checksum or etag where it has one, else size, modification time and a hash
+    of the footer. Raises FileNotFoundError, OSError, or DRFError where it is no Parquet file.
+    """
+    return read_footer(fs, path).identity
+
+
+def input_gone(url: str) -> bool:
+    """Whether an input file is not there any more; OSError and the like where nobody knows."""
+    fs, path = open_input(url)
+    try:
+        _info(fs, path)
+    except FileNotFoundError:
+        return True
+    return False
+
+
+def checksum_identity(fs: fsspec.AbstractFileSystem, path: str) -> str | None:
+    """Return the identity of a file whose store has a checksum of it, without reading it."""
+    return _checksum(_info(fs, path))
+
+
+def read_footer(
+    fs: fsspec.AbstractFileSystem, path: str, info: Mapping[str, Any] | None = None
+) -> Footer:
+    """Return a Parquet file's footer and the identity of its content.
+
+    info: what a listing said of the file, where it was listed just now.
+    Raises FileNotFoundError, or CorruptInputError where there is no footer to be read.
+    """
+    info = _info(fs, path) if info is None else info
+    size = int(info["size"])
+    shown = redact(fs.unstrip_protocol(path)) if "://" in path else path
+    if size == 0:
+        raise CorruptInputError(f"{shown} is empty (0 bytes); write it again")
+    tail = _read_range(fs, path, max(0, size - _TAIL_BYTES), size)
+    if size < 12 or tail[-4:] != b"PAR1":
+        raise CorruptInputError(
+            f"{shown} does not end as a Parquet file does: cut short, or something else; "
+            "write it again"
+        )
+    length = int.from_bytes(tail[-8:-4], "little") + 8
+    if length > size:
+        raise CorruptInputError(f"{shown} has a corrupt Parquet footer; write it again")
+    if length > len(tail):
+        tail = _read_range(fs, path, size - length, size)
+    footer = tail[-length:]
+    try:
+        metadata = pq.read_metadata(pa.BufferReader(footer))
+    except (OSError, pa.ArrowException) as error:
+        raise CorruptInputError(
+            f"{shown} has a corrupt Parquet footer ({reason_of(error)}); write it again"
+        ) from error
+    return Footer(_identity(fs, path, info, footer), metadata)
+
+
+def _info(fs: fsspec.AbstractFileSystem, path: str) -> dict[str, Any]:
+    fs.invalidate_cache(fs._parent(path))
+    return retry(lambda: fs.info(path))
+
+
+def _read_range(fs: fsspec.AbstractFileSystem, path: str, start: int, end: int) -> bytes:
+    return bytes(retry(lambda: fs.cat_file(path, start=start, end=end)))
+
+
+def _checksum(info: Mapping[str, Any]) -> str | None:
+    name = next((name for name in _CHECKSUMS if info.get(name)), None)
+    return None if name is None else f"{name}:{info[name]}:{info['size']}"
+
+
+def _identity(
+    fs: fsspec.AbstractFileSystem, path: str, info: Mapping[str, Any], footer: bytes
+) -> str:
+    if (checksum := _checksum(info)) is not None:
+        return checksum
+    if isinstance(fs, LocalFileSystem):
+        modified = str(os.stat(path).st_mtime_ns)
+    else:
+        try:
+            modified = fs.modified(path).isoformat()
+        except NotImplementedError:
+            modified = "unknown"
+    return f"size:{info['size']}:modified:{modified}:footer:{hashlib.sha256(footer).hexdigest()}"
+
+
+def _expand(
+    path: str, output: str | None, option: str
+) -> tuple[str, list[tuple[str, str, Mapping[str, Any] | None]], set[str]]:
+    """Return root, [(URL, name relative to the root's folder, info)], and hidden partitions.
+
+    info: what a store's listing says of the file, which saves a request for each.
+    """
+    shown = redact(path)
+    try:
+        fs, inner = open_input(path)
+        try:
+            kind = _info(fs, inner)["type"]
+        except FileNotFoundError:
+            if not _MAGIC.search(inner):
+                what = "file, folder or bucket" if "://" in path else "file or folder"
+                raise UsageError(f"{option} {shown}: no such {what}") from None
+            kind = "glob"
+        url_of = _url_maker(path, inner, fs)
+        if kind == "file":
+            _check_apart(url_of(inner), False, output, shown)
+            name = without_query(inner).rpartition("/")[2]
+            return url_of(inner), [(url_of(inner), name, None)], set()
+        if kind == "directory":
+            root, below = inner.rstrip("/"), _parquet_below(fs, inner)
+        else:
+            root = inner[: _MAGIC.search(inner).start()].rpartition("/")[0]  # type: ignore[union-attr]
+            below = _matches(fs, inner, root)
+    except DRFError:
+        raise
+    except Exception as error:
+        raise UsageError(f"{option} {shown}: cannot be listed: {reason_of(error)}") from error
+    names = [name for name in below if not _hidden(name)]
+    if not names:
+        what = "the folder holds no *.parquet file" if kind == "directory" else "matches no file"
+        raise UsageError(f"{option} {shown}: {what}")
+    _check_apart(url_of(root), kind == "directory", output, shown)
+    found = [(url_of(f"{root}/{name}"), name, below[name]) for name in names]
+    for url, _, _ in found:
+        _check_apart(url, False, output, shown)
+    # Nobody misses what a writer left behind (_temporary), but a partition may have been meant.
+    folders = {part for name in below for part in name.split("/")[:-1]}
+    return url_of(root), found, {part for part in folders if "=" in part and _hidden(part)}
+
+
+def _parquet_below(
+    fs: fsspec.AbstractFileSystem, folder: str
+) -> dict[str, Mapping[str, Any] | None]:
+    files = retry(lambda: list_files(fs, folder, recursive=True))
+    return {
+        name: info if _checksum(info) else None
+        for name, info in files.items()
+        if name.endswith(".parquet")
+    }
+
+
+def _matches(
+    fs: fsspec.AbstractFileSystem, pattern: str, root: str
+) -> dict[str, Mapping[str, Any] | None]:
+    found: dict[str, Mapping[str, Any] | None] = {}
+    for path, info in retry(lambda: fs.glob(pattern, detail=True)).items():
+        name = path[len(root) + 1 :]
+        if info["type"] == "directory":
+            below = _parquet_below(fs, path)
+            found |= {f"{name.rstrip('/')}/{inner}": info for inner, info in below.items()}
+        else:
+            found[name] = info if _checksum(info) else None
+    return dict(sorted(found.items()))
+
+
+def _hidden(name: str) -> bool:
+    return any(part.startswith((".", "_")) for part in name.split("/"))
+
+
+def _url_maker(path: str, inner: str, fs: fsspec.AbstractFileSystem) -> Callable[[str], str]:
+    """Return what makes a URL, with the host and user of `path`, of a path on its store."""
+    if isinstance(fs, LocalFileSystem):
+        return lambda found: found
+    given = path.rstrip("/")
+    if given.endswith(inner.rstrip("/")):
+        prefix = given[: len(given) - len(inner.rstrip("/"))]
+        return lambda found: prefix + found
+    return lambda found: str(fs.unstrip_protocol(found))
+
+
+def _check_apart(url: str, folder: bool, output: str | None, shown: str) -> None:
+    if output is None:
+        return
+    store = open_store(output)
+    out = store.root if store.local else str(store.fs.unstrip_protocol(store.root))
+    if url == out or url.startswith(out.rstrip("/") + "/"):
+        raise UsageError(
+            f"--input {shown}: lies in the output {redact(output)}; "
+            "annotations are no posts, name another folder"
+        )
+    if folder and out.startswith(url.rstrip("/") + "/"):
+        raise UsageError(
+            f"--output {redact(output)} lies in the input folder {shown}: the next run would "
+            "read annotations as posts; name a folder outside it"
+        )
+
+
+@dataclass(frozen=True)
+class _LookedAt:
+    """One file. keep: fields of its kept columns. lacks: the column that it has not."""
+
+    file: InputFile | FailedFile
+    keep: tuple[pa.Field, ...] = ()
+    lacks: str | None = None
+
+
+def _look_at(
+    url: str,
+    info: Mapping[str, Any] | None,
+    source_file: str,
+    partition: str,
+    columns: PostColumns,
+    keep: Sequence[str],
+) -> _LookedAt:
+    def failed(error: str, lacks: str | None = None) -> _LookedAt:
+        texts = [as_text(name) for name in (redact(url), source_file, partition, error)]
+        return _LookedAt(FailedFile(*texts), lacks=lacks)
+
+    if not is_text(url):
+        return failed(f"{redact(url)}: the name is not UTF-8; rename the file")
+    names: Sequence[str] = ()
+    try:
+        fs, path = open_input(url)
+        footer = read_footer(fs, path, info)
+        schema = footer.metadata.schema.to_arrow_schema()
+        names = schema.names
+        layout = check_posts_schema(schema, columns, keep, redact(url))
+    except UsageError:
+        raise
+    except SchemaError as error:
+        return failed(str(error), None if error.column in names else error.column)
+    except DRFError as error:
+        return failed(str(error))
+    except Exception as error:
+        return failed(f"{redact(url)} cannot be read: {reason_of(error)}")
+    groups = tuple(_row_groups(footer.metadata, layout.read))
+    return _LookedAt(
+        InputFile(url, source_file, partition, footer.identity, groups), keep=layout.keep
+    )
+
+
+def _check_columns(
+    looked_at: Sequence[_LookedAt], columns: PostColumns, keep: Sequence[str]
+) -> None:
+    """Raise UsageError where every file lacks a column that the user named: it is misspelt."""
+    lacking = {one.lacks for one in looked_at}
+    if len(lacking) != 1:
+        return
+    (name,) = lacking
+    mapped = [role for role in ROLES if name == getattr(columns, role) != role]
+    if name is not None and (mapped or name in keep):
+        option = f"--column {mapped[0]}={name}" if mapped else f"--keep {name}"
+        error = next(one.file.error for one in looked_at if isinstance(one.file, FailedFile))
+        raise UsageError(f"{option}: no input file has that column: {error}")
+
+
+def _row_groups(metadata: pq.FileMetaData, columns: Sequence[str]) -> Iterable[RowGroup]:
+    # A nested column's leaves are named "image.bytes", "image.path".
+    prefixes = tuple(f"{column}." for column in columns)
+    for index in range(metadata.num_row_groups):
+        group = metadata.row_group(index)
+        leaves = (group.column(i) for i in range(group.num_columns))
+        size = sum(
+            leaf.total_uncompressed_size
+            for leaf in leaves
+            if f"{leaf.path_in_schema}.".startswith(prefixes)
+        )
+        yield RowGroup(group.num_rows, size)

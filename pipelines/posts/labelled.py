@@ -1,0 +1,175 @@
+"""Reading posts to train on from Parquet."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from drf_core.corpus.posts import UNLABELLED, TrainingPost, usable
+from pipelines.console.messages import say
+from pipelines.posts.inputs import list_inputs, open_input
+from pipelines.posts.reading import CorruptInputError
+from pipelines.posts.splits import SPLITS, assign_splits, fingerprints, group_posts
+from schemas.errors import SchemaError, UsageError
+from schemas.posts import PostColumns, check_posts_schema, coerce_posts
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelledRow:
+    """A post and its label as the file has it, None where it has none; row counts from 0."""
+
+    post_id: str | None
+    text: str | None
+    image: bytes | None
+    label: str | None
+    file: str = ""
+    row: int = 0
+
+
+def read_training_rows(
+    paths: Sequence[str],
+    columns: PostColumns,
+    label_column: str | None,
+    option: str = "--posts",
+) -> list[LabelledRow]:
+    """Read all posts of files, folders or globs; see `stream_training_rows`."""
+    return list(stream_training_rows(paths, columns, label_column, option))
+
+
+def stream_training_rows(
+    paths: Sequence[str],
+    columns: PostColumns,
+    label_column: str | None,
+    option: str = "--posts",
+) -> Iterator[LabelledRow]:
+    """Read posts of files, folders or globs one by one; label_column None reads no labels.
+
+    option: what gave the paths, for messages. A file without an image column holds posts whose
+    image is missing. Raises UsageError for paths that name nothing, SchemaError for a missing or
+    wrong column, and the listing's error for a file that cannot be read: unlike annotating,
+    training stops at the first.
+    """
+    listing = list_inputs(
+        paths, dataclasses.replace(columns, image=None, image_uri=None), option=option
+    )
+    for warning in listing.warnings:
+        say(f"warning: {option}: {warning}")
+    if listing.failed:
+        raise CorruptInputError(listing.failed[0].error)
+    for file in listing.files:
+        fs, path = open_input(file.path)
+        with fs.open(path, "rb") as handle:
+            try:
+                parquet = pq.ParquetFile(handle)
+                yield from _read_file(parquet, columns, label_column, file.source_file)
+            except (pa.ArrowInvalid, OSError) as error:
+                first = str(error).splitlines()[0]
+                raise CorruptInputError(f"{file.source_file}: cannot be read: {first}") from error
+
+
+def _read_file(
+    file: pq.ParquetFile, columns: PostColumns, label_column: str | None, name: str
+) -> Iterator[LabelledRow]:
+    schema = file.schema_arrow
+    if columns.image not in schema.names:
+        if columns.image not in (None, PostColumns().image):
+            raise SchemaError(
+                name,
+                str(columns.image),
+                "no such column",
+                "the image's bytes",
+                "name it with --column image=NAME, or none with --column image=",
+            )
+        if columns.image and columns.image_uri in schema.names:
+            raise SchemaError(
+                name,
+                str(columns.image_uri),
+                "only URIs",
+                "the image's bytes",
+                "fetch the images first, or read texts alone with --column image=",
+            )
+        columns = dataclasses.replace(columns, image=None)
+    columns = dataclasses.replace(columns, image_uri=None)
+    keep = []
+    if label_column is not None:
+        if label_column not in schema.names:
+            raise SchemaError(
+                name,
+                label_column,
+                "no such column",
+                "a label per post",
+                "name the column that holds them with --label-column",
+            )
+        found = schema.field(label_column).type
+        value = found.value_type if pa.types.is_dictionary(found) else found
+        if not (pa.types.is_string(value) or pa.types.is_large_string(value)):
+            raise SchemaError(name, label_column, str(found), "string", "give labels as words")
+        keep = [label_column]
+    layout = check_posts_schema(schema, columns, (), name)
+    first = 0
+    for batch in file.iter_batches(256, columns=[*layout.read, *keep]):
+        posts = coerce_posts(batch, layout).to_pydict()
+        labels = batch.column(label_column).to_pylist() if label_column else [None] * batch.num_rows
+        values = zip(posts["post_id"], posts["text"], posts["image"], labels, strict=True)
+        for offset, value in enumerate(values):
+            yield LabelledRow(*value, file=name, row=first + offset)
+        first += batch.num_rows
+
+
+def labels_of(rows: Sequence[LabelledRow]) -> tuple[str, ...]:
+    """The labels that occur, sorted; raises UsageError for fewer than two."""
+    labels = sorted({row.label for row in rows if row.label is not None})
+    if len(labels) < 2:
+        raise UsageError(
+            f"--posts: found {len(labels)} different labels; training needs at least two "
+            "(is --label-column the right one?)"
+        )
+    return tuple(labels)
+
+
+def hold_out(rows: Sequence[LabelledRow], seed: int) -> tuple[list[LabelledRow], list[LabelledRow]]:
+    """Split off about a tenth of the posts; those that share a text or an image stay together.
+
+    Returns (kept, held out). Raises UsageError for posts too few or too alike to split, so that
+    each side has labelled ones.
+    """
+    groups = group_posts([fingerprints(row.text, row.image) for row in rows])
+    ids = [row.post_id or f"row {number}" for number, row in enumerate(rows)]
+    # Not the seed itself: posts that an import with the same one put into train would all be
+    # put there again.
+    held = [side == SPLITS[-1] for side in assign_splits(ids, groups, -1 - seed)]
+    # Posts without a label neither train nor judge alone.
+    sides = {out for row, out in zip(rows, held, strict=True) if row.label is not None}
+    if sides != {True, False}:
+        raise UsageError(
+            f"--posts: {len(rows)} posts cannot be split; give others with --validation"
+        )
+    kept = [row for row, out in zip(rows, held, strict=True) if not out]
+    return kept, [row for row, out in zip(rows, held, strict=True) if out]
+
+
+def to_training_posts(
+    rows: Sequence[LabelledRow], labels: Sequence[str], option: str
+) -> list[TrainingPost]:
+    """Usable rows as posts with label indices.
+
+    Leaves out what has neither a text to read nor an image that decodes. option: where the
+    rows come from. Raises UsageError for a label that is unknown.
+    """
+    index = {label: number for number, label in enumerate(labels)}
+    unknown = sorted({row.label for row in rows if row.label is not None} - set(index))
+    if unknown:
+        raise UsageError(
+            f"{option}: label {unknown[0]!r} is not among the labels {', '.join(labels)}"
+        )
+    posts = [
+        TrainingPost(row.text, row.image, UNLABELLED if row.label is None else index[row.label])
+        for row in rows
+    ]
+    found = [post for post in posts if usable(post)]
+    if not found:
+        raise UsageError(f"{option}: holds no post with a text or an image")
+    return found

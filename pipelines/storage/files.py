@@ -1,0 +1,302 @@
+"""Files of an output, on a local disk or any store that fsspec reaches.
+
+A Store names its files relative to the output root. Every change is atomic per file: a
+reader sees the old bytes or the new ones. On a local disk it is also durable, so that a
+commit record never outlives the part it names in a power cut.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import errno
+import json
+import os
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, TypeVar
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from pipelines.storage.backends import open_url
+from pipelines.storage.listing import list_files
+from pipelines.storage.redaction import reason_of, redact
+from pipelines.storage.retrying import retry, was_there
+from schemas.errors import DRFError
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+
+_NO_BUCKET = "the bucket does not exist; create it, or correct the URL"
+
+# Half-written files lie here, never beside the data: DuckDB's globs skip no leading "." or "_".
+TEMPORARY = "_staging/tmp"
+
+# What listings call the time of the last write.
+_MODIFIED = ("LastModified", "mtime", "last_modified")
+
+
+class OutputError(DRFError):
+    """The output cannot be read or written as the job needs."""
+
+
+class OutputRefusedError(OutputError):
+    """The output lets nobody write here: no right to, read only, no such bucket."""
+
+
+@dataclass(frozen=True)
+class Store:
+    """The files below one root of one file system; names are relative to the root, with "/".
+
+    Every method raises OutputError, one readable line, where the file system refuses.
+    """
+
+    fs: fsspec.AbstractFileSystem
+    root: str
+
+    @cached_property
+    def local(self) -> bool:
+        """Whether it is this machine's disk: renames are atomic, locks are the kernel's."""
+        return isinstance(self.fs, LocalFileSystem)
+
+    @cached_property
+    def url(self) -> str:
+        """The root, as one can show it to a person."""
+        return self.root if self.local else redact(str(self.fs.unstrip_protocol(self.root)))
+
+    def full(self, name: str) -> str:
+        """Return the path of a file as the file system knows it."""
+        return f"{self.root.rstrip('/')}/{name}" if name else self.root
+
+    def read(self, name: str) -> bytes | None:
+        """Return a file's bytes, None where there is no such file."""
+        with self.explained("read", name):
+            try:
+                # With a start, s3fs does not ask for the size first.
+                return bytes(self._do(lambda: self.fs.cat_file(self.full(name), start=0)))
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+
+    def read_range(self, name: str, start: int, end: int) -> bytes:
+        """Return bytes of a file, from start to before end; raise FileNotFoundError."""
+        with self.explained("read", name, (FileNotFoundError,)):
+            return bytes(self._do(lambda: self.fs.cat_file(self.full(name), start=start, end=end)))
+
+    def read_json(self, name: str) -> Any:
+        """Return what a JSON file holds, None where there is no such file."""
+        data = self.read(name)
+        if data is None:
+            return None
+        try:
+            return json.loads(data)
+        except ValueError as error:
+            raise OutputError(
+                f"{self.url}/{name} is not valid JSON; delete it, what it described is done again"
+            ) from error
+
+    def size(self, name: str) -> int | None:
+        """Return a file's bytes, None where there is no such file."""
+        with self.explained("read", name):
+            try:
+                info = self._do(lambda: self.fs.info(self.full(name)))
+                return int(info["size"]) if info["type"] == "file" else None
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+
+    def sizes(self, folder: str, recursive: bool = False) -> dict[str, int]:
+        """Return the files in a folder with their bytes; {} where there is no such folder.
+
+        Keys are relative to the folder. recursive: also what lies in its subfolders.
+        """
+        files = self.files(folder, recursive)
+        return {name: int(info["size"] or 0) for name, info in files.items()}
+
+    def files(self, folder: str, recursive: bool = False) -> dict[str, dict[str, Any]]:
+        """Return the files in a folder with what the file system says of each, size and more."""
+        with self.explained("list", folder):
+            return self._do(lambda: list_files(self.fs, self.full(folder), recursive))
+
+    def ages(self, folder: str) -> dict[str, float]:
+        """Return the files in a folder with the seconds since each was written.
+
+        0 where it went meanwhile, or nobody knows.
+        """
+        return {name: self._age(f"{folder}/{name}", i) for name, i in self.files(folder).items()}
+
+    def _age(self, name: str, info: Mapping[str, Any]) -> float:
+        # What S3, Google's store and Azure's say in a listing needs no request for each file.
+        modified = next((info[key] for key in _MODIFIED if info.get(key)), None)
+        if not isinstance(modified, datetime.datetime):
+            with self.explained("read", name):
+                try:
+                    modified = self._do(lambda: self.fs.modified(self.full(name)))
+                except (FileNotFoundError, NotImplementedError):
+                    return 0.0
+        if modified.tzinfo is None:
+            modified = modified.replace(tzinfo=datetime.timezone.utc)
+        return max(0.0, (datetime.datetime.now(datetime.timezone.utc) - modified).total_seconds())
+
+    def write(self, name: str, data: bytes, durable: bool = True) -> None:
+        """Write a file whole, in the place of what was there.
+
+        durable: it shall outlive a power cut, not only the death of the process.
+        """
+        with self.explained("write", name):
+            if not self.local:
+                self._do(lambda: self.fs.pipe_file(self.full(name), data))
+                return
+            with self._temporary(data, durable) as temporary:
+                self._make_parent(name)
+                os.replace(temporary, self.full(name))
+            if durable:
+                self.sync(name)
+
+    def write_json(self, name: str, value: Any, durable: bool = True) -> None:
+        """Write a value as JSON, keys sorted, so that equal values are equal bytes."""
+        self.write(name, to_json(value), durable)
+
+    def create(self, name: str, data: bytes) -> bool:
+        """Write a file unless there is one; return whether this call wrote it.
+
+        Of any number of calls at once, one returns True, and nobody ever sees half a file. It
+        rests on a condition that the store itself checks: If-None-Match on S3, a generation
+        of 0 on Google's store. data: bytes that no other caller has.
+        """
+        with self.explained("write", name):
+            try:
+                if not self.local:
+                    self._do(lambda: self.fs.pipe_file(self.full(name), data, mode="create"))
+                    return True
+                with self._temporary(data, durable=True) as temporary:
+                    self._make_parent(name)
+                    os.link(temporary, self.full(name))
+                self.sync(name)
+                return True
+            except OSError as error:
+                if not was_there(error):
+                    raise
+                # A request whose answer was lost was sent again, and found its own file.
+                return not self.local and self.read(name) == data
+
+    def move(self, source: str, target: str) -> bool:
+        """Move a file over whatever is at the target; return False where there is no such file.
+
+        Killed half-way, both may be there.
+        """
+        with self.explained("write", target):
+            if self.local:
+                self._make_parent(target)
+            try:
+                if self.local:
+                    os.replace(self.full(source), self.full(target))
+                    return True
+                self._do(lambda: self.fs.cp_file(self.full(source), self.full(target)))
+            except FileNotFoundError:
+                return False
+        self.remove(source)
+        return True
+
+    def remove(self, name: str) -> None:
+        """Remove a file if it is there."""
+        with self.explained("remove", name), contextlib.suppress(FileNotFoundError):
+            self._do(lambda: self.fs.rm_file(self.full(name)))
+
+    def for_each(self, function: Callable[[_Item], object], items: Iterable[_Item]) -> None:
+        """Call a function for every item: one by one on a disk, many at once elsewhere."""
+        in_parallel(function, items, workers=1 if self.local else 16)
+
+    def remove_empty_folders(self, folder: str, above: str) -> None:
+        """Remove a folder and its parents below `above`, as far as they hold nothing."""
+        while self.local and folder != above and folder.startswith(above):
+            try:
+                os.rmdir(self.full(folder))
+            except OSError:
+                return
+            folder = folder.rpartition("/")[0]
+
+    def sync(self, name: str) -> None:
+        """Make a file's entry in its folder durable; nothing to do off the local disk."""
+        folder = os.path.dirname(self.full(name))
+        if self.local and os.path.isdir(folder):
+            descriptor = os.open(folder, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+
+    def check_writable(self) -> None:
+        """Raise OutputError unless files can be created, read and removed below the root."""
+        name = f"{TEMPORARY}/{uuid.uuid4().hex}"
+        self.write(name, b"", durable=False)
+        self.remove(name)
+
+    @contextlib.contextmanager
+    def _temporary(self, data: bytes, durable: bool) -> Iterator[str]:
+        name = f"{TEMPORARY}/{uuid.uuid4().hex}"
+        self._make_parent(name)
+        try:
+            with open(self.full(name), "xb") as file:
+                file.write(data)
+                if durable:
+                    file.flush()
+                    os.fsync(file.fileno())
+            yield self.full(name)
+        finally:
+            with contextlib.suppress(OSError):
+                os.unlink(self.full(name))
+
+    def _make_parent(self, name: str) -> None:
+        os.makedirs(os.path.dirname(self.full(name)), exist_ok=True)
+
+    def _do(self, request: Callable[[], _Result]) -> _Result:
+        return request() if self.local else retry(request)
+
+    @contextlib.contextmanager
+    def explained(
+        self, verb: str, name: str, but: tuple[type[Exception], ...] = ()
+    ) -> Iterator[None]:
+        """Turn what the file system raises, `but` for some, into OutputError: verb and file."""
+        try:
+            yield
+        except Exception as error:
+            if isinstance(error, (DRFError, *but)):
+                raise
+            where = f"{self.url}/{name}" if name else self.url
+            # Stores have no folders to lack, and gcsfs then says nothing but its request's URL.
+            lacks = verb == "write" and not self.local and isinstance(error, FileNotFoundError)
+            reason = _NO_BUCKET if lacks else reason_of(error)
+            read_only = isinstance(error, OSError) and error.errno == errno.EROFS
+            refused = verb == "write" and (isinstance(error, PermissionError) or read_only or lacks)
+            kind = OutputRefusedError if refused else OutputError
+            raise kind(f"cannot {verb} {where}: {reason}") from error
+
+
+def open_store(url: str) -> Store:
+    """Return the store of an output root: a local path or any fsspec URL.
+
+    Raises OutputError where fsspec knows no such protocol or its package is not installed.
+    """
+    try:
+        fs, root = open_url(url)
+    except Exception as error:
+        raise OutputError(f"cannot use {redact(url)} as output: {reason_of(error)}") from error
+    return Store(fs, root)
+
+
+def in_parallel(
+    function: Callable[[_Item], _Result], items: Iterable[_Item], workers: int = 16
+) -> list[_Result]:
+    """Return function(item) for every item, in order; stores answer slowly, but many at once."""
+    if workers == 1:
+        return [function(item) for item in items]
+    with ThreadPoolExecutor(workers) as pool:
+        return list(pool.map(function, items))
+
+
+def to_json(value: Any) -> bytes:
+    """Return JSON bytes that are equal for equal values."""
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()

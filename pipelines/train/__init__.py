@@ -1,0 +1,1 @@
+"""The jobs behind `drf train` and `drf quantize`."""

@@ -1,0 +1,332 @@
+"""The job behind `drf train`: labelled posts in, a checkpoint out."""
+
+from __future__ import annotations
+
+import argparse
+import random
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipelines.console.command_line import command_line, shown
+from pipelines.console.messages import say
+from pipelines.console.options import add_labelled_posts_options
+from pipelines.storage.local import local_folder
+from schemas.errors import UsageError
+from schemas.posts import parse_columns
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from drf_core.corpus.posts import TrainingCorpus, TrainingPost
+    from drf_core.model.modeling_drf import DRFModel
+    from drf_core.model.processing_drf import DRFProcessor
+    from pipelines.train.config import TrainConfig
+
+# What may be stored in half precision: everything large whose last digits do not matter.
+_HALVED = ("text_encoder.", "image_encoder.", "undisrupted_queue.", "disrupted_queues.")
+
+
+def add_train_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `drf train`."""
+    add = parser.add_argument
+    add("--posts", nargs="+", required=True, metavar="PATH", help="labelled posts (Parquet)")
+    add(
+        "--validation",
+        nargs="+",
+        default=[],
+        metavar="PATH",
+        help="labelled posts that choose the epoch and calibrate qualities and confidence; "
+        "default: a tenth of --posts, held out with whatever shares a text or an image with it",
+    )
+    add(
+        "--test",
+        nargs="+",
+        default=[],
+        metavar="PATH",
+        help="labelled posts that nothing is chosen on, for the figures of the model card; "
+        "default: the validation posts",
+    )
+    add(
+        "--text-encoder",
+        required=True,
+        metavar="DIR|HUB_ID|small",
+        help="pre-trained text encoder, or `small` for one built without pre-training",
+    )
+    add(
+        "--image-encoder",
+        required=True,
+        metavar="DIR|HUB_ID|small",
+        help="pre-trained image encoder, or `small`",
+    )
+    add("--output", required=True, metavar="DIR", help="folder of the checkpoint")
+    add(
+        "--config",
+        metavar="FILE",
+        help="JSON with sections model, small, training, distillation, card",
+    )
+    add(
+        "--teacher",
+        metavar="DIR|HUB_ID",
+        help="a DRF checkpoint with the same labels to learn from",
+    )
+    add(
+        "--unlabelled",
+        nargs="+",
+        default=[],
+        metavar="PATH",
+        help="posts without labels, learned from with --teacher",
+    )
+    add(
+        "--reference",
+        nargs="+",
+        default=[],
+        metavar="PATH",
+        help="posts without labels, as the job will see them, that qualities are ranked among; "
+        "default: the validation posts",
+    )
+    add_labelled_posts_options(parser, "of all that is drawn")
+
+
+def run_train(args: argparse.Namespace) -> int:
+    """Train, evaluate and save; returns the exit code.
+
+    Raises UsageError for posts, encoders or settings that nothing can be trained with.
+    """
+    import torch
+    from transformers.utils import logging
+
+    from drf_core.corpus.posts import TrainingCorpus
+    from drf_core.corpus.views import encode_views
+    from drf_core.evaluation.quick import evaluate
+    from drf_core.runtimes.choice import available_cores, choose_device
+    from drf_core.training.trainer import EVALUATION_SEED, STATE_FILE, Trainer
+    from pipelines.train import resume
+    from pipelines.train.config import read_train_config
+
+    config = read_train_config(args.config, args.seed)
+    output = local_folder(args.output)
+    folder = local_folder(f"{args.output}/_training")
+    device = choose_device(args.device)
+    logging.disable_progress_bar()
+    torch.set_num_threads(args.threads or available_cores())
+    torch.manual_seed(args.seed)
+    posts, validation_posts, labels = _read_posts(args, config)
+    test_posts = _read_labelled(args, "--test", args.test, labels) if args.test else []
+    settings = config.training
+    facts = (args.text_encoder, args.image_encoder, args.teacher, labels, config.model,
+             config.small, settings, config.distillation)  # fmt: skip
+    resume.begin(folder, facts, [*posts, *validation_posts])
+    model, processor = resume.initial_model(
+        folder, lambda: _build(args, config, labels, [p.text for p in posts if p.text])
+    )
+    model.to(device)
+    tokens = model.config.max_text_tokens
+    corpus = TrainingCorpus(posts, processor, tokens)
+    validation = TrainingCorpus(validation_posts, processor, tokens)
+    logits = _learn_from_teacher(args, config, folder, model, corpus) if args.teacher else None
+    frozen = {
+        "text": () if settings.train_text_encoder else settings.text_kinds,
+        "image": () if settings.train_image_encoder else settings.image_kinds,
+    }
+    views, validation_views = {}, {}
+    for m, kinds in frozen.items():
+        if kinds:
+            copies = [kind for kind in kinds for _ in range(settings.views_per_kind)]
+            views[m] = resume.encode_frozen(folder, "train", model, corpus, m, copies, args.seed)
+            validation_views[m] = resume.encode_frozen(
+                folder, "validation", model, validation, m, ["corrupt"], EVALUATION_SEED
+            )
+    reference = TrainingCorpus(_read_reference(args), processor, tokens) if args.reference else None
+    trainer = Trainer(
+        model, corpus, validation, settings, views, validation_views, logits, reference
+    )
+    trainer.run(str(folder), say)
+    seen, judged = trainer.look_at_validation(model), validation
+    if test_posts:
+        judged = TrainingCorpus(test_posts, processor, tokens)
+        seen = {m: encode_views(model, judged, m, ["corrupt"], EVALUATION_SEED) for m in seen}
+    figures = evaluate(model, seen, judged.labels.numpy())
+    known = _known(test_posts, [*posts, *validation_posts])
+    if known:
+        say(f"warning: --test: {known} posts are also among those trained or validated on")
+    counts = (len(posts), len(judged), known)
+    _save(args, config, output, model, processor, figures, counts)
+    say(f"checkpoint in {output}; training state in {folder / STATE_FILE}")
+    return 0
+
+
+def _known(posts: list[TrainingPost], others: list[TrainingPost]) -> int:
+    """How many of the posts are, text and image, among others."""
+    contents = {(post.text, post.image) for post in others}
+    return sum((post.text, post.image) in contents for post in posts)
+
+
+def _read_posts(
+    args: argparse.Namespace, config: TrainConfig
+) -> tuple[list[TrainingPost], list[TrainingPost], tuple[str, ...]]:
+    from drf_core.corpus.posts import UNLABELLED
+    from pipelines.posts.labelled import (
+        hold_out,
+        labels_of,
+        read_training_rows,
+        to_training_posts,
+    )
+
+    columns = parse_columns(args.column)
+    train = read_training_rows(args.posts, columns, args.label_column)
+    labels = labels_of(train)
+    if args.validation:
+        validation = _read_labelled(args, "--validation", args.validation, labels)
+    else:
+        train, rows = hold_out(train, args.seed)
+        validation = to_training_posts(rows, labels, "--posts")
+    posts = to_training_posts(train, labels, "--posts")
+    labelled = sum(post.label != UNLABELLED for post in posts)
+    if args.unlabelled:
+        if not args.teacher:
+            raise UsageError("--unlabelled: needs --teacher to learn from")
+        more = read_training_rows(args.unlabelled, columns, None, "--unlabelled")
+        wanted = config.distillation.unlabelled_posts
+        if wanted and wanted < len(more):
+            more = random.Random(args.seed).sample(more, wanted)
+        posts += to_training_posts(more, labels, "--unlabelled")
+    say(
+        f"{len(posts)} posts to train on ({labelled} labelled), "
+        f"{len(validation)} to validate; labels {', '.join(labels)}"
+    )
+    return posts, validation, labels
+
+
+def _read_labelled(
+    args: argparse.Namespace, option: str, paths: list[str], labels: tuple[str, ...]
+) -> list[TrainingPost]:
+    from drf_core.corpus.posts import UNLABELLED
+    from pipelines.posts.labelled import read_training_rows, to_training_posts
+
+    rows = read_training_rows(paths, parse_columns(args.column), args.label_column, option)
+    posts = to_training_posts(rows, labels, option)
+    if not any(post.label != UNLABELLED for post in posts):
+        raise UsageError(f"{option}: no post has a label")
+    return posts
+
+
+def _read_reference(args: argparse.Namespace) -> list[TrainingPost]:
+    from pipelines.posts.labelled import read_training_rows, to_training_posts
+
+    rows = read_training_rows(args.reference, parse_columns(args.column), None, "--reference")
+    return to_training_posts(rows, (), "--reference")
+
+
+def _build(
+    args: argparse.Namespace, config: TrainConfig, labels: tuple[str, ...], texts: list[str]
+) -> tuple[DRFModel, DRFProcessor]:
+    from drf_core.model.building import build_model
+
+    try:
+        return build_model(
+            args.text_encoder, args.image_encoder, labels, texts, config.small, **config.model
+        )
+    except (TypeError, ValueError, KeyError) as error:
+        raise UsageError(f"--config {args.config}: no model can be built: {error}") from error
+
+
+def _learn_from_teacher(
+    args: argparse.Namespace,
+    config: TrainConfig,
+    folder: Path,
+    model: DRFModel,
+    corpus: TrainingCorpus,
+) -> Tensor:
+    """Distil small encoders; return the teacher's logits of every post."""
+    import torch
+
+    from drf_core.checkpoint import read_checkpoint
+    from drf_core.corpus.posts import TrainingCorpus
+    from drf_core.model.building import SMALL
+    from drf_core.model.modeling_drf import DRFModel
+    from drf_core.model.processing_drf import DRFProcessor
+    from drf_core.training.distillation import (
+        distil_image_encoder,
+        distil_text_encoder,
+        look_as_teacher,
+    )
+    from pipelines.storage.checkpoints import resolve_model
+    from pipelines.train.resume import once
+
+    info = read_checkpoint(resolve_model(args.teacher, "--teacher"))
+    if info.labels != model.config.labels:
+        raise UsageError(
+            f"--teacher {args.teacher}: its labels are {', '.join(info.labels)}, "
+            f"those of the posts {', '.join(model.config.labels)}"
+        )
+
+    def distil() -> dict[str, Tensor]:
+        teacher = DRFModel.from_pretrained(info.folder, dtype=torch.float32).to(model.device)
+        processor = DRFProcessor.from_pretrained(info.folder)
+        seen = TrainingCorpus(corpus.posts, processor, teacher.config.max_text_tokens)
+        view = look_as_teacher(teacher, seen)
+        if args.text_encoder == SMALL:
+            cosine = distil_text_encoder(model, corpus, view, config.distillation)
+            say(f"text encoder distilled from {len(view.text)} texts, mean cosine {cosine:.3f}")
+        if args.image_encoder == SMALL:
+            cosine = distil_image_encoder(model, corpus, view, config.distillation)
+            say(f"image encoder distilled from {len(view.image)} images, mean cosine {cosine:.3f}")
+        encoders = {
+            name: value
+            for name, value in model.state_dict().items()
+            if name.startswith(("text_encoder.", "image_encoder."))
+        }
+        return {**encoders, "teacher_logits": view.logits}
+
+    kept = once(folder / "distilled.safetensors", distil)
+    logits = kept["teacher_logits"]
+    model.load_state_dict(
+        {name: value for name, value in kept.items() if name != "teacher_logits"}, strict=False
+    )
+    return logits
+
+
+def _save(
+    args: argparse.Namespace,
+    config: TrainConfig,
+    output: Path,
+    model: DRFModel,
+    processor: DRFProcessor,
+    figures: dict[str, dict[str, float]],
+    posts: tuple[int, int, int],
+) -> None:
+    import torch
+
+    from drf_core.training.model_card import CardFacts, figures_table, write_card
+
+    state = model.state_dict()
+    if config.card.half_precision_weights:
+        state = {
+            name: value.half()
+            if name.startswith(_HALVED) and value.dtype == torch.float32
+            else value
+            for name, value in state.items()
+        }
+    model.save_pretrained(output, state_dict=state)
+    processor.save_pretrained(str(output))
+    parser = argparse.ArgumentParser()
+    add_train_arguments(parser)
+    facts = CardFacts(
+        name=config.card.name or output.name,
+        design=model.config.design,
+        labels=model.config.labels,
+        text_encoder=shown(args.text_encoder),
+        image_encoder=shown(args.image_encoder),
+        training_posts=posts[0],
+        judged_posts=posts[1],
+        judged_on_validation=not args.test,
+        chose_epoch=config.training.choose_epoch,
+        known_posts=posts[2],
+        parameters=sum(p.numel() for p in model.parameters()),
+        command=command_line("train", parser, args),
+        reference="the posts given with --reference" if args.reference else "the validation posts",
+        trained_kinds=model.config.trained_kinds or {},
+        notes=config.card.notes,
+    )
+    (output / "README.md").write_text(write_card(facts, figures), encoding="utf-8")
+    say(figures_table(figures))

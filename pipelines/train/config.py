@@ -1,0 +1,106 @@
+"""The configuration file of `drf train`."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from drf_core.model.building import small_image_encoder, small_text_encoder
+from drf_core.model.configuration_drf import DRFConfig
+from drf_core.training.distillation import DistillationSettings
+from drf_core.training.trainer import TrainingSettings
+from schemas.errors import UsageError
+
+# What the encoders decide, and no configuration.
+_DECIDED = ("self", "kwargs", "text_config", "vision_config", "text_feature_size",
+            "image_feature_size", "texts", "max_tokens", "trained_kinds")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class CardConfig:
+    """What the model card says, and in which precision large weights are stored."""
+
+    name: str = ""
+    notes: str = ""
+    half_precision_weights: bool = False
+
+
+_Section = TypeVar("_Section", TrainingSettings, DistillationSettings, CardConfig)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The sections of a configuration file.
+
+    model: values of DRFConfig. small: arguments of small_text_encoder and
+    small_image_encoder, under "text" and "image".
+    """
+
+    model: dict[str, Any] = field(default_factory=dict)
+    small: dict[str, dict[str, Any]] = field(default_factory=dict)
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+    distillation: DistillationSettings = field(default_factory=DistillationSettings)
+    card: CardConfig = field(default_factory=CardConfig)
+
+
+def read_train_config(path: str | None, seed: int) -> TrainConfig:
+    """Read a configuration file; raises UsageError for whatever it does not know.
+
+    seed: of training and distillation, where the file names none.
+    """
+    given = _read_json(path) if path is not None else {}
+    where = f"--config {path}"
+    _check_names(where, "", given, [part.name for part in dataclasses.fields(TrainConfig)])
+    for section, values in given.items():
+        if not isinstance(values, dict):
+            raise UsageError(f"{where}: section {section!r} is not an object")
+    small = given.get("small", {})
+    _check_names(where, "small.", small, ["text", "image"])
+    _check_names(where, "small.text.", small.get("text", {}), _arguments(small_text_encoder))
+    _check_names(where, "small.image.", small.get("image", {}), _arguments(small_image_encoder))
+    _check_names(where, "model.", given.get("model", {}), _arguments(DRFConfig.__init__))
+
+    def settings(name: str, kind: type[_Section]) -> _Section:
+        known = [one.name for one in dataclasses.fields(kind)]
+        values = given.get(name, {})
+        _check_names(where, f"{name}.", values, known)
+        return kind(**({"seed": seed} if "seed" in known else {}) | values)
+
+    return TrainConfig(
+        given.get("model", {}),
+        small,
+        settings("training", TrainingSettings),
+        settings("distillation", DistillationSettings),
+        settings("card", CardConfig),
+    )
+
+
+def _read_json(path: str) -> dict[str, Any]:
+    try:
+        given = json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UsageError(f"--config {path}: no such file") from None
+    except OSError as error:
+        raise UsageError(f"--config {path}: cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise UsageError(f"--config {path}: is not valid JSON ({error})") from error
+    if not isinstance(given, dict):
+        raise UsageError(f"--config {path}: is not a JSON object of sections")
+    return given
+
+
+def _check_names(where: str, prefix: str, given: Mapping[str, Any], known: list[str]) -> None:
+    unknown = sorted(set(given) - set(known))
+    if unknown:
+        raise UsageError(
+            f"{where}: unknown value {prefix}{unknown[0]}; there are {', '.join(sorted(known))}"
+        )
+
+
+def _arguments(function: Any) -> list[str]:
+    return [name for name in inspect.signature(function).parameters if name not in _DECIDED]

@@ -1,0 +1,90 @@
+"""Intermediate results of a training, kept in OUTPUT/_training so that it can be resumed.
+
+A result is written under another name first: a training killed while writing leaves none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from drf_core.corpus.posts import TrainingCorpus, TrainingPost
+from drf_core.corpus.views import FeatureViews, encode_views
+from drf_core.model.modeling_drf import DRFModel
+from drf_core.model.processing_drf import DRFProcessor
+from schemas.errors import UsageError
+
+
+def begin(folder: Path, facts: object, posts: Iterable[TrainingPost]) -> None:
+    """Remember what is trained on and how; raises UsageError where another training began here.
+
+    facts: everything beside the posts that changes the result; its repr counts.
+    """
+    digest = hashlib.sha256(repr(facts).encode())
+    for post in posts:
+        digest.update(repr((post.text, post.label)).encode())
+        digest.update(hashlib.sha256(post.image or b"").digest())
+    mark = folder / "fingerprint"
+    if mark.exists() and mark.read_text() != digest.hexdigest():
+        raise UsageError(
+            f"--output: {folder} holds a training with other posts, encoders or settings; repeat "
+            "its command to go on, give another --output, or delete that folder"
+        )
+    mark.write_text(digest.hexdigest())
+
+
+def initial_model(
+    folder: Path, build: Callable[[], tuple[DRFModel, DRFProcessor]]
+) -> tuple[DRFModel, DRFProcessor]:
+    """The model that the training begins with, built once."""
+    saved = folder / "initial"
+    if saved.exists():
+        return DRFModel.from_pretrained(saved), DRFProcessor.from_pretrained(str(saved))
+    model, processor = build()
+    unfinished = folder / "initial.unfinished"
+    shutil.rmtree(unfinished, ignore_errors=True)
+    model.save_pretrained(unfinished)
+    processor.save_pretrained(str(unfinished))
+    unfinished.rename(saved)
+    return model, processor
+
+
+def encode_frozen(
+    folder: Path,
+    name: str,
+    model: DRFModel,
+    corpus: TrainingCorpus,
+    modality: str,
+    kinds: Sequence[str],
+    seed: int,
+) -> FeatureViews:
+    """Views of one modality of the corpus called name, by an encoder that does not learn, once.
+
+    The file's name tells kinds and seed: views of other kinds are never taken for these.
+    """
+    wanted = hashlib.sha256(repr((list(kinds), seed)).encode()).hexdigest()[:8]
+
+    def encode() -> dict[str, Tensor]:
+        made = encode_views(model, corpus, modality, kinds, seed)
+        return {"features": made.features, "present": made.present.to(torch.uint8)}
+
+    kept = once(folder / f"{modality}_views_{name}-{wanted}.safetensors", encode)
+    return FeatureViews(kept["features"], kept["present"].bool(), (None, *kinds))
+
+
+def once(path: Path, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """What compute returns, kept in the file at path."""
+    if path.exists():
+        return load_file(path)
+    tensors = compute()
+    unfinished = path.with_suffix(".unfinished")
+    save_file({name: value.contiguous() for name, value in tensors.items()}, unfinished)
+    os.replace(unfinished, path)
+    return tensors

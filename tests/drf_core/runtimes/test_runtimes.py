@@ -1,0 +1,287 @@
+"""Runtimes: what is chosen, what is refused, what is cached, and that features stay the same."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from drf_core.annotator import Annotator, PreparedPost
+from drf_core.checkpoint import INT8_FOLDER, read_checkpoint
+from drf_core.model.weights import load_model
+from drf_core.runtimes import choice, serving
+from drf_core.runtimes.captured_forward import cast_weights, pad_batch, padded_rows
+from drf_core.runtimes.choice import DeviceError, choose_runtime
+from drf_core.runtimes.graph_cache import cached_graphs
+from drf_core.runtimes.openvino_graphs import ConversionError, text_graph
+from drf_core.runtimes.openvino_library import load_openvino
+from drf_core.runtimes.quantised import quantise, read_quantised, save_quantised
+from drf_core.runtimes.text_batches import text_batches
+
+WORDS = ("good", "sunny day", "rain and bad days, " * 9, "so", "a bad rainy day " * 3)
+
+
+@pytest.fixture(scope="module")
+def torch_annotator(tiny_checkpoint: Path) -> Annotator:
+    return Annotator.from_pretrained(str(tiny_checkpoint), device="cpu", threads=1)
+
+
+def openvino(folder: Path, cache: Path | None = None, runtime: str = "openvino-f32") -> Annotator:
+    return Annotator.from_pretrained(
+        str(folder), "cpu", 1, runtime, None if cache is None else str(cache)
+    )
+
+
+def tokens(annotator: Annotator) -> list[list[int]]:
+    return [annotator.prepare(text, None).token_ids or [] for text in WORDS]
+
+
+def pixels(count: int = 20) -> list[np.ndarray]:
+    made = np.random.default_rng(0).integers(0, 256, (count, 3, 32, 32), dtype=np.uint8)
+    return list(made)
+
+
+def posts(annotator: Annotator) -> list[PreparedPost]:
+    texts, images = tokens(annotator), pixels(len(WORDS))
+    both = [PreparedPost(t, i, None, None) for t, i in zip(texts, images, strict=True)]
+    return [
+        *both,
+        PreparedPost(texts[0], None, None, "missing"),
+        PreparedPost(None, images[0], "missing", None),
+    ]
+
+
+def test_texts_of_a_batch_are_about_equally_long_and_come_back_to_their_places() -> None:
+    ids = [[1] * n for n in (9, 2, 8, 1)]
+    batches = list(text_batches(ids, pad=0, largest=2))
+    assert [padded.shape for _, padded, _ in batches] == [(2, 2), (2, 9)]
+    for rows, padded, mask in batches:
+        for row, line, seen in zip(rows, padded, mask, strict=True):
+            assert line[seen == 1].tolist() == ids[row]
+            assert not line[seen == 0].any()
+
+
+def test_a_batch_is_padded_to_one_of_few_shapes_and_what_is_added_is_never_seen(
+    torch_annotator: Annotator,
+) -> None:
+    shapes = {padded_rows(rows) for rows in range(1, 65)}
+    assert shapes == {1, 2, 4, 8, 16, 32, 48, 64}
+    assert all(padded_rows(rows) >= rows for rows in range(1, 300))
+    [(_, ids, mask)] = text_batches(tokens(torch_annotator), 0, 64)
+    padded_ids, padded_mask = pad_batch((ids, mask), longest=20)
+    assert padded_ids.shape == padded_mask.shape == (8, max(ids.shape[1], 20))
+    with torch.no_grad():
+        plain, padded = (
+            torch_annotator.model.encode_text(torch.from_numpy(i), torch.from_numpy(m))
+            for i, m in ((ids, mask), (padded_ids, padded_mask))
+        )
+    assert torch.allclose(plain, padded[: len(plain)], atol=1e-5)
+    [images] = pad_batch((np.stack(pixels(20)),), longest=None)
+    assert images.shape == (32, 3, 32, 32)
+
+
+def test_weights_cast_ahead_give_what_autocast_gives(tiny_checkpoint: Path) -> None:
+    model = load_model(str(tiny_checkpoint)).eval()
+    image = torch.randn(2, 3, 32, 32)
+    ids = torch.ones(2, 5, dtype=torch.int64)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        before = model.encode_text(ids, ids), model.encode_image(image)
+        cast_weights(model.text_encoder)
+        cast_weights(model.image_encoder)
+        after = model.encode_text(ids, ids), model.encode_image(image)
+    for plain, cast in zip(before, after, strict=True):
+        assert torch.equal(plain, cast)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_replayed_graphs_give_what_torch_gives_in_f32(
+    torch_annotator: Annotator, tiny_checkpoint: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    captured = Annotator.from_pretrained(str(tiny_checkpoint), device="cuda")
+    ids = tokens(torch_annotator)
+    for _ in range(2):
+        for plain, found in (
+            (torch_annotator.encode_texts(ids), captured.encode_texts(ids)),
+            (torch_annotator.encode_images(pixels()), captured.encode_images(pixels())),
+        ):
+            assert torch.allclose(plain, found.cpu(), rtol=0.05, atol=0.05)
+    assert not caplog.records
+
+
+def test_openvino_gives_the_features_that_torch_gives(
+    torch_annotator: Annotator, tiny_checkpoint: Path
+) -> None:
+    compiled = openvino(tiny_checkpoint)
+    assert str(compiled.runtime) == "openvino f32 on cpu"
+    assert str(torch_annotator.runtime) == "torch f32 on cpu"
+    ids = tokens(torch_annotator)
+    for plain, found in (
+        (torch_annotator.encode_texts(ids), compiled.encode_texts(ids)),
+        (torch_annotator.encode_images(pixels()), compiled.encode_images(pixels())),
+    ):
+        assert found.dtype == torch.float32 and found.shape == plain.shape
+        assert torch.allclose(plain, found, rtol=1e-3, atol=1e-3)
+        assert (plain[0] - plain[1]).abs().max() > 1e-2
+
+
+def test_what_is_served_beside_compiled_encoders_holds_no_encoder_and_says_the_same(
+    torch_annotator: Annotator, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    expected = torch_annotator.predict(posts(torch_annotator))
+    # Converted the first time, from the cache the second.
+    for _ in range(2):
+        compiled = openvino(tiny_checkpoint, tmp_path)
+        assert not [n for n, _ in compiled.model.named_parameters() if "encoder." in n]
+        for plain, found in zip(expected, compiled.predict(posts(compiled)), strict=True):
+            assert found.label == plain.label
+            assert found.probabilities == pytest.approx(plain.probabilities, abs=1e-3)
+            assert found.image.quality == pytest.approx(plain.image.quality, abs=0.02)
+
+
+def test_the_second_start_neither_converts_nor_loads_the_encoders(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    openvino(tiny_checkpoint, tmp_path)
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("converted or loaded again")
+
+    monkeypatch.setattr(serving, "load_model", refuse)
+    monkeypatch.setattr(serving, "text_graph", refuse)
+    openvino(tiny_checkpoint, tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "gone", "no sums"])
+def test_a_damaged_cache_entry_is_made_again(tmp_path: Path, damage: str) -> None:
+    made: list[int] = []
+
+    def make() -> dict[str, object]:
+        made.append(1)
+        layer = nn.Linear(64, 64)
+        return {"text": load_openvino().convert_model(layer, example_input=torch.ones(1, 64))}
+
+    cached_graphs(tmp_path, "key", make)
+    weights = tmp_path / "key" / "text.bin"
+    data = bytearray(weights.read_bytes())
+    if damage == "cut":
+        weights.write_bytes(data[:-8])
+    elif damage == "flipped":
+        data[len(data) // 2] ^= 1
+        weights.write_bytes(data)
+    elif damage == "gone":
+        weights.unlink()
+    else:
+        (tmp_path / "key" / "sums.json").write_text("{")
+    for _ in range(2):
+        assert set(cached_graphs(tmp_path, "key", make)) == {"text"}
+    assert len(made) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["key"]
+
+
+def test_a_cache_that_cannot_be_written_does_not_stop_a_start(
+    tiny_checkpoint: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    # The command line, where a test ran it in this process, leaves the root logger at ERROR.
+    caplog.set_level("WARNING", "drf_core.runtimes.graph_cache")
+    (tmp_path / "file").write_text("")
+    annotator = openvino(tiny_checkpoint, tmp_path / "file")
+    assert annotator.predict(posts(annotator))
+    assert "every start converts the encoders anew" in caplog.text
+
+
+def test_bf16_is_chosen_where_it_is_native_and_refused_where_it_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for native, precision in ((True, "bf16"), (False, "f32")):
+        monkeypatch.setattr(choice, "_native_bf16", lambda native=native: native)
+        assert choose_runtime("auto", "auto").precision == precision
+    with pytest.raises(DeviceError, match="no bf16 arithmetic"):
+        choose_runtime("openvino-bf16", "cpu")
+    with pytest.raises(DeviceError, match="no usable GPU"):
+        choose_runtime("auto", "cuda")
+    with pytest.raises(DeviceError, match="OpenVINO runs on the CPU"):
+        choose_runtime("openvino-f32", "cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert str(choose_runtime("auto", "auto")) == "torch bf16 on cuda"
+    assert str(choose_runtime("openvino-f32", "auto")) == "openvino f32 on cpu"
+
+
+def test_an_encoder_that_openvino_cannot_convert_runs_in_torch_visibly_or_is_an_error(
+    torch_annotator: Annotator, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stubborn(*_: object) -> None:
+        raise ConversionError("OpenVINO cannot convert the text encoder (bert): no such op")
+
+    monkeypatch.setattr(serving, "text_graph", stubborn)
+    with pytest.raises(DeviceError, match=r"openvino-f32: .*text encoder \(bert\).*torch"):
+        openvino(tiny_checkpoint)
+    monkeypatch.setattr(choice, "_native_bf16", lambda: False)
+    annotator = openvino(tiny_checkpoint, runtime="auto")
+    assert str(annotator.runtime) == "torch f32 on cpu"
+    assert "cannot convert the text encoder" in str(annotator.runtime.note)
+    assert annotator.predict(posts(annotator)) == torch_annotator.predict(posts(torch_annotator))
+
+
+def test_a_graph_that_lost_something_in_conversion_is_not_used(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = Annotator.from_pretrained(str(tiny_checkpoint), device="cpu", threads=1).model
+    pool = type(model).encode_text
+
+    def frozen_length(self: nn.Module, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        # Tracing makes a constant of the example's length.
+        return pool(self, ids, mask) * float(ids.shape[1])
+
+    monkeypatch.setattr(type(model), "encode_text", frozen_length)
+    with pytest.raises(ConversionError, match=r"the text encoder \(bert\).*differ from torch's"):
+        text_graph(model)
+
+
+@pytest.fixture(scope="module")
+def quantised_checkpoint(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("nncf", reason="needs nncf (the extra `quantize`)")
+    folder = tmp_path_factory.mktemp("quantised") / "checkpoint"
+    shutil.copytree(tiny_checkpoint, folder)
+    annotator = Annotator.from_pretrained(str(folder), device="cpu", threads=1)
+    ids = tokens(annotator)
+    graphs = quantise(annotator.model, annotator.processor, ids, pixels())
+    save_quantised(str(folder), graphs, len(ids), 20)
+    return folder
+
+
+def test_int8_is_near_f32_is_not_f32_and_leaves_the_revision(
+    torch_annotator: Annotator, quantised_checkpoint: Path, tiny_checkpoint: Path
+) -> None:
+    quantised = openvino(quantised_checkpoint, runtime="openvino-int8")
+    assert str(quantised.runtime) == "openvino int8 on cpu"
+    ids = tokens(quantised)
+    for plain, found in (
+        (torch_annotator.encode_texts(ids), quantised.encode_texts(ids)),
+        (torch_annotator.encode_images(pixels()), quantised.encode_images(pixels())),
+    ):
+        assert torch.cosine_similarity(plain, found).mean() > 0.97
+        assert (plain - found).abs().max() > 1e-4
+    revisions = {read_checkpoint(str(f)).revision for f in (quantised_checkpoint, tiny_checkpoint)}
+    assert len(revisions) == 1
+
+
+def test_int8_encoders_that_are_absent_damaged_or_of_other_weights_are_refused(
+    quantised_checkpoint: Path, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(DeviceError, match=r"holds no int8 encoders.*drf quantize"):
+        openvino(tiny_checkpoint, runtime="openvino-int8")
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(quantised_checkpoint, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "quality_threshold": 0.1}))
+    with pytest.raises(DeviceError, match="another revision"):
+        read_quantised(str(folder))
+    (folder / INT8_FOLDER / "image.bin").write_bytes(b"")
+    with pytest.raises(DeviceError, match="is damaged"):
+        read_quantised(str(folder))

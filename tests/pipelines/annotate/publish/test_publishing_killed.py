@@ -1,0 +1,374 @@
+"""Publishing that is proven, killed anywhere, hindered, or done by two runs at once."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import shutil
+from datetime import datetime, timezone
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipelines.annotate.finish import RunStart, close_without_computing
+from pipelines.annotate.output import layout, locks
+from pipelines.annotate.output.commits import StagedShard, start_attempt
+from pipelines.annotate.output.ledger import read_ledger
+from pipelines.annotate.plan import Plan
+from pipelines.annotate.publish.intents import PublishError, replay_intents
+from pipelines.storage.files import open_store
+from schemas.dead_letters import dead_letters_schema
+from schemas.manifest import Manifest
+from tests.data.corpora import make_posts, write_nights, write_posts
+from tests.support.killing import run_and_kill, start
+from tests.support.published_night import (
+    COMPLETE,
+    FIRST,
+    NIGHT,
+    SECOND,
+    corpus,
+    output,
+    replace_with,
+    rows_of,
+)
+from tests.support.stand_in import (
+    annotate,
+    annotate_shard,
+    annotation,
+    dead_letter,
+    memory_store,
+    plan_run,
+    publish,
+    published_bytes,
+    published_rows,
+    run_job,
+    staged_files,
+    success_files,
+)
+
+__all__ = ["corpus", "output"]
+
+
+class TestProof:
+    def commit_wrong_rows(self, plan: Plan) -> None:
+        """Commit the first shard with row 1 twice, in both trees, and row 3 nowhere."""
+        shard = plan.shards[FIRST][0]
+        store = open_store(plan.options.output)
+        posts = make_posts(4)
+        rows = [annotation(plan.options, shard, row, posts[row]) for row in (0, 1, 2)]
+        attempt = start_attempt(store, shard.key, "run")
+        with StagedShard(store, plan.options, shard, attempt) as staged:
+            staged.add_annotations(pa.Table.from_pylist(rows, staged.annotations_schema))
+            letters = pa.Table.from_pylist([dead_letter(shard, 1)], dead_letters_schema())
+            staged.add_dead_letters(letters)
+            staged.commit()
+        attempt.end()
+
+    def test_a_row_that_is_there_twice_stops_publishing(self, corpus: Path, output: Path) -> None:
+        plan = plan_run(output, corpus)
+        self.commit_wrong_rows(plan)
+        for shard in (*plan.shards[FIRST][1:], *plan.shards[SECOND]):
+            annotate_shard(plan.options, shard)
+        with pytest.raises(PublishError, match="each of its rows once"):
+            publish(plan)
+        assert success_files(output) == set()
+        assert published_rows(output) == []
+
+    def test_earlier_parts_stay_and_the_next_run_repairs(self, corpus: Path, output: Path) -> None:
+        run_job(output, corpus)
+        before = published_bytes(output)
+        plan = plan_run(output, corpus, model_revision="revision-2")
+        self.commit_wrong_rows(plan)
+        for shard in (*plan.shards[FIRST][1:], *plan.shards[SECOND]):
+            annotate_shard(plan.options, shard)
+        with pytest.raises(PublishError):
+            publish(plan)
+        assert success_files(output) == set()
+        success = {name: b"" for name in COMPLETE}
+        assert {**published_bytes(output), **success} == before
+        _, computed = run_job(output, corpus, model_revision="revision-2")
+        assert computed == {FIRST: 3}
+        assert published_rows(output) == rows_of(first=10, second=10)
+        assert success_files(output) == COMPLETE
+
+    def test_killed_while_it_takes_the_parts_back_later_runs_repair_too(
+        self, corpus: Path, output: Path, tmp_path: Path
+    ) -> None:
+        run_job(output, corpus)
+        plan = plan_run(output, corpus, model_revision="revision-2")
+        self.commit_wrong_rows(plan)
+        for shard in (*plan.shards[FIRST][1:], *plan.shards[SECOND]):
+            annotate_shard(plan.options, shard)
+        step, killed = 1, True
+        while killed:
+            copy = tmp_path / f"killed-{step}"
+            shutil.copytree(output, copy)
+            options = dataclasses.replace(plan.options, output=str(copy))
+            killed = run_and_kill(
+                step, publish_what_fails, dataclasses.replace(plan, options=options)
+            )
+            # The runs that meet the bad part fail; each leaves less of it behind.
+            for _ in range(3):
+                with contextlib.suppress(PublishError):
+                    run_job(copy, corpus, model_revision="revision-2")
+            assert published_rows(copy) == rows_of(first=10, second=10), f"step {step}"
+            assert success_files(copy) == COMPLETE, f"step {step}"
+            assert staged_files(copy) == set(), f"step {step}"
+            step += 3
+        assert step > 40
+
+    def test_damaged_bytes_stop_publishing(self, corpus: Path, output: Path) -> None:
+        plan = plan_run(output, corpus)
+        annotate(plan)
+        part = next((output / "_staging" / "parts").glob("*.annotations.parquet"))
+        content = bytearray(part.read_bytes())
+        content[-40:-8] = b"\xff" * 32
+        part.write_bytes(bytes(content))
+        with pytest.raises(PublishError, match="cannot be read"):
+            publish(plan)
+        run_job(output, corpus)
+        assert published_rows(output) == rows_of(first=10, second=10)
+
+
+def publish_plan(plan: Plan) -> None:
+    publish(plan)
+
+
+def publish_what_fails(plan: Plan) -> None:
+    with pytest.raises(PublishError):
+        publish(plan)
+
+
+class TestKilledAnywhere:
+    """A night in which everything changes at once, killed before every change of a file."""
+
+    @pytest.fixture
+    def prepared(self, tmp_path: Path) -> tuple[Path, Plan, dict[str, bytes]]:
+        """The output before publishing, the plan, and the bytes that publishing leads to."""
+        corpus, output = tmp_path / "in", tmp_path / "before"
+        write_nights(corpus, ["2026-11-17"], files_per_night=3, posts_per_file=6)
+        run_job(output, corpus)
+        replace_with(corpus / FIRST, 3)
+        (corpus / SECOND).unlink()
+        write_posts(corpus / NIGHT / "part-00009.parquet", make_posts(5, 900))
+        plan = plan_run(output, corpus, prune=True)
+        annotate(plan)
+        shutil.copytree(output, tmp_path / "done")
+        publish(self.moved(plan, tmp_path / "done"))
+        return output, plan, published_bytes(tmp_path / "done")
+
+    def moved(self, plan: Plan, output: Path) -> Plan:
+        options = dataclasses.replace(plan.options, output=str(output))
+        return dataclasses.replace(plan, options=options)
+
+    def test_the_next_run_ends_where_the_killed_one_would_have(
+        self, prepared: tuple[Path, Plan, dict[str, bytes]], tmp_path: Path
+    ) -> None:
+        before, plan, expected = prepared
+        old, new = published_bytes(before), expected
+        step = 1
+        while True:
+            output = tmp_path / f"killed-{step}"
+            shutil.copytree(before, output)
+            if not run_and_kill(step, publish_plan, self.moved(plan, output)):
+                break
+            seen = published_bytes(output)
+            if f"annotations/{NIGHT}/_SUCCESS" in seen:
+                assert seen in (old, new), f"half a partition called complete at step {step}"
+            _, computed = run_job(output, tmp_path / "in", prune=True)
+            assert not computed, f"step {step}"
+            assert published_bytes(output) == expected, f"step {step}"
+            assert staged_files(output) == set(), f"step {step}"
+            shutil.rmtree(output)
+            step += 1
+        assert step > 20
+
+    def test_a_replay_alone_ends_there_too_and_can_be_killed_itself(
+        self, prepared: tuple[Path, Plan, dict[str, bytes]], tmp_path: Path
+    ) -> None:
+        before, plan, expected = prepared
+        for step, second in ((8, 3), (12, 9), (15, 1), (20, 15)):
+            output = tmp_path / f"killed-{step}"
+            shutil.copytree(before, output)
+            assert run_and_kill(step, publish_plan, self.moved(plan, output))
+            assert run_and_kill(second, replay_intents, str(output))
+            assert replay_intents(str(output)) == []
+            assert published_bytes(output) == expected
+
+    def test_staged_parts_lost_before_the_replay_are_computed_again(
+        self, prepared: tuple[Path, Plan, dict[str, bytes]], tmp_path: Path
+    ) -> None:
+        before, plan, _ = prepared
+        output = tmp_path / "killed"
+        shutil.copytree(before, output)
+        # The sixth change is the first part's way from the staging folder.
+        assert run_and_kill(6, publish_plan, self.moved(plan, output))
+        assert (output / "_staging" / "intents").exists()
+        shutil.rmtree(output / "_staging" / "parts")
+        manifest, computed = run_job(output, tmp_path / "in", prune=True)
+        assert computed == {FIRST: 1, f"{NIGHT}/part-00009.parquet": 2}
+        assert "staged part" in manifest.warnings[0]
+        assert success_files(output) == COMPLETE
+
+    def test_a_dry_run_sees_a_killed_publishing_and_changes_nothing(
+        self, prepared: tuple[Path, Plan, dict[str, bytes]], tmp_path: Path
+    ) -> None:
+        before, plan, _ = prepared
+        output = tmp_path / "killed"
+        shutil.copytree(before, output)
+        assert run_and_kill(9, publish_plan, self.moved(plan, output))
+        seen = published_bytes(output)
+        again = plan_run(output, tmp_path / "in", prune=True)
+        assert again.publish == (NIGHT,)
+        assert again.units == ()
+        assert published_bytes(output) == seen
+
+
+def run_whole(output: Path, corpus: Path) -> None:
+    run_job(output, corpus)
+
+
+class TestAPartitionThatCannotBeWritten:
+    def test_does_not_stop_the_others_now_or_later(self, tmp_path: Path, output: Path) -> None:
+        write_nights(tmp_path / "in", files_per_night=1)
+        (output / "annotations").mkdir(parents=True)
+        (output / "annotations" / NIGHT).write_text("in the way")
+        other = "dt=2026-11-18"
+        manifest = close(plan_run(output, tmp_path / "in"))
+        assert manifest.partitions == {NIGHT: "incomplete", other: "published"}
+        assert manifest.exit_code == 1
+        assert any(f"annotations/{NIGHT}" in warning for warning in manifest.warnings)
+
+        (warning,) = replay_intents(str(output))
+        assert f"annotations/{NIGHT}" in warning
+        write_posts(tmp_path / "in" / other / "b.parquet", make_posts(3))
+        assert close(plan_run(output, tmp_path / "in", run_id="2")).partitions[other] == "published"
+
+        (output / "annotations" / NIGHT).unlink()
+        assert replay_intents(str(output)) == []
+        assert close(plan_run(output, tmp_path / "in", run_id="3")).exit_code == 0
+
+    def test_an_intent_nobody_can_read_is_a_warning(self, corpus: Path, output: Path) -> None:
+        place = output / layout.intent(NIGHT)
+        place.parent.mkdir(parents=True)
+        place.write_text("[]")
+        (warning,) = replay_intents(str(output))
+        assert "another version" in warning
+
+
+def close(plan: Plan) -> Manifest:
+    """Commit all of the plan's shards, and end the run as the client does."""
+    annotate(plan)
+    return close_without_computing(plan, RunStart(datetime.now(timezone.utc)))
+
+
+def test_the_name_of_a_partition_may_be_long_in_any_script(tmp_path: Path, output: Path) -> None:
+    night = f"topic={'ü' * 100}"
+    write_posts(tmp_path / "in" / night / "a.parquet", make_posts(3))
+    plan = plan_run(output, tmp_path / "in")
+    annotate(plan)
+    assert run_and_kill(8, publish, plan)
+    assert list((output / layout.INTENTS).iterdir())
+    assert replay_intents(str(output)) == []
+    run_job(output, tmp_path / "in")
+    assert len(published_rows(output)) == 3
+    assert layout.quoted(night) != layout.quoted(f"{night}ü")
+
+
+class TestTwoRunsAtOnce:
+    def test_a_shard_committed_after_it_was_published_counts_once(
+        self, corpus: Path, output: Path
+    ) -> None:
+        slow = plan_run(output, corpus)
+        run_job(output, corpus)
+        before = published_bytes(output)
+        annotate(slow)
+        assert publish(slow)[NIGHT].status == "up_to_date"
+        assert published_bytes(output) == before
+
+    def test_two_processes_lose_and_double_nothing(self, corpus: Path, output: Path) -> None:
+        processes = [start(run_whole, output, corpus) for _ in range(3)]
+        for process in processes:
+            process.join()
+            assert process.exitcode == 0
+        assert published_rows(output) == rows_of(first=10, second=10)
+        assert success_files(output) == COMPLETE
+        _, computed = run_job(output, corpus)
+        assert not computed
+
+
+class Crash(BaseException):
+    """Stands for a kill where there is no process to kill: nothing handles it."""
+
+
+class TestObjectStores:
+    """A store without renames, exclusive links and kernel locks; memory:// is one."""
+
+    def test_publishes_like_on_a_disk(self, corpus: Path) -> None:
+        store = memory_store("publishing")
+        manifest, _ = run_job(store.url, corpus)
+        assert manifest.exit_code == 0
+        ledger = read_ledger(store, NIGHT)
+        assert ledger is not None
+        assert store.sizes(f"annotations/{NIGHT}").keys() == {
+            *ledger.names(),
+            "_SUCCESS",
+            "_parts.json",
+        }
+        manifest, computed = run_job(store.url, corpus)
+        assert not computed
+        assert manifest.partitions == {NIGHT: "up_to_date"}
+
+    def test_stopped_before_any_change_the_next_run_completes(
+        self, corpus: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(locks, "LEASE_SECONDS", 0.05)
+        step, stopped = 1, True
+        while stopped:
+            store = memory_store("stopped")
+            run_job(store.url, corpus)
+            plan = plan_run(store.url, corpus, model_revision="revision-2")
+            annotate(plan)
+            stopped = self.publish_until(step, plan)
+            _, computed = run_job(store.url, corpus, model_revision="revision-2")
+            assert not computed, f"step {step}"
+            assert self.rows(store.url) == rows_of(first=10, second=10), f"step {step}"
+            assert store.size(f"annotations/{NIGHT}/_SUCCESS") is not None, f"step {step}"
+            step += 5
+        assert step > 50
+
+    def publish_until(self, step: int, plan: Plan) -> bool:
+        fs = type(open_store(plan.options.output).fs)
+        changes = 0
+
+        def counted(change):  # type: ignore[no-untyped-def]
+            def call(self, *args, **kwargs):  # type: ignore[no-untyped-def]
+                nonlocal changes
+                changes += 1
+                if changes >= step:
+                    raise Crash
+                return change(self, *args, **kwargs)
+
+            return call
+
+        with pytest.MonkeyPatch.context() as patch:
+            for name in ("pipe_file", "cp_file", "rm_file"):
+                patch.setattr(fs, name, counted(getattr(fs, name)))
+            try:
+                publish(plan)
+            except Crash:
+                return True
+        return False
+
+    def rows(self, url: str) -> list[tuple[str, int]]:
+        store = open_store(url)
+        rows: list[tuple[str, int]] = []
+        for tree in layout.TREES:
+            for name in store.sizes(f"{tree}/{NIGHT}"):
+                if name.endswith(".parquet"):
+                    with store.fs.open(store.full(f"{tree}/{NIGHT}/{name}")) as file:
+                        table = pq.read_table(file, columns=["source_file", "source_row"])
+                    rows += zip(*(c.to_pylist() for c in table.columns), strict=True)
+        return sorted(rows)

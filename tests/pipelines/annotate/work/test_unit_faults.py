@@ -1,0 +1,187 @@
+"""What goes wrong within a work unit: it costs as little as it can, and is told."""
+
+from __future__ import annotations
+
+import dataclasses
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from drf_core.annotator import Annotator
+from pipelines.annotate.finish import close_partition
+from pipelines.annotate.output import layout
+from pipelines.annotate.output.commits import committed_keys, list_attempts, start_attempt
+from pipelines.annotate.output.partitions import PartitionTask
+from pipelines.annotate.plan import JobOptions, Shard
+from pipelines.posts.files import FailedFile
+from pipelines.storage.files import open_store
+from tests.data.corpora import damage_page, make_posts, write_posts
+from tests.support.work_units import (
+    annotate,
+    annotations,
+    dead_letters,
+    shards_of,
+    staging_files,
+)
+
+
+def test_a_post_the_model_fails_on_costs_only_itself(
+    tmp_path: Path, options: JobOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _fail_on(monkeypatch, lambda post: post.token_ids is not None and len(post.token_ids) > 90)
+    posts = make_posts(30)
+    posts[13]["text"] = "sunny " * 200
+    [shard] = shards_of(write_posts(tmp_path / "posts.parquet", posts))
+
+    annotate([shard], options)
+
+    [letter] = dead_letters(shard, options)
+    assert (letter["source_row"], letter["stage"], letter["reason"]) == (
+        13,
+        "model",
+        "model_failed",
+    )
+    assert "sunny" not in letter["message"]
+    assert len(annotations(shard, options)) == 29
+
+
+def test_a_model_that_fails_on_everything_is_no_dead_letter(
+    tmp_path: Path, options: JobOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _fail_on(monkeypatch, lambda post: True)
+    [shard] = shards_of(write_posts(tmp_path / "posts.parquet", make_posts(30)))
+
+    with pytest.raises(Exception, match="the model fails on every post of a batch"):
+        annotate([shard], options)
+
+    assert committed_keys(open_store(options.output)) == set()
+
+
+def test_an_error_ends_the_attempt_and_leaves_no_part(
+    tmp_path: Path, options: JobOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _fail_on(monkeypatch, lambda post: True)
+    [shard] = shards_of(write_posts(tmp_path / "posts.parquet", make_posts(30)))
+
+    with pytest.raises(Exception, match="the model fails"):
+        annotate([shard], options)
+
+    assert list_attempts(open_store(options.output)) == []
+    assert staging_files(options, layout.STAGED_PARTS) == []
+
+
+def test_a_corrupt_page_fails_its_shards_and_no_others(tmp_path: Path, options: JobOptions) -> None:
+    damaged = write_posts(tmp_path / "damaged.parquet", make_posts(30), row_group_rows=10)
+    damage_page(damaged, row_group=1)
+    sound = write_posts(tmp_path / "sound.parquet", make_posts(10))
+    shards = [*shards_of(damaged, rows=10), *shards_of(sound)]
+
+    outcomes = annotate(shards, options)
+
+    assert [outcome.failure is None for outcome in outcomes] == [True, False, False, True]
+    assert "damaged.parquet" in str(outcomes[1].failure)
+    assert committed_keys(open_store(options.output)) == {shards[0].key, shards[3].key}
+    assert list_attempts(open_store(options.output)) == []
+
+
+@pytest.mark.parametrize("change", ["rewritten", "removed"])
+def test_an_input_that_changed_since_planning_is_a_failure(
+    tmp_path: Path, options: JobOptions, change: str
+) -> None:
+    path = write_posts(tmp_path / "posts.parquet", make_posts(10))
+    [shard] = shards_of(path)
+    if change == "removed":
+        path.unlink()
+    else:
+        write_posts(path, make_posts(10, first=100))
+
+    [outcome] = annotate([shard], options)
+
+    assert "since the run began" in str(outcome.failure)
+    assert committed_keys(open_store(options.output)) == set()
+
+
+def test_a_shard_that_kills_its_worker_fails_alone_after_three_attempts(
+    tmp_path: Path, options: JobOptions
+) -> None:
+    posts = make_posts(40)
+    posts[25]["text"] = "deadly"
+    shards = shards_of(write_posts(tmp_path / "posts.parquet", posts), rows=10)
+    deaths = 0
+    while _annotate_or_die(shards, options) == -signal.SIGKILL:
+        deaths += 1
+        assert deaths <= 4
+
+    outcomes = annotate(shards, options)
+
+    # The first death takes all shards that were in flight, after that each is alone.
+    assert deaths == 3
+    assert [outcome.failure is None for outcome in outcomes] == [True, True, False, True]
+    assert "killed their worker 3 times" in str(outcomes[2].failure)
+
+    # Recorded once, it is tried anew: the runs may have been stopped from outside.
+    task = PartitionTask("", failed=(FailedFile("p", shards[0].source_file, "", "killed"),))
+    close_partition(options, task, outcomes, [])
+    assert _annotate_or_die(shards, options) == -signal.SIGKILL
+
+
+def test_a_worker_with_another_checkpoint_or_version_refuses(
+    tmp_path: Path, options: JobOptions, make_tiny_checkpoint: Callable[..., Path]
+) -> None:
+    [shard] = shards_of(write_posts(tmp_path / "posts.parquet", make_posts(3)))
+    other_model = dataclasses.replace(options, model=str(make_tiny_checkpoint(seed=7)))
+    other_version = dataclasses.replace(options, package_version="0.0.0-other")
+
+    with pytest.raises(Exception, match="revision"):
+        annotate([shard], other_model)
+    with pytest.raises(Exception, match=r"0\.0\.0-other"):
+        annotate([shard], other_version)
+
+
+def test_an_attempt_that_still_runs_elsewhere_does_not_count_as_dead(
+    tmp_path: Path, options: JobOptions
+) -> None:
+    [shard] = shards_of(write_posts(tmp_path / "posts.parquet", make_posts(3)))
+    for _ in range(5):
+        start_attempt(open_store(options.output), shard.key, "another run")
+
+    [outcome] = annotate([shard], options)
+
+    assert outcome.failure is None
+
+
+def _fail_on(monkeypatch: pytest.MonkeyPatch, broken: Callable[[Any], bool]) -> None:
+    predict = Annotator.predict
+
+    def failing(self: Annotator, posts: Sequence[Any]) -> list[Any]:
+        if any(broken(post) for post in posts):
+            raise RuntimeError("sunny secrets of the post")
+        return predict(self, posts)
+
+    monkeypatch.setattr(Annotator, "predict", failing)
+
+
+def _annotate_or_die(shards: Sequence[Shard], options: JobOptions) -> int | None:
+    """Annotate in a process that the text "deadly" kills; return its exit code."""
+    context = multiprocessing.get_context("spawn")
+    process = context.Process(target=_annotate_deadly, args=(shards, options))
+    process.start()
+    process.join()
+    return process.exitcode
+
+
+def _annotate_deadly(shards: Sequence[Shard], options: JobOptions) -> None:
+    prepare = Annotator.prepare
+
+    def deadly(self: Annotator, text: str | None, *args: Any, **kwargs: Any) -> Any:
+        if text == "deadly":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return prepare(self, text, *args, **kwargs)
+
+    Annotator.prepare = deadly  # type: ignore[method-assign]
+    annotate(shards, options)

@@ -1,0 +1,241 @@
+"""`drf train`: labelled posts in, a checkpoint that annotates out."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from safetensors.torch import load_file
+
+from drf_core.corpus.posts import TrainingCorpus, TrainingPost
+from drf_core.model.modeling_drf import DRFModel
+from drf_core.model.processing_drf import DRFProcessor
+from pipelines.cli import main
+from pipelines.posts.labelled import LabelledRow, to_training_posts
+from pipelines.train.resume import encode_frozen
+from tests.data.labelled_posts import write_labelled
+from tests.support.running import Output, annotate_arguments
+from tests.support.training_runs import (
+    CONFIG,
+    arguments,
+    drf_train,
+    killed_after_an_epoch,
+    one_epoch,
+)
+
+
+@pytest.fixture(scope="module")
+def trained(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("trained") / "checkpoint"
+    result = drf_train(corpus, output)
+    assert result.returncode == 0, result.stderr
+    return output
+
+
+def test_a_checkpoint_learns_and_annotates(trained: Path) -> None:
+    from drf_core.annotator import Annotator
+
+    annotator = Annotator.from_pretrained(str(trained), device="cpu", threads=1)
+    assert annotator.labels == ("negative", "positive")
+    [good, bad] = annotator.predict(
+        [
+            annotator.prepare("lovely happy sunny day", None),
+            annotator.prepare("awful sad broken day", None),
+        ]
+    )
+    assert (good.label, bad.label) == ("positive", "negative")
+
+
+def test_the_checkpoint_is_self_contained_and_safe(trained: Path) -> None:
+    names = {path.name for path in trained.iterdir() if path.is_file()}
+    assert {
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "preprocessor_config.json",
+        "README.md",
+    } <= names
+    assert not any(name.endswith((".bin", ".pt", ".pkl")) for name in names)
+    queue = load_file(trained / "model.safetensors")["undisrupted_queue.text"]
+    assert queue.abs().sum() > 0
+
+
+def test_the_card_holds_figures_and_the_command(trained: Path) -> None:
+    card = (trained / "README.md").read_text()
+    assert "| clean |" in card and "| image discard |" in card
+    assert "drf train --posts" in card
+
+
+def test_a_training_that_was_stopped_goes_on_from_its_last_epoch(
+    corpus: Path, trained: Path, tmp_path: Path
+) -> None:
+    killed = killed_after_an_epoch(arguments(corpus, tmp_path))
+    assert killed.returncode == -9
+    again = drf_train(corpus, tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert "resuming after epoch 1" in again.stderr
+    assert "epoch 1:" not in again.stderr and "epoch 3:" in again.stderr
+    whole, resumed = (load_file(f / "model.safetensors") for f in (trained, tmp_path))
+    for name in whole:
+        assert abs(whole[name].float() - resumed[name].float()).max() < 1e-3, name
+
+
+def test_a_small_model_learns_from_a_teacher_and_unlabelled_posts(
+    corpus: Path, trained: Path, tmp_path: Path
+) -> None:
+    write_labelled(tmp_path / "more.parquet", 40, 7, without_image=40)
+    table = pq.read_table(tmp_path / "more.parquet").drop_columns(["label", "image"])
+    pq.write_table(table, tmp_path / "more.parquet")
+    result = drf_train(
+        corpus,
+        tmp_path / "student",
+        "--teacher",
+        str(trained),
+        "--unlabelled",
+        str(tmp_path / "more.parquet"),
+    )
+    assert result.returncode == 0, result.stderr
+    assert "200 posts to train on (160 labelled)" in result.stderr
+    assert "text encoder distilled from 200 texts" in result.stderr
+    assert (tmp_path / "student" / "model.safetensors").exists()
+
+
+def test_qualities_can_be_ranked_among_posts_as_the_job_sees_them(
+    corpus: Path, trained: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(trained, tmp_path / "checkpoint")
+    before = load_file(trained / "model.safetensors")
+    night = write_labelled(tmp_path / "night.parquet", 50, 9)
+    result = drf_train(corpus, tmp_path / "checkpoint", "--reference", str(night))
+    assert result.returncode == 0, result.stderr
+    after = load_file(tmp_path / "checkpoint" / "model.safetensors")
+    changed = {name for name in after if not after[name].equal(before[name])}
+    assert {"quality.text.reference.scores", "quality.image.reference.scores"} <= changed
+    assert not any(name.startswith(("text_encoder.", "projection.")) for name in changed)
+    assert "given with --reference" in (tmp_path / "checkpoint" / "README.md").read_text()
+
+
+def test_a_training_does_not_go_on_with_other_posts(
+    corpus: Path, trained: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(trained, tmp_path / "checkpoint")
+    other = write_labelled(tmp_path / "other.parquet", 160, 5)
+    result = drf_train(corpus, tmp_path / "checkpoint", "--posts", str(other))
+    assert result.returncode == 2
+    assert "holds a training with other posts, encoders or settings" in result.stderr
+
+
+def test_a_finished_training_can_be_repeated_with_fewer_kinds_of_damage(
+    corpus: Path, tmp_path: Path
+) -> None:
+    kinds = {**CONFIG["training"], "epochs": 1, "image_kinds": ["blur", "noise"]}
+    (tmp_path / "kinds.json").write_text(json.dumps({**CONFIG, "training": kinds}))
+    for _ in range(2):
+        result = drf_train(corpus, tmp_path / "out", "--config", str(tmp_path / "kinds.json"))
+        assert result.returncode == 0, result.stderr
+
+
+def test_posts_with_nothing_usable_are_left_out(corpus: Path) -> None:
+    rows = [
+        LabelledRow("1", " ", b"<html>", "positive"),
+        LabelledRow("2", "fine", None, "positive"),
+        LabelledRow("3", None, None, "negative"),
+    ]
+    posts = to_training_posts(rows, ("negative", "positive"), "--posts")
+    assert [post.text for post in posts] == ["fine"]
+
+
+def test_the_queue_of_a_small_corpus_holds_each_post_once(corpus: Path, tmp_path: Path) -> None:
+    long_queue = {**CONFIG["model"], "queue_length": 512}
+    (tmp_path / "long.json").write_text(json.dumps({**CONFIG, "model": long_queue}))
+    result = drf_train(corpus, tmp_path / "out", "--config", str(tmp_path / "long.json"))
+    assert result.returncode == 0, result.stderr
+    state = load_file(tmp_path / "out" / "model.safetensors")
+    posts = state["undisrupted_queue.post"][: int(state["undisrupted_queue.pushed"])]
+    # 160 posts, 16 of them without an image.
+    assert len(posts) == len(set(posts.tolist())) == 144
+
+
+@pytest.mark.parametrize("design", ["concatenation", "late_average"])
+def test_a_rival_is_trained_by_its_name_and_annotates_like_any_other(
+    corpus: Path, tmp_path: Path, design: str
+) -> None:
+    from drf_core.model.fusion import ConcatenationFusion
+    from drf_core.model.modeling_drf import DRFModel
+
+    checkpoint = tmp_path / "rival"
+    result = drf_train(corpus, checkpoint, *one_epoch(tmp_path, model={"design": design}))
+    assert result.returncode == 0, result.stderr
+    model = DRFModel.from_pretrained(checkpoint)
+    assert model.config.design == design
+    assert isinstance(model.fusion, ConcatenationFusion) == (design == "concatenation")
+    saved = load_file(checkpoint / "model.safetensors")
+    for name, value in model.state_dict().items():
+        assert value.equal(saved[name]), name
+    night = pq.read_table(corpus / "dev.parquet").slice(0, 6).to_pylist()
+    night[1]["text"], night[2]["image"] = None, None
+    pq.write_table(pa.Table.from_pylist(night), tmp_path / "night.parquet")
+    output = Output(tmp_path / "out")
+    assert main(annotate_arguments(tmp_path / "night.parquet", output, checkpoint)) == 0
+    assert [row["post_id"] for row in output.annotations] == [row["post_id"] for row in night]
+    assert [row["text_state"] for row in output.annotations][1] == "recovered"
+    assert [row["image_state"] for row in output.annotations][2] == "recovered"
+
+
+def test_a_checkpoint_says_what_damage_it_was_trained_on(corpus: Path, tmp_path: Path) -> None:
+    kinds = {"text_kinds": ["corrupt", "typos"], "image_kinds": ["blur"]}
+    result = drf_train(corpus, tmp_path / "out", *one_epoch(tmp_path, training=kinds))
+    assert result.returncode == 0, result.stderr
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["trained_kinds"] == {"text": ["corrupt", "typos"], "image": ["blur"]}
+
+
+def test_a_training_with_frozen_encoders_goes_on_where_it_was_stopped(
+    corpus: Path, tmp_path: Path
+) -> None:
+    training = {"train_text_encoder": False, "epochs": 3, "views_per_kind": 2}
+    options = one_epoch(tmp_path, training=training)
+    whole = drf_train(corpus, tmp_path / "whole", *options)
+    assert whole.returncode == 0, whole.stderr
+    killed = killed_after_an_epoch(arguments(corpus, tmp_path / "out", *options))
+    assert killed.returncode == -9
+    views = sorted((tmp_path / "out" / "_training").glob("*views*"))
+    assert len(views) == 4
+    made = [path.stat().st_mtime_ns for path in views]
+    again = drf_train(corpus, tmp_path / "out", *options)
+    assert again.returncode == 0, again.stderr
+    assert "resuming after epoch 1" in again.stderr and "epoch 1:" not in again.stderr
+    assert [path.stat().st_mtime_ns for path in views] == made  # nothing is encoded twice
+    first, second, start = (
+        load_file(tmp_path / name)
+        for name in (
+            "whole/model.safetensors",
+            "out/model.safetensors",
+            "out/_training/initial/model.safetensors",
+        )
+    )
+    assert (
+        first["projection.text.layers.1.weight"].ne(start["projection.text.layers.1.weight"]).any()
+    )
+    for name in first:
+        assert abs(first[name].float() - second[name].float()).max() < 1e-3, name
+        if name.startswith(("text_encoder.", "image_encoder.")):
+            assert first[name].equal(start[name]), name
+
+
+def test_views_of_other_kinds_are_never_taken_for_these(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    model = DRFModel.from_pretrained(tiny_checkpoint)
+    processor = DRFProcessor.from_pretrained(str(tiny_checkpoint))
+    corpus = TrainingCorpus([TrainingPost("a sunny day", None), TrainingPost("rain", None)],
+                            processor, 16)  # fmt: skip
+    first = encode_frozen(tmp_path, "train", model, corpus, "text", ["corrupt"], 0)
+    other = encode_frozen(tmp_path, "train", model, corpus, "text", ["no_vowels", "typos"], 0)
+    assert first.features.shape[1] == 2 and other.features.shape[1] == 3
+    again = encode_frozen(tmp_path, "train", model, corpus, "text", ["corrupt"], 0)
+    assert bool((again.features == first.features).all())
