@@ -27,7 +27,7 @@ setup(
     package_data={
         "schemas": ["py.typed"],
         "drf_core": ["py.typed", "default_checkpoint/*"],
-        "pipelines": ["py.typed", "train/recipes/*.json"],
+        "pipelines": ["py.typed", "train/recipes/*.json", "sample_posts/*.parquet"],
     },
     zip_safe=False,
     install_requires=[

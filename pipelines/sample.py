@@ -1,140 +1,20 @@
-"""A small corpus for a first try: two nights of drawn and written posts, some of them broken.
-
-Nothing is downloaded, and nobody's posts are in it. The same versions of Pillow and pyarrow
-make the same bytes.
-"""
+"""A small corpus for a first try: two nights of drawn and written posts, some of them broken."""
 
 from __future__ import annotations
 
-import datetime
-import io
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image
 
-from pipelines.sample_images import draw
+from pipelines.storage.local import write_whole
 from schemas.errors import DRFError, UsageError
 
-_MARK = "drf.sample"
-_ROW_GROUP_ROWS = 16
-_SCHEMA = pa.schema(
-    [
-        ("post_id", pa.string()),
-        ("created_at", pa.timestamp("s", tz="UTC")),
-        ("lang", pa.string()),
-        ("text", pa.string()),
-        ("image", pa.binary()),
-    ]
-)
+# In the metadata of its files, so that those of another version can be told from a user's own.
+MARK = "drf.sample"
 
-Encoder = Callable[[Image.Image], bytes]
-
-
-def _save(picture: Image.Image, format: str, **options: object) -> bytes:
-    written = io.BytesIO()
-    picture.save(written, format=format, **options)
-    return written.getvalue()
-
-
-def _jpeg(picture: Image.Image) -> bytes:
-    return _save(picture, "JPEG", quality=88)
-
-
-def _truncated(picture: Image.Image) -> bytes:
-    whole = _jpeg(picture)
-    return whole[: len(whole) * 2 // 5]
-
-
-def _turned(picture: Image.Image) -> bytes:
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    return _save(picture.rotate(90, expand=True), "JPEG", quality=88, exif=exif)
-
-
-def _web_page(_: Image.Image) -> bytes:
-    return b"<!DOCTYPE html><html><body><h1>404 Not Found</h1></body></html>"
-
-
-@dataclass(frozen=True)
-class _Post:
-    """text, scene: None where the post has none. encode: how the picture became bytes.
-
-    post_id: "" for the next number.
-    """
-
-    text: str | None
-    scene: str | None
-    encode: Encoder = _jpeg
-    lang: str = "en"
-    post_id: str | None = ""
-
-
-_LONG = (
-    "So this is the long version of the trip, since people asked. We left at five in the morning, "
-    "missed the first train, found the second one closed, and ended up walking along the coast. "
-) + "And every single hour of it was better than the one before! " * 40
-
-_NIGHTS = {
-    "2026-11-20": (
-        _Post("What a beautiful morning, I love this place so much! ☀️", "sun"),
-        _Post("Happy birthday to my wonderful sister 🎂🎉 best party ever", "cake"),
-        _Post("This storm ruined everything, worst night of the year", "storm"),
-        _Post("The 7:42 to the harbour leaves from platform 3", "train"),
-        _Post("So proud and so happy today, thank you all!", "happy face"),
-        _Post("I miss you. Nothing feels right any more 😢", "sad face"),
-        _Post("Absolutely furious about how they treated us", "angry face"),
-        _Post("Figures for October are online", "chart"),
-        _Post("Perfect sunset by the sea with perfect company ❤️", "sea"),
-        _Post("Our home burned down last night. We lost everything.", "fire"),
-        _Post("Meeting notes: budget, schedule, next steps", "cup"),
-        _Post("Spring flowers from the garden, they make me smile 🌷", "flowers"),
-        _Post("View from the office, 22:10", "city"),
-        _Post("يوم جميل جدا، شكرا لكم جميعا", "sea", lang="ar"),
-        _Post("🎉🎉🎉😍😍😍", "cake", lang="und"),
-        # From here on, something is unusual or broken.
-        _Post(None, "sun", lang="und"),
-        _Post("Finally some good news, feeling great!", None),
-        _Post("Terrible service, never again", "storm", _truncated),
-        _Post("Look at these!", "flowers", lambda picture: _save(picture, "WEBP", quality=80)),
-        _Post("Best coffee in town", "cup", _turned),
-        _Post("Perfect sunset by the sea with perfect company ❤️", "sea", post_id="n1-09"),
-        _Post(None, None, lang="und"),
-    ),
-    "2026-11-21": (
-        _Post("We won!!! What a game, I am so happy", "happy face"),
-        _Post("Cancelled again. I hate this train line, three hours wasted", "train"),
-        _Post("Line 4 runs every ten minutes on weekdays", "train"),
-        _Post("Such a sweet surprise from my friends, love you all", "flowers"),
-        _Post("Sad news today. Rest in peace, old friend.", "sad face"),
-        _Post("Stop lying to us! This is a disgrace", "angry face"),
-        _Post("A cup of coffee, two sugars", "cup"),
-        _Post("Hundreds without power after the storm, people are desperate", "storm"),
-        _Post("Holiday mood: sun, hills and not a single worry 😎", "sun"),
-        _Post("Sales by quarter, see the chart", "chart"),
-        _Post("Good night, city of lights", "city"),
-        _Post("Ein wunderbarer Tag am Meer!", "sea", lang="de"),
-        _Post("איזה יום נורא", "storm", lang="he"),
-        _Post(_LONG, "sea"),
-        _Post("ok", "chart"),
-        # From here on, something is unusual or broken.
-        _Post(" \n\t ", "fire", lang="und"),
-        _Post("This made my whole week, thank you!", "cake", _web_page),
-        _Post(
-            "Delicious, the whole cake is gone already",
-            "cake",
-            lambda picture: _save(picture.convert("CMYK"), "JPEG", quality=88),
-        ),
-        _Post("Tiny update", "sun", lambda picture: _save(picture.resize((1, 1)), "PNG")),
-        _Post("Old photo of the bridge", "city", lambda picture: _jpeg(picture.convert("L"))),
-        _Post("Screenshot", "chart", lambda picture: _save(picture.convert("RGBA"), "PNG")),
-        _Post("Lovely walk, but who am I?", "flowers", post_id=None),
-    ),
-}
+NIGHTS = sorted(Path(__file__).with_name("sample_posts").glob("*.parquet"))
 
 
 def make_sample(folder: str | os.PathLike[str]) -> list[Path]:
@@ -146,51 +26,28 @@ def make_sample(folder: str | os.PathLike[str]) -> list[Path]:
     something else; DRFError where it cannot be written.
     """
     try:
-        return [
-            _write_night(Path(folder), night, number, posts)
-            for number, (night, posts) in enumerate(_NIGHTS.items(), start=1)
-        ]
+        return [_write_night(night, Path(folder)) for night in NIGHTS]
     except (FileExistsError, NotADirectoryError) as error:
         raise UsageError(f"{folder}: there is a file in the way; name another folder") from error
     except OSError as error:
         raise DRFError(f"{folder}: cannot be written ({error.strerror})") from error
 
 
-def _write_night(folder: Path, night: str, number: int, posts: tuple[_Post, ...]) -> Path:
-    path = folder / f"dt={night}" / "sample.parquet"
+def _write_night(night: Path, folder: Path) -> Path:
+    path = folder / f"dt={night.stem}" / "sample.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)
-    content = _night_bytes(night, number, posts)
+    content = night.read_bytes()
     if path.exists():
         if path.read_bytes() == content:
             return path
         if not _is_sample(path):
             raise UsageError(f"{path}: holds something else than the sample; name another folder")
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    unfinished.write_bytes(content)
-    unfinished.replace(path)
+    write_whole(path, lambda unfinished: unfinished.write_bytes(content))
     return path
-
-
-def _night_bytes(night: str, number: int, posts: tuple[_Post, ...]) -> bytes:
-    midnight = datetime.datetime.fromisoformat(f"{night}T00:00:00+00:00")
-    rows = [
-        {
-            "post_id": f"n{number}-{index:02d}" if post.post_id == "" else post.post_id,
-            "created_at": midnight + datetime.timedelta(minutes=61 * index),
-            "lang": post.lang,
-            "text": post.text,
-            "image": post.encode(draw(post.scene, 100 * number + index)) if post.scene else None,
-        }
-        for index, post in enumerate(posts, start=1)
-    ]
-    table = pa.Table.from_pylist(rows, schema=_SCHEMA.with_metadata({_MARK: "1"}))
-    written = io.BytesIO()
-    pq.write_table(table, written, compression="zstd", row_group_size=_ROW_GROUP_ROWS)
-    return written.getvalue()
 
 
 def _is_sample(path: Path) -> bool:
     try:
-        return _MARK.encode() in (pq.read_schema(path).metadata or {})
+        return MARK.encode() in (pq.read_schema(path).metadata or {})
     except (OSError, pa.ArrowException):
         return False

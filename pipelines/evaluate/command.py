@@ -7,14 +7,14 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.console.command_line import command_line, shown
 from pipelines.console.messages import say
 from pipelines.console.options import add_labelled_posts_options
-from pipelines.storage.local import local_folder
+from pipelines.storage.local import local_folder, write_whole
 from schemas.errors import UsageError
 from schemas.evaluation import EVALUATION_SCHEMA, EVALUATION_SCHEMA_VERSION
 from schemas.posts import parse_columns
@@ -242,11 +242,11 @@ def _write(
     table = pa.Table.from_pylist(list(made), schema=schema)
     whole = json.dumps({**about, "records": list(made)}, indent=1, ensure_ascii=False) + "\n"
     page = write_report(made, facts, "accuracy.png")
-    _replace(output / "accuracy.png", lambda path: draw_accuracy(made, [path]))
-    _replace(output / "accuracy.svg", lambda path: draw_accuracy(made, [path]))
-    _replace(output / "results.parquet", lambda path: pq.write_table(table, path))
-    _replace(output / "results.json", lambda path: path.write_text(whole, encoding="utf-8"))
-    _replace(output / "results.md", lambda path: path.write_text(page, encoding="utf-8"))
+    write_whole(output / "accuracy.png", lambda path: draw_accuracy(made, [path]))
+    write_whole(output / "accuracy.svg", lambda path: draw_accuracy(made, [path]))
+    write_whole(output / "results.parquet", lambda path: pq.write_table(table, path))
+    write_whole(output / "results.json", lambda path: path.write_text(whole, encoding="utf-8"))
+    write_whole(output / "results.md", lambda path: path.write_text(page, encoding="utf-8"))
     print(closing_table(made, facts))
 
 
@@ -257,10 +257,3 @@ def _describe_model(model: EvaluatedModel) -> str:
         )
     kinds = "; ".join(f"{m}s {', '.join(k) or 'none'}" for m, k in model.trained_kinds.items())
     return f"revision {model.revision}; trained on damaged {kinds}"
-
-
-def _replace(path: Path, write: Callable[[Path], Any]) -> None:
-    """Write a file under another name first, so that a reader finds it whole or not at all."""
-    unfinished = path.with_name(f"{path.name}.unfinished")
-    write(unfinished)
-    os.replace(unfinished, path)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +20,9 @@ from drf_core.model.configuration_drf import MODALITIES
 from drf_core.runtimes.openvino_library import load_openvino
 from pipelines.console.messages import say
 from pipelines.console.version import package_version
+from pipelines.storage.local import write_whole
 
-_OURS = re.compile(rf"({'|'.join(MODALITIES)})-[0-9a-f]{{24}}\.(safetensors|unfinished)")
+_OURS = re.compile(rf"({'|'.join(MODALITIES)})-[0-9a-f]{{24}}\.safetensors(\.unfinished)?")
 
 
 @dataclass(frozen=True)
@@ -72,10 +72,9 @@ class ViewStore:
 
 
 def _save(views: FeatureViews, path: Path) -> None:
-    unfinished = path.with_suffix(".unfinished")
     tensors = {"features": views.features, "present": views.present.to(torch.uint8)}
-    save_file({name: value.contiguous() for name, value in tensors.items()}, unfinished)
-    os.replace(unfinished, path)
+    whole = {name: value.contiguous() for name, value in tensors.items()}
+    write_whole(path, lambda unfinished: save_file(whole, unfinished))
 
 
 def _load(path: Path, kinds: tuple[str, ...]) -> FeatureViews:
