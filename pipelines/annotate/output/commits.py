@@ -325,6 +325,7 @@ class StagedShard:
             reasons={m: self._count(layout.ANNOTATIONS, f"{m}_reason") for m in MODALITIES},
             dead_letter_reasons=self._count(layout.DEAD_LETTERS, "reason"),
             lost_reasons=self._lost_reasons,
+            histograms=self._parts[layout.ANNOTATIONS].histograms,
         )
         entry = ShardEntry(
             key=shard.key,

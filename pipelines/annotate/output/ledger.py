@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipelines.annotate.output import layout
+from pipelines.annotate.output.histograms import Histograms, sum_histograms
 from pipelines.storage.files import OutputError, Store
 
 LEDGER_VERSION = 1
@@ -33,6 +34,7 @@ class Counts:
     labels: annotations by label. states, reasons: annotations by modality, then state or
     reason. dead_letter_reasons: dead letters by reason. lost_reasons: of the dead letters'
     modalities, why they could not be used, so that --retry finds those posts too.
+    histograms: of the annotations; empty where an older version of this package wrote them.
     """
 
     labels: dict[str, int] = field(default_factory=dict)
@@ -40,6 +42,12 @@ class Counts:
     reasons: dict[str, dict[str, int]] = field(default_factory=dict)
     dead_letter_reasons: dict[str, int] = field(default_factory=dict)
     lost_reasons: dict[str, int] = field(default_factory=dict)
+    histograms: Histograms = field(default_factory=Histograms)
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Counts:
+        """Return the counts that dataclasses.asdict made JSON of."""
+        return cls(**{**value, "histograms": Histograms(**value.get("histograms", {}))})
 
     def all_reasons(self) -> set[str]:
         """Return every reason that occurs in the shard."""
@@ -49,7 +57,8 @@ class Counts:
 
 def sum_counts(counts: Iterable[Counts]) -> Counts:
     """Return the sum of counts."""
-    total = Counts()
+    counts = list(counts)
+    total = Counts(histograms=sum_histograms(one.histograms for one in counts))
     for one in counts:
         for name in ("labels", "dead_letter_reasons", "lost_reasons"):
             _add(getattr(total, name), getattr(one, name))
@@ -86,7 +95,7 @@ class ShardEntry:
     def from_json(cls, value: dict[str, Any]) -> ShardEntry:
         """Return the entry that dataclasses.asdict made JSON of."""
         parts = {tree: Part(**value[tree]) for tree in layout.TREES}
-        return cls(**{**value, **parts, "counts": Counts(**value["counts"])})
+        return cls(**{**value, **parts, "counts": Counts.from_json(value["counts"])})
 
 
 @dataclass(frozen=True)

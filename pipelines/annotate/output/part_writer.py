@@ -9,6 +9,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipelines.annotate.output.histograms import (
+    Histograms,
+    count_histograms,
+    sum_histograms,
+)
 from pipelines.annotate.output.ledger import Part
 from pipelines.annotate.output.part_file import PartFile
 from pipelines.storage.files import OutputError, Store
@@ -27,11 +32,15 @@ _COUNTED = {
 
 
 class PartWriter:
-    """One staged part in the making. counts: values of the counted columns, once it is closed."""
+    """One staged part in the making.
+
+    counts: values of the counted columns; histograms: of annotations; both once it is closed.
+    """
 
     def __init__(self, store: Store, name: str, schema: pa.Schema) -> None:
         self.schema = schema
         self.counts: dict[str, dict[str, int]] = {c: {} for c in schema.names if c in _COUNTED}
+        self.histograms = Histograms()
         self._store = store
         self._name = name
         self._file = PartFile(store, name)
@@ -79,6 +88,8 @@ class PartWriter:
                 for item in pc.value_counts(table[column]).to_pylist():
                     if item["values"] is not None:
                         counts[item["values"]] = counts.get(item["values"], 0) + item["counts"]
+            if "confidence" in table.column_names:
+                self.histograms = sum_histograms([self.histograms, count_histograms(table)])
             with self._explained():
                 self._writer.write_table(table)
 
