@@ -12,16 +12,14 @@ from torch import Tensor
 
 from drf_core.decoding.images import decode_image
 from drf_core.decoding.texts import text_reason
-from drf_core.model.configuration_drf import MODALITIES
 from drf_core.model.modeling_drf import DRFModel
 from drf_core.model.processing_drf import DRFProcessor
 from drf_core.runtimes.choice import available_cores
 from drf_core.runtimes.interface import Encoders, Runtime
 from drf_core.runtimes.serving import serve
 from drf_core.runtimes.torch_encoders import TorchEncoders
-
-MAX_IMAGE_PIXELS = 50_000_000
-MAX_IMAGE_BYTES = 20_000_000
+from schemas.annotations import MODALITIES
+from schemas.posts import MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS
 
 
 @dataclass(frozen=True)

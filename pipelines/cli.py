@@ -9,18 +9,18 @@ import logging
 import os
 import signal
 import sys
+import textwrap
 from collections.abc import Sequence
 from typing import NoReturn
 
 from pipelines.console.messages import complain
 from pipelines.console.version import package_version
 from schemas.errors import DRFError, UsageError
+from schemas.exit_codes import ExitCode
 
-INTERRUPTED = 130
-
-_EXIT_CODES = """\
-exit codes: 0 done; 1 failed; 2 wrong usage; 3 a partition held back for its dead letters;
-4 failed files (the others are published); 130 interrupted"""
+_EXIT_CODES = textwrap.fill(
+    "exit codes: " + "; ".join(f"{code:d} {code.meaning}" for code in ExitCode), 95
+)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if starts_afresh
             else "interrupted; the same command goes on from what was committed"
         )
-        return INTERRUPTED
+        return ExitCode.INTERRUPTED
     except DRFError as error:
         _debug()
         complain(f"error: {error}")

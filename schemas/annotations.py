@@ -16,17 +16,6 @@ MODALITIES = ("text", "image")
 # recovered: it could not be used, and its features come from the other modality.
 STATES = ("present", "low_quality", "recovered")
 
-# Why a modality could not be used as it came; null where it could.
-MODALITY_REASONS = (
-    "missing",
-    "blank",
-    "undecodable",
-    "truncated",
-    "too_large",
-    "not_allowed",
-    "fetch_failed",
-)
-
 # Every field is required except the reasons: a part with a hole in it cannot be written.
 _BEFORE_PROBABILITIES = (
     pa.field("post_id", pa.string(), nullable=False),

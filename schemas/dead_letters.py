@@ -9,8 +9,6 @@ DEAD_LETTERS_SCHEMA_VERSION = 1
 # Where the post was given up.
 STAGES = ("check", "decode", "model")
 
-DEAD_LETTER_REASONS = ("no_usable_modality", "no_post_id", "model_failed")
-
 
 def dead_letters_schema() -> pa.Schema:
     """Return the schema of dead letters: post_id is null where the post had none."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from schemas.exit_codes import ExitCode
+
 
 class DRFError(Exception):
     """Any fault that a user can understand; the command prints its line and no traceback.
@@ -9,13 +11,13 @@ class DRFError(Exception):
     exit_code is what the command exits with.
     """
 
-    exit_code = 1
+    exit_code = ExitCode.FAILED
 
 
 class UsageError(DRFError):
     """The command cannot be carried out as it was written."""
 
-    exit_code = 2
+    exit_code = ExitCode.WRONG_USAGE
 
 
 class SchemaError(DRFError):
@@ -25,7 +27,7 @@ class SchemaError(DRFError):
     found, expected: types, in words. way_out: what to do, as half a sentence.
     """
 
-    exit_code = 4
+    exit_code = ExitCode.FAILED_FILES
 
     def __init__(self, file: str, column: str, found: str, expected: str, way_out: str) -> None:
         # All five go to args, so that the error survives pickling between processes.

@@ -15,6 +15,10 @@ from schemas.errors import SchemaError, UsageError
 
 POSTS_SCHEMA_VERSION = 1
 
+# An image above either is too large, unless a job says otherwise.
+MAX_IMAGE_PIXELS = 50_000_000
+MAX_IMAGE_BYTES = 20_000_000
+
 ROLES = ("post_id", "text", "image", "image_uri")
 
 _TEXT_TYPES = "string, large_string, string_view or a dictionary of those"

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from numpy.random import Generator
 
-from drf_core.annotator import MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS
 from drf_core.corpus.disruption import DISCARD, TEXT_DAMAGES
 from drf_core.decoding.images import decode_image
 from drf_core.decoding.texts import text_reason
 from drf_core.model.processing_drf import DRFProcessor
+from schemas.posts import MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS
 
 UNLABELLED = -1
 

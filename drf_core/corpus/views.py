@@ -20,11 +20,11 @@ from tqdm import tqdm
 
 from drf_core.corpus.disruption import DISCARD, IMAGE_DAMAGES, SWAPPED, Disruption
 from drf_core.corpus.posts import TrainingCorpus
-from drf_core.model.configuration_drf import MODALITIES
 from drf_core.model.modeling_drf import DRFModel
 from drf_core.runtimes.choice import available_cores
 from drf_core.runtimes.frozen_encoder import frozen_image_encoder
 from drf_core.runtimes.torch_encoders import autocast
+from schemas.annotations import MODALITIES
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,8 @@ import zlib
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from schemas.reasons import ModalityReason
+
 # Our own limit is checked before any pixel is decoded. Not in a `catch_warnings`: images are
 # decoded on threads, which share the filters.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -34,7 +36,7 @@ _BROKEN = (
 
 def decode_image(
     data: bytes | memoryview | None, *, max_pixels: int, max_bytes: int, target: int | None = None
-) -> tuple[Image.Image | None, str | None]:
+) -> tuple[Image.Image | None, ModalityReason | None]:
     """Decode to an upright RGB image, first frame, transparency on white.
 
     data: the encoded file. max_pixels, max_bytes: limits checked before any pixel is
@@ -43,13 +45,13 @@ def decode_image(
     reason) with reason one of missing, too_large, truncated, undecodable.
     """
     if data is None or len(data) == 0:
-        return None, "missing"
+        return None, ModalityReason.MISSING
     if len(data) > max_bytes:
-        return None, "too_large"
+        return None, ModalityReason.TOO_LARGE
     try:
         image = Image.open(io.BytesIO(data))
         if image.size[0] * image.size[1] > max_pixels:
-            return None, "too_large"
+            return None, ModalityReason.TOO_LARGE
         if target is not None and image.format == "JPEG":
             image.draft("RGB", (target, target))
         image.load()
@@ -57,13 +59,14 @@ def decode_image(
         ImageOps.exif_transpose(image, in_place=True)
         return _rgb(image), None
     except Image.DecompressionBombError:
-        return None, "too_large"
+        return None, ModalityReason.TOO_LARGE
     except UnidentifiedImageError:
-        return None, "undecodable"
+        return None, ModalityReason.UNDECODABLE
     except MemoryError:
-        return None, "too_large"
+        return None, ModalityReason.TOO_LARGE
     except _BROKEN as error:
-        return None, "truncated" if _is_truncation(error) else "undecodable"
+        truncated = _is_truncation(error)
+        return None, ModalityReason.TRUNCATED if truncated else ModalityReason.UNDECODABLE
 
 
 def _is_truncation(error: BaseException) -> bool:

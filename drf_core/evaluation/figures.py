@@ -18,7 +18,7 @@ from drf_core.evaluation.resampled_metrics import (
     resampled_share,
     resamples_of,
 )
-from drf_core.model.configuration_drf import MODALITIES
+from schemas.annotations import MODALITIES
 
 # quality_auroc: chance that the quality of an undisrupted post exceeds that of a damaged one.
 # low_quality: share of what is present whose quality is below the threshold.

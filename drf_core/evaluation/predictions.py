@@ -15,9 +15,9 @@ from torch import Tensor
 from drf_core.corpus.disruption import Disruption
 from drf_core.corpus.views import FeatureViews, pick_features
 from drf_core.evaluation.protocol import Cell
-from drf_core.model.configuration_drf import MODALITIES
 from drf_core.model.modeling_drf import DRFModel
 from drf_core.model.processing_drf import DRFProcessor
+from schemas.annotations import MODALITIES
 
 # Settings that say where a part came from, not what it does.
 _PROVENANCE = {

@@ -18,7 +18,7 @@ from drf_core.corpus.disruption import (
     modality_fixed,
     modality_random,
 )
-from drf_core.model.configuration_drf import MODALITIES
+from schemas.annotations import MODALITIES
 
 CLEAN = "clean"
 FIXED = "modality-fixed"

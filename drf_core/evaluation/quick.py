@@ -8,8 +8,8 @@ from drf_core.corpus.views import FeatureViews
 from drf_core.evaluation.metrics import CLASSIFICATION, auroc, classification
 from drf_core.evaluation.predictions import outcomes
 from drf_core.evaluation.protocol import CLEAN, modality_fixed_cells
-from drf_core.model.configuration_drf import MODALITIES
 from drf_core.model.modeling_drf import DRFModel
+from schemas.annotations import MODALITIES
 
 
 def evaluate(

@@ -8,8 +8,6 @@ from transformers import AutoConfig, PretrainedConfig
 
 from drf_core.model.designs import DESIGNS
 
-MODALITIES = ("text", "image")
-
 
 class DRFConfig(PretrainedConfig):
     """Everything that shapes a DRF model; saved as config.json.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from drf_core.model.configuration_drf import MODALITIES
+from schemas.annotations import MODALITIES
 
 
 def expert(size: int, labels: int, dropout: float) -> nn.Sequential:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedModel
 from transformers.utils import ModelOutput
 
-from drf_core.model.configuration_drf import MODALITIES, DRFConfig
+from drf_core.model.configuration_drf import DRFConfig
 from drf_core.model.designs import DESIGNS
 from drf_core.model.feature_queue import FeatureQueue
 from drf_core.model.fusion import (
@@ -27,6 +27,7 @@ from drf_core.model.fusion import (
 from drf_core.model.projection import Projection, Standardiser
 from drf_core.model.quality import QualityEstimator, trust
 from drf_core.model.recovery import Recovery
+from schemas.annotations import MODALITIES
 
 OTHER = {"text": "image", "image": "text"}
 # The queues of disrupted posts are this many times as long as the other. Chosen by how well

@@ -16,11 +16,11 @@ from drf_core.corpus.posts import TrainingCorpus
 from drf_core.corpus.views import encode_undisrupted
 from drf_core.evaluation.predictions import outcomes
 from drf_core.evaluation.protocol import clean_cell
-from drf_core.model.configuration_drf import MODALITIES
 from drf_core.model.modeling_drf import DRFModel
 from drf_core.runtimes.choice import available_cores
 from drf_core.runtimes.torch_encoders import autocast
 from drf_core.training.batches import batches_of
+from schemas.annotations import MODALITIES
 from schemas.errors import UsageError
 
 

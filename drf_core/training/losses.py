@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from drf_core.model.configuration_drf import MODALITIES
 from drf_core.model.modeling_drf import DRFOutput
 from drf_core.model.recovery import distribution_loss, sample_loss
+from schemas.annotations import MODALITIES
 
 
 def sentiment_loss(output: DRFOutput, labels: Tensor, present: Tensor, unimodal: float) -> Tensor:

@@ -26,7 +26,6 @@ from drf_core.corpus.disruption import (
 from drf_core.corpus.posts import TrainingCorpus
 from drf_core.corpus.views import FeatureViews, encode_undisrupted, encode_views
 from drf_core.evaluation.quick import evaluate, mean_accuracy
-from drf_core.model.configuration_drf import MODALITIES
 from drf_core.model.modeling_drf import DRFModel
 from drf_core.runtimes.choice import available_cores
 from drf_core.training.batches import batches_of, encode_batch
@@ -38,6 +37,7 @@ from drf_core.training.fitting import (
     set_reference,
 )
 from drf_core.training.losses import distillation_loss, recovery_loss, sentiment_loss
+from schemas.annotations import MODALITIES
 
 STATE_FILE = "training_state.pt"
 # One damage for every epoch and model, or scores would differ by chance.

@@ -30,6 +30,7 @@ from pipelines.storage.checkpoints import DEFAULT_MODEL, resolve_model
 from pipelines.storage.files import open_store
 from pipelines.storage.redaction import redact
 from schemas.errors import UsageError
+from schemas.exit_codes import ExitCode
 from schemas.manifest import Manifest, to_json
 from schemas.posts import parse_columns
 
@@ -38,9 +39,6 @@ if TYPE_CHECKING:
 
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _ROWS = RowOptions()
-
-# What a run with failed files ends with, too.
-_FAILED_FILES = 4
 
 
 def add_annotate_arguments(parser: argparse.ArgumentParser) -> None:
@@ -196,7 +194,7 @@ def _describe(plan: Plan) -> int:
     if not plan.failed_files:
         return 0
     complain(f"error: {first_of([file.error for file in plan.failed_files], 'above')}")
-    return _FAILED_FILES
+    return ExitCode.FAILED_FILES
 
 
 def _given(arguments: argparse.Namespace, beam_options: PipelineOptions | None) -> dict[str, Any]:

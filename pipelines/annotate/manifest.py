@@ -17,20 +17,13 @@ from pipelines.annotate.publish.decide import FileResult
 from pipelines.annotate.publish.publish_partition import PartitionResult, why_unpublished
 from pipelines.storage.files import OutputError, open_store
 from pipelines.storage.redaction import redact
+from schemas.exit_codes import ExitCode
 from schemas.manifest import FileCounts, Manifest, Totals, from_json, to_json
 
 # Of the packages whose version may matter to the rows.
 _PACKAGES = ("apache-beam", "torch", "transformers", "pyarrow", "pillow", "fsspec")
 
 _PUBLISHED = ("published", "up_to_date")
-
-_DONE, _FAILED, _HELD_BACK, _FAILED_FILES = 0, 1, 3, 4
-_STATUSES = {
-    _DONE: "done",
-    _FAILED: "failed",
-    _HELD_BACK: "held_back",
-    _FAILED_FILES: "failed_files",
-}
 
 
 def build_manifest(
@@ -75,7 +68,7 @@ def build_manifest(
     finished = datetime.now(timezone.utc)
     return Manifest(
         run_id=plan.options.run_id,
-        status=_STATUSES[exit_code],
+        status=exit_code.name.lower(),
         exit_code=exit_code,
         started_at=started.isoformat(),
         finished_at=finished.isoformat(),
@@ -186,12 +179,12 @@ def _totals(files: Iterable[FileCounts], ledgers: Iterable[Ledger]) -> Totals:
     )
 
 
-def _exit_code(files: Iterable[FileCounts], partitions: Mapping[str, str]) -> int:
+def _exit_code(files: Iterable[FileCounts], partitions: Mapping[str, str]) -> ExitCode:
     if any(status == "incomplete" for status in partitions.values()):
-        return _FAILED
+        return ExitCode.FAILED
     if any(file.status == "failed" for file in files):
-        return _FAILED_FILES
-    return _HELD_BACK if "held_back" in partitions.values() else _DONE
+        return ExitCode.FAILED_FILES
+    return ExitCode.HELD_BACK if "held_back" in partitions.values() else ExitCode.DONE
 
 
 def _options(plan: Plan) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import dataclasses
 from dataclasses import dataclass
 
 from pipelines.posts.files import FailedFile, InputFile
-from schemas.posts import PostColumns
+from schemas.posts import MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS, PostColumns
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,8 @@ class RowOptions:
     columns: PostColumns = PostColumns()
     keep: tuple[str, ...] = ()
     image_uri_prefixes: tuple[str, ...] = ()
-    max_image_pixels: int = 50_000_000
-    max_image_bytes: int = 20_000_000
+    max_image_pixels: int = MAX_IMAGE_PIXELS
+    max_image_bytes: int = MAX_IMAGE_BYTES
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image
 from scipy.fft import dctn
 
-from drf_core.annotator import MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS
 from drf_core.decoding.images import decode_image
+from schemas.posts import MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS
 
 # Shorter texts ("good morning", or nothing but a link) are alike by accident.
 _FEWEST_WORDS = 4

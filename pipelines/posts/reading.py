@@ -18,6 +18,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from pipelines.storage.retrying import retry
 from schemas.errors import DRFError
+from schemas.exit_codes import ExitCode
 from schemas.posts import PostsLayout, coerce_posts
 
 # A request to an object store of this size costs little more than a smaller one; of a local
@@ -52,7 +53,7 @@ _Range = TypeVar("_Range", bound=RowRange)
 class CorruptInputError(DRFError):
     """A file whose pages cannot be read; trying again would not help."""
 
-    exit_code = 4
+    exit_code = ExitCode.FAILED_FILES
 
 
 class _WatchedFile:

@@ -35,10 +35,11 @@ from drf_core.decoding.resizing import Resizing, whole_pixels
 from drf_core.runtimes.choice import available_cores
 from pipelines.annotate.work import unit
 from pipelines.cli import main as drf
+from schemas.posts import MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS
 from tests.benchmarks.many_posts import Originals
 from tests.benchmarks.processes import drf_annotate, in_turns, machine, table
 
-_LIMITS = {"max_pixels": 50_000_000, "max_bytes": 20_000_000}
+_LIMITS = {"max_pixels": MAX_IMAGE_PIXELS, "max_bytes": MAX_IMAGE_BYTES}
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -20,7 +20,7 @@ from drf_core.evaluation.metrics import (
 )
 from drf_core.evaluation.protocol import OTHER_DAMAGE, Cell
 from drf_core.evaluation.resampled_metrics import resampled_classification, resamples_of
-from drf_core.model.configuration_drf import MODALITIES
+from schemas.annotations import MODALITIES
 from tests.benchmarks.study_known_damage import known_damage_table
 from tests.benchmarks.study_runs import Key, Run, read_runs
 

@@ -35,9 +35,8 @@ from pipelines.annotate.planning.shards import (
 from pipelines.posts.inputs import InputListing, input_gone
 from pipelines.storage.files import Store, in_parallel, open_store
 from pipelines.storage.redaction import reason_of, redact
-from schemas.annotations import MODALITY_REASONS
-from schemas.dead_letters import DEAD_LETTER_REASONS
 from schemas.errors import UsageError
+from schemas.reasons import DeadLetterReason, ModalityReason
 
 
 def make_plan(
@@ -283,7 +282,7 @@ def _check_displaced(listing: InputListing, output: _Output) -> None:
 
 
 def _check_reasons(retry: Collection[str]) -> None:
-    known = (*MODALITY_REASONS, *DEAD_LETTER_REASONS)
+    known = [str(reason) for reason in (*ModalityReason, *DeadLetterReason)]
     for reason in retry:
         if reason not in known:
             raise UsageError(f"--retry {reason}: unknown reason; it is one of {', '.join(known)}")

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 
 from pipelines.storage.backends import open_url
 from schemas.errors import UsageError
+from schemas.reasons import ModalityReason
 
 _CHUNK_BYTES = 1 << 16
 _DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -66,7 +67,7 @@ class ImageFetcher:
         self._max_bytes = max_bytes
         self._timeout_seconds = timeout_seconds
 
-    def fetch(self, uri: str) -> tuple[bytes | None, str | None]:
+    def fetch(self, uri: str) -> tuple[bytes | None, ModalityReason | None]:
         """Return (bytes, None), or (None, reason) where the image cannot be had.
 
         reason: not_allowed (nothing was asked of the place), too_large (no more than the
@@ -74,30 +75,32 @@ class ImageFetcher:
         """
         place = _parse(uri)
         if place is None or not any(place.lies_under(prefix) for prefix in self._prefixes):
-            return None, "not_allowed"
+            return None, ModalityReason.NOT_ALLOWED
         # On a thread that is left behind when the time is up: the libraries' own limits
         # begin anew with every byte that arrives, and file systems have none.
-        outcome: list[tuple[bytes | None, str | None]] = []
+        outcome: list[tuple[bytes | None, ModalityReason | None]] = []
         thread = threading.Thread(
             target=self._read_to, args=(outcome, place), name="fetch-image", daemon=True
         )
         try:
             thread.start()
         except RuntimeError:
-            return None, "fetch_failed"
+            return None, ModalityReason.FETCH_FAILED
         thread.join(self._timeout_seconds)
-        return outcome[0] if outcome else (None, "fetch_failed")
+        return outcome[0] if outcome else (None, ModalityReason.FETCH_FAILED)
 
-    def _read_to(self, outcome: list[tuple[bytes | None, str | None]], place: _Place) -> None:
+    def _read_to(
+        self, outcome: list[tuple[bytes | None, ModalityReason | None]], place: _Place
+    ) -> None:
         try:
             read = self._read_http if place.scheme in _DEFAULT_PORTS else self._read_store
             content = read(place)
         except Exception:
             # What went wrong may name hosts, paths or credentials: only the reason leaves.
-            outcome.append((None, "fetch_failed"))
+            outcome.append((None, ModalityReason.FETCH_FAILED))
         else:
             too_large = content is None or len(content) > self._max_bytes
-            outcome.append((None, "too_large") if too_large else (content, None))
+            outcome.append((None, ModalityReason.TOO_LARGE) if too_large else (content, None))
 
     def _read_http(self, place: _Place) -> bytes | None:
         deadline = time.monotonic() + self._timeout_seconds

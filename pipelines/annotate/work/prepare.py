@@ -9,6 +9,7 @@ from drf_core.annotator import Annotator, PreparedPost
 from pipelines.annotate.plan import RowOptions
 from pipelines.annotate.work.feature_cache import FeatureCache
 from pipelines.annotate.work.fetch import ImageFetcher
+from schemas.reasons import DeadLetterReason, ModalityReason
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class DeadLetter:
     """
 
     stage: str
-    reason: str
+    reason: DeadLetterReason
     message: str
     lost: tuple[str, ...] = ()
 
@@ -27,15 +28,15 @@ class DeadLetter:
 def no_post_id(post_id: str | None) -> DeadLetter | None:
     """A dead letter for a post whose id is null or blank, else None."""
     if post_id is None:
-        return DeadLetter("check", "no_post_id", "post_id is null")
+        return DeadLetter("check", DeadLetterReason.NO_POST_ID, "post_id is null")
     if not post_id.strip():
-        return DeadLetter("check", "no_post_id", "post_id is blank")
+        return DeadLetter("check", DeadLetterReason.NO_POST_ID, "post_id is blank")
     return None
 
 
 def model_failed(error: str) -> DeadLetter:
     """A dead letter for a post on which the model raised `error`, an exception's type name."""
-    return DeadLetter("model", "model_failed", f"the model raised {error}")
+    return DeadLetter("model", DeadLetterReason.MODEL_FAILED, f"the model raised {error}")
 
 
 def prepare_post(
@@ -69,13 +70,15 @@ def prepare_post(
     except MemoryError:
         raise
     except Exception as error:
-        return DeadLetter("decode", "model_failed", f"preparing raised {type(error).__name__}")
+        return DeadLetter(
+            "decode", DeadLetterReason.MODEL_FAILED, f"preparing raised {type(error).__name__}"
+        )
     if prepared.usable:
         return prepared
     lost = (str(prepared.text_reason), str(prepared.image_reason))
     return DeadLetter(
-        "check" if {*lost} <= {"missing", "blank"} else "decode",
-        "no_usable_modality",
+        "check" if {*lost} <= {ModalityReason.MISSING, ModalityReason.BLANK} else "decode",
+        DeadLetterReason.NO_USABLE_MODALITY,
         f"text is {lost[0]}, image is {lost[1]}",
         lost,
     )

@@ -17,6 +17,7 @@ from pipelines.annotate.work.prepare import DeadLetter, no_post_id
 from pipelines.annotate.work.rows import Result
 from pipelines.posts.reading import CorruptInputError
 from schemas.errors import DRFError, SchemaError
+from schemas.exit_codes import ExitCode
 from schemas.posts import PostsLayout, kept_columns
 
 # What a worker reads and prepares while the model runs: enough to keep it fed, and the bound
@@ -39,7 +40,7 @@ Prepare = Callable[[str | None, memoryview | None, str | None], PreparedPost | D
 class InputChangedError(DRFError):
     """An input file is no longer the one that was planned."""
 
-    exit_code = 4
+    exit_code = ExitCode.FAILED_FILES
 
 
 LASTING_ERRORS = (InputChangedError, CorruptInputError, SchemaError)

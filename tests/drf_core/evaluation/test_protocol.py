@@ -25,8 +25,8 @@ from drf_core.evaluation.protocol import (
     kinds_to_encode,
     met_in_training,
 )
-from drf_core.model.configuration_drf import MODALITIES
 from drf_core.model.designs import DESIGNS
+from schemas.annotations import MODALITIES
 
 TRAINED = {"text": ["corrupt", "typos"], "image": ["corrupt", "blur", "noise"]}
 

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from drf_core.annotator import MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS, Annotator, Prediction
+from drf_core.annotator import Annotator, Prediction
 from drf_core.decoding.images import decode_image
 from drf_core.model.building import build_model
 from drf_core.model.modeling_drf import DRFModel
@@ -27,6 +27,7 @@ from drf_core.runtimes.openvino_graphs import IMAGE, TEXT, image_graph, text_gra
 from drf_core.runtimes.quantised import quantise, save_quantised
 from pipelines.sample import make_sample
 from pipelines.storage.checkpoints import DEFAULT_MODEL, resolve_model
+from schemas.posts import MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS
 from tests.conftest import LABELS, SHARED
 
 # Share of posts with the same label.
