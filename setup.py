@@ -32,6 +32,7 @@ setup(
     zip_safe=False,
     install_requires=[
         "apache-beam>=2.77,<3",
+        "fastavro>=1.9,<2",
         "fsspec[http]>=2024.6",
         "huggingface_hub>=1.0,<3",
         "matplotlib>=3.8,<4",

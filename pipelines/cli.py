@@ -81,7 +81,7 @@ def _run(argv: list[str]) -> int:
     named = next((argument for argument in argv if not argument.startswith("-")), None)
     annotate = commands.add_parser(
         "annotate",
-        help="annotate Parquet files of posts",
+        help="annotate files of posts",
         epilog=_EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

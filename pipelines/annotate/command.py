@@ -50,7 +50,7 @@ def add_annotate_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         action="extend",
         metavar="PATH",
-        help="Parquet files, folders or globs, on any fsspec URL",
+        help="files of posts (Parquet, CSV, JSON Lines, Avro), folders or globs, on any fsspec URL",
     )
     add(
         "--output", required=True, metavar="DIR", help="folder or fsspec URL; may hold earlier runs"

@@ -33,7 +33,13 @@ _NAME = re.compile(r"[\w.+-]+")
 def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `drf evaluate`."""
     add = parser.add_argument
-    add("--posts", nargs="+", required=True, metavar="PATH", help="labelled posts (Parquet)")
+    add(
+        "--posts",
+        nargs="+",
+        required=True,
+        metavar="PATH",
+        help="labelled posts: files, folders or globs",
+    )
     add(
         "--model",
         action="append",

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from schemas.errors import DRFError
+from schemas.exit_codes import ExitCode
+
 
 @dataclass(frozen=True)
 class RowGroup:
@@ -44,3 +47,9 @@ class FailedFile:
     source_file: str
     partition: str
     error: str
+
+
+class CorruptInputError(DRFError):
+    """A file whose content cannot be read; trying again would not help."""
+
+    exit_code = ExitCode.FAILED_FILES

@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
-from pipelines.posts.files import FailedFile, InputFile, RowGroup
+from pipelines.posts.files import CorruptInputError, FailedFile, InputFile, RowGroup
 from pipelines.posts.names import as_text, check_names, is_text, name_of, once_each, without_query
-from pipelines.posts.reading import CorruptInputError
+from pipelines.posts.records import KINDS, Survey, is_records_file, survey
 from pipelines.storage.backends import open_url
 from pipelines.storage.files import in_parallel, open_store
 from pipelines.storage.listing import list_files
@@ -54,10 +54,31 @@ class InputListing:
 
 @dataclass(frozen=True)
 class Footer:
-    """A Parquet file's footer. identity: of the file's content, see input_identity."""
+    """What a file says of its rows: Parquet in its footer, records when they are surveyed.
+
+    identity: of the file's content, see input_identity.
+    """
 
     identity: str
-    metadata: pq.FileMetaData
+    said: pq.FileMetaData | Survey
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The file's columns."""
+        if isinstance(self.said, Survey):
+            return self.said.schema
+        return self.said.schema.to_arrow_schema()
+
+    @property
+    def rows(self) -> int:
+        """Rows of the file."""
+        return self.said.rows if isinstance(self.said, Survey) else self.said.num_rows
+
+    def row_groups(self, columns: Sequence[str]) -> tuple[RowGroup, ...]:
+        """The row groups, with the bytes of these columns; a file of records is one."""
+        if isinstance(self.said, Survey):
+            return (RowGroup(self.said.rows, self.said.bytes),)
+        return tuple(_row_groups(self.said, columns))
 
 
 def list_inputs(
@@ -69,7 +90,8 @@ def list_inputs(
 ) -> InputListing:
     """Return the input files that paths name: files, folders or globs on any fsspec URL.
 
-    A folder means every *.parquet below it, leaving out names that start with "." or "_".
+    A folder means every *.parquet below it, or where it has none its files of records (CSV,
+    JSON Lines, Avro), leaving out names that start with "." or "_".
     A file that cannot be read, is empty, or whose columns do not fit is a failed file.
     option: what gave the paths, for messages.
     Raises UsageError where a path is missing, a folder or glob names no file, two inputs
@@ -144,10 +166,11 @@ def checksum_identity(fs: fsspec.AbstractFileSystem, path: str) -> str | None:
 def read_footer(
     fs: fsspec.AbstractFileSystem, path: str, info: Mapping[str, Any] | None = None
 ) -> Footer:
-    """Return a Parquet file's footer and the identity of its content.
+    """Return what a file says of its rows, and the identity of its content.
 
     info: what a listing said of the file, where it was listed just now.
-    Raises FileNotFoundError, or CorruptInputError where there is no footer to be read.
+    Raises FileNotFoundError, or CorruptInputError where there is no footer to be read, or a
+    record that is none.
     """
     info = _info(fs, path) if info is None else info
     size = int(info["size"])
@@ -155,6 +178,8 @@ def read_footer(
     if size == 0:
         raise CorruptInputError(f"{shown} is empty (0 bytes); write it again")
     tail = _read_range(fs, path, max(0, size - _TAIL_BYTES), size)
+    if is_records_file(path):
+        return Footer(_identity(fs, path, info, tail), survey(fs, path, shown))
     if size < 12 or tail[-4:] != b"PAR1":
         raise CorruptInputError(
             f"{shown} does not end as a Parquet file does: cut short, or something else; "
@@ -227,7 +252,7 @@ def _expand(
             name = without_query(inner).rpartition("/")[2]
             return url_of(inner), [(url_of(inner), name, None)], set()
         if kind == "directory":
-            root, below = inner.rstrip("/"), _parquet_below(fs, inner)
+            root, below = inner.rstrip("/"), _files_below(fs, inner)
         else:
             root = inner[: _MAGIC.search(inner).start()].rpartition("/")[0]  # type: ignore[union-attr]
             below = _matches(fs, inner, root)
@@ -237,7 +262,9 @@ def _expand(
         raise UsageError(f"{option} {shown}: cannot be listed: {reason_of(error)}") from error
     names = [name for name in below if not _hidden(name)]
     if not names:
-        what = "the folder holds no *.parquet file" if kind == "directory" else "matches no file"
+        what = "matches no file"
+        if kind == "directory":
+            what = f"the folder holds no file of posts ({', '.join(KINDS)})"
         raise UsageError(f"{option} {shown}: {what}")
     _check_apart(url_of(root), kind == "directory", output, shown)
     found = [(url_of(f"{root}/{name}"), name, below[name]) for name in names]
@@ -248,15 +275,16 @@ def _expand(
     return url_of(root), found, {part for part in folders if "=" in part and _hidden(part)}
 
 
-def _parquet_below(
-    fs: fsspec.AbstractFileSystem, folder: str
-) -> dict[str, Mapping[str, Any] | None]:
+def _files_below(fs: fsspec.AbstractFileSystem, folder: str) -> dict[str, Mapping[str, Any] | None]:
+    """Return a folder's Parquet files, or where it has none its other files of posts."""
     files = retry(lambda: list_files(fs, folder, recursive=True))
-    return {
+    named: dict[str, Mapping[str, Any] | None] = {
         name: info if _checksum(info) else None
         for name, info in files.items()
-        if name.endswith(".parquet")
+        if name.endswith(".parquet") or is_records_file(name, in_folder=True)
     }
+    parquet = {name: info for name, info in named.items() if name.endswith(".parquet")}
+    return parquet if any(not _hidden(name) for name in parquet) else named
 
 
 def _matches(
@@ -266,7 +294,7 @@ def _matches(
     for path, info in retry(lambda: fs.glob(pattern, detail=True)).items():
         name = path[len(root) + 1 :]
         if info["type"] == "directory":
-            below = _parquet_below(fs, path)
+            below = _files_below(fs, path)
             found |= {f"{name.rstrip('/')}/{inner}": info for inner, info in below.items()}
         else:
             found[name] = info if _checksum(info) else None
@@ -332,7 +360,7 @@ def _look_at(
     try:
         fs, path = open_input(url)
         footer = read_footer(fs, path, info)
-        schema = footer.metadata.schema.to_arrow_schema()
+        schema = footer.schema
         names = schema.names
         layout = check_posts_schema(schema, columns, keep, redact(url))
     except UsageError:
@@ -343,7 +371,7 @@ def _look_at(
         return failed(str(error))
     except Exception as error:
         return failed(f"{redact(url)} cannot be read: {reason_of(error)}")
-    groups = tuple(_row_groups(footer.metadata, layout.read))
+    groups = footer.row_groups(layout.read)
     return _LookedAt(
         InputFile(url, source_file, partition, footer.identity, groups), keep=layout.keep
     )

@@ -1,4 +1,4 @@
-"""Reading posts to train on from Parquet."""
+"""Reading posts to train and evaluate on, with their labels."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from drf_core.corpus.posts import UNLABELLED, TrainingPost, usable
 from pipelines.console.messages import say
-from pipelines.posts.inputs import list_inputs, open_input
-from pipelines.posts.reading import CorruptInputError
+from pipelines.posts.files import CorruptInputError
+from pipelines.posts.inputs import list_inputs, open_input, read_footer
+from pipelines.posts.reading import read_batches
 from pipelines.posts.splits import SPLITS, assign_splits, fingerprints, group_posts
 from schemas.errors import SchemaError, UsageError
 from schemas.posts import PostColumns, check_posts_schema, coerce_posts
@@ -60,20 +60,14 @@ def stream_training_rows(
     if listing.failed:
         raise CorruptInputError(listing.failed[0].error)
     for file in listing.files:
-        fs, path = open_input(file.path)
-        with fs.open(path, "rb") as handle:
-            try:
-                parquet = pq.ParquetFile(handle)
-                yield from _read_file(parquet, columns, label_column, file.source_file)
-            except (pa.ArrowInvalid, OSError) as error:
-                first = str(error).splitlines()[0]
-                raise CorruptInputError(f"{file.source_file}: cannot be read: {first}") from error
+        yield from _read_file(file.path, columns, label_column, file.source_file)
 
 
 def _read_file(
-    file: pq.ParquetFile, columns: PostColumns, label_column: str | None, name: str
+    url: str, columns: PostColumns, label_column: str | None, name: str
 ) -> Iterator[LabelledRow]:
-    schema = file.schema_arrow
+    fs, path = open_input(url)
+    schema = read_footer(fs, path).schema
     if columns.image not in schema.names:
         if columns.image not in (None, PostColumns().image):
             raise SchemaError(
@@ -109,14 +103,13 @@ def _read_file(
             raise SchemaError(name, label_column, str(found), "string", "give labels as words")
         keep = [label_column]
     layout = check_posts_schema(schema, columns, (), name)
-    first = 0
-    for batch in file.iter_batches(256, columns=[*layout.read, *keep]):
+    wanted = dict.fromkeys([*layout.read, *keep])
+    for first, batch in read_batches(fs, path, name, list(wanted), 256, schema):
         posts = coerce_posts(batch, layout).to_pydict()
         labels = batch.column(label_column).to_pylist() if label_column else [None] * batch.num_rows
         values = zip(posts["post_id"], posts["text"], posts["image"], labels, strict=True)
         for offset, value in enumerate(values):
             yield LabelledRow(*value, file=name, row=first + offset)
-        first += batch.num_rows
 
 
 def labels_of(rows: Sequence[LabelledRow]) -> tuple[str, ...]:

@@ -1,14 +1,15 @@
-"""Posts from a Parquet file in small batches: only the rows and columns that are needed.
+"""Posts from a file in small batches: only the rows and columns that are needed.
 
-Memory is bounded by the batch, not by the row group: column chunks are streamed page by
-page, and one pass over a row group serves all shards that lie in it.
+Memory is bounded by the batch, not by Parquet's row group: column chunks are streamed page by
+page, and one pass over a row group serves all shards that lie in it. A file of records is one
+row group, read from its first record on.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
 from typing import Any, Protocol, TypeVar
 
 import fsspec
@@ -16,9 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
+from pipelines.posts.files import CorruptInputError
+from pipelines.posts.records import is_records_file, read_records
 from pipelines.storage.retrying import retry
-from schemas.errors import DRFError
-from schemas.exit_codes import ExitCode
 from schemas.posts import PostsLayout, coerce_posts
 
 # A request to an object store of this size costs little more than a smaller one; of a local
@@ -50,12 +51,6 @@ class RowRange(Protocol):
 _Range = TypeVar("_Range", bound=RowRange)
 
 
-class CorruptInputError(DRFError):
-    """A file whose pages cannot be read; trying again would not help."""
-
-    exit_code = ExitCode.FAILED_FILES
-
-
 class _WatchedFile:
     """A file that remembers what its reads raised.
 
@@ -84,12 +79,14 @@ def read_unit_rows(
     shards: Sequence[_Range],
     layout: PostsLayout,
     batch_rows: int = 128,
+    schema: pa.Schema | None = None,
 ) -> Iterator[tuple[_Range, int, pa.RecordBatch]]:
     """Yield (shard, source row of the first post, posts) over shards of one file in one pass.
 
     path: as fs knows it. shards: of this file, in row order; rows between them are passed
     over. batch_rows: at most so many posts in a batch, fewer where rows are large. Batches
-    are coerced (schemas.posts.coerce_posts) and lie in one shard each.
+    are coerced (schemas.posts.coerce_posts) and lie in one shard each. schema: of a file of
+    records, as `read_footer` found it.
     Raises CorruptInputError where a page is damaged or rows are missing; what was yielded
     before is sound. What the store raises passes through.
     """
@@ -99,8 +96,10 @@ def read_unit_rows(
     end = shards[-1].first_row + shards[-1].rows
     where = f"{shards[0].source_file}: rows {shards[0].first_row} to {end - 1}"
     missing = sum(shard.rows for shard in shards)
-    with _opened(fs, path) as file:
-        for row, batch in _row_group_batches(file, where, shards, layout, batch_rows):
+    groups = {group for shard in shards for group in shard.row_groups}
+    batches = read_batches(fs, path, where, layout.read, batch_rows, schema, groups)
+    with contextlib.closing(batches):
+        for row, batch in batches:
             for shard in shards:
                 first = max(row, shard.first_row)
                 last = min(row + batch.num_rows, shard.first_row + shard.rows)
@@ -113,14 +112,39 @@ def read_unit_rows(
         raise CorruptInputError(f"{where}: {missing} of them are not in the file; write it again")
 
 
+def read_batches(
+    fs: fsspec.AbstractFileSystem,
+    path: str,
+    where: str,
+    columns: Sequence[str],
+    batch_rows: int,
+    schema: pa.Schema | None = None,
+    row_groups: Collection[int] | None = None,
+) -> Generator[tuple[int, pa.RecordBatch], None, None]:
+    """Yield (source row of the first row, rows as they lie in the file).
+
+    where: what messages call the file or its part. schema: of a file of records, as
+    `read_footer` found it. row_groups: those wanted, None for all.
+    Raises CorruptInputError, and what the store raises.
+    """
+    if is_records_file(path):
+        assert schema is not None
+        row = 0
+        for batch in read_records(fs, path, where, schema, columns, batch_rows):
+            yield row, batch
+            row += batch.num_rows
+        return
+    with _opened(fs, path) as file:
+        yield from _row_group_batches(file, where, row_groups, columns, batch_rows)
+
+
 def _row_group_batches(
     file: _WatchedFile | pa.NativeFile,
     where: str,
-    shards: Sequence[RowRange],
-    layout: PostsLayout,
+    wanted: Collection[int] | None,
+    columns: Sequence[str],
     batch_rows: int,
 ) -> Iterator[tuple[int, pa.RecordBatch]]:
-    """Yield (source row of the first row, rows as they lie in the file) of needed row groups."""
     with _explained(file, where):
         # Buffered and not pre-buffered: else a whole column chunk is held in memory.
         parquet = pq.ParquetFile(
@@ -129,16 +153,15 @@ def _row_group_batches(
             pre_buffer=False,
             page_checksum_verification=True,
         )
-    needed = {group for shard in shards for group in shard.row_groups}
     row = 0
     for group in range(parquet.num_row_groups):
         metadata = parquet.metadata.row_group(group)
-        if group in needed and metadata.num_rows:
+        if (wanted is None or group in wanted) and metadata.num_rows:
             row_bytes = max(1, metadata.total_byte_size // metadata.num_rows)
             batches = parquet.iter_batches(
                 min(batch_rows, max(1, _BATCH_BYTES // row_bytes)),
                 row_groups=[group],
-                columns=list(layout.read),
+                columns=list(columns),
                 use_threads=False,
             )
             first_row = row

@@ -29,7 +29,13 @@ _HALVED = ("text_encoder.", "image_encoder.", "undisrupted_queue.", "disrupted_q
 def add_train_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `drf train`."""
     add = parser.add_argument
-    add("--posts", nargs="+", required=True, metavar="PATH", help="labelled posts (Parquet)")
+    add(
+        "--posts",
+        nargs="+",
+        required=True,
+        metavar="PATH",
+        help="labelled posts: files, folders or globs",
+    )
     add(
         "--validation",
         nargs="+",

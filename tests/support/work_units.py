@@ -21,9 +21,9 @@ def shards_of(path: Path, rows: int | None = None) -> list[Shard]:
     """Shards of `rows` rows each over one file, cut without regard to row groups."""
     footer = read_footer(*open_input(str(path)))
     starts = [0]
-    for group in range(footer.metadata.num_row_groups):
-        starts.append(starts[-1] + footer.metadata.row_group(group).num_rows)
-    total = footer.metadata.num_rows
+    for group in footer.row_groups(()):
+        starts.append(starts[-1] + group.rows)
+    total = footer.rows
     shards = []
     for first in range(0, total, rows or total) if total else [0]:
         last = min(first + (rows or total), total)

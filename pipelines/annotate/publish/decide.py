@@ -204,7 +204,7 @@ def _why_changed(file: FileTask) -> str | None:
         return str(error)
     except Exception as error:
         return f"{shown} cannot be read: {reason_of(error)}"
-    if footer.identity != file.identity or footer.metadata.num_rows != file.rows:
+    if footer.identity != file.identity or footer.rows != file.rows:
         return f"{shown} was changed while it was annotated; run again"
     return None
 

@@ -15,7 +15,7 @@ from pipelines.annotate.plan import Shard
 from pipelines.annotate.work.contents import Content, contents_of, views
 from pipelines.annotate.work.prepare import DeadLetter, no_post_id
 from pipelines.annotate.work.rows import Result
-from pipelines.posts.reading import CorruptInputError
+from pipelines.posts.files import CorruptInputError
 from schemas.errors import DRFError, SchemaError
 from schemas.exit_codes import ExitCode
 from schemas.posts import PostsLayout, kept_columns

@@ -141,9 +141,9 @@ class _Annotation:
             raise InputChangedError(
                 f"{first.source_file} changed since the run began; the next run annotates it anew"
             )
-        schema = footer.metadata.schema.to_arrow_schema()
+        schema = footer.schema
         layout = check_posts_schema(schema, rows.columns, rows.keep, first.source_file)
-        return layout, read_unit_rows(fs, path, shards, layout)
+        return layout, read_unit_rows(fs, path, shards, layout, schema=schema)
 
     def _prepare(
         self, text: str | None, image: memoryview | None, image_uri: str | None

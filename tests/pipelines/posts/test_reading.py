@@ -16,7 +16,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.annotate.plan import Shard
-from pipelines.posts.reading import CorruptInputError, read_unit_rows
+from pipelines.posts.files import CorruptInputError
+from pipelines.posts.reading import read_unit_rows
 from schemas.posts import PostColumns, check_posts_schema
 from tests.data import corpora
 

@@ -1,0 +1,89 @@
+"""`drf annotate` on exports that are no Parquet: CSV, JSON Lines, Avro."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import fastavro
+
+from tests.data.corpora import make_posts, write_posts
+from tests.support.running import Output, Run
+
+Annotate = Callable[..., Run]
+
+
+def write_csv(path: Path, posts: list[dict[str, Any]]) -> None:
+    lines = [f'{post["post_id"]},"{post["text"]}\n(second line)",en' for post in posts]
+    path.write_bytes(gzip.compress("\n".join(["post_id,text,lang", *lines]).encode()))
+
+
+def write_jsonl(path: Path, posts: list[dict[str, Any]]) -> None:
+    records = [{"post_id": p["post_id"], "text": p["text"], "lang": "de"} for p in posts]
+    path.write_text("\n".join(json.dumps(record) for record in records))
+
+
+def write_avro(path: Path, posts: list[dict[str, Any]]) -> None:
+    names = {"post_id": "string", "text": "string", "lang": ["null", "string"]}
+    fields = [{"name": name, "type": type_} for name, type_ in names.items()]
+    records = [{"post_id": p["post_id"], "text": p["text"], "lang": "fr"} for p in posts]
+    with open(path, "wb") as file:
+        fastavro.writer(file, {"type": "record", "name": "Post", "fields": fields}, records)
+
+
+def test_records_are_posts_like_any_other(
+    tmp_path: Path, annotate: Annotate, output: Output
+) -> None:
+    folder = tmp_path / "exports" / "dt=2026-11-20"
+    folder.mkdir(parents=True)
+    posts = make_posts(25)
+    write_csv(folder / "a.csv.gz", posts)
+    write_jsonl(folder / "b.jsonl", posts)
+    write_avro(folder / "c.avro", posts)
+    (folder / "export.json").write_text("{}")
+    arguments = (tmp_path / "exports", "--column", "image=", "--keep", "lang", "--shard-rows", 10)
+
+    run = annotate(*arguments)
+
+    assert run.code == 0, run.err
+    names = [f"dt=2026-11-20/{name}" for name in ("a.csv.gz", "b.jsonl", "c.avro")]
+    assert output.places() == [(name, row) for name in names for row in range(25)]
+    rows = {(row["source_file"], row["source_row"]): row for row in output.annotations}
+    for name, language in zip(names, ("en", "de", "fr"), strict=True):
+        assert rows[name, 7]["post_id"] == posts[7]["post_id"]
+        assert rows[name, 7]["lang"] == language
+    assert annotate(*arguments).manifest["computed_rows"] == 0
+
+    write_jsonl(folder / "b.jsonl", posts[:12])
+    again = annotate(*arguments).manifest
+    assert again["computed_rows"] == 12
+    assert output.places() == [
+        (name, row) for name in names for row in range(12 if name == names[1] else 25)
+    ]
+
+
+def test_a_damaged_file_of_records_fails_alone(
+    tmp_path: Path, annotate: Annotate, output: Output
+) -> None:
+    (tmp_path / "in").mkdir()
+    write_jsonl(tmp_path / "in" / "a.jsonl", make_posts(3))
+    (tmp_path / "in" / "b.csv").write_text("post_id,text\n1,x\n2,secret,y\n")
+
+    run = annotate(tmp_path / "in", "--column", "image=")
+
+    assert run.code == 4
+    assert "b.csv: record 1 (counted from 0) cannot be read (3 fields" in run.err
+    assert "secret" not in run.err
+    assert output.places() == [("a.jsonl", row) for row in range(3)]
+
+
+def test_of_a_folder_with_parquet_the_rest_is_no_input(
+    tmp_path: Path, annotate: Annotate, output: Output
+) -> None:
+    write_posts(tmp_path / "in" / "a.parquet", make_posts(3))
+    (tmp_path / "in" / "labels.csv").write_text("post_id,label\n1,x\n")
+    assert annotate(tmp_path / "in").code == 0
+    assert output.places() == [("a.parquet", row) for row in range(3)]

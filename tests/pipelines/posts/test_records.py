@@ -1,0 +1,132 @@
+"""CSV, JSON Lines and Avro: every record counted, one type for a column, damage named."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import fastavro
+import pyarrow as pa
+import pytest
+from fsspec.implementations.local import LocalFileSystem
+
+from pipelines.posts.files import CorruptInputError
+from pipelines.posts.records import is_records_file, read_records, survey
+
+FS = LocalFileSystem()
+
+
+def written(path: Path, content: str | bytes) -> str:
+    raw = content.encode() if isinstance(content, str) else content
+    path.write_bytes(gzip.compress(raw) if path.suffix == ".gz" else raw)
+    return str(path)
+
+
+def rows(path: str, batch_rows: int = 2) -> list[dict[str, Any]]:
+    """The file's records, with the types and the count that the survey promised."""
+    found = survey(FS, path, "it")
+    batches = list(read_records(FS, path, "it", found.schema, found.schema.names, batch_rows))
+    assert all(batch.num_rows <= batch_rows for batch in batches)
+    table = pa.Table.from_batches(batches, schema=found.schema)
+    assert table.num_rows == found.rows
+    return table.to_pylist()
+
+
+@pytest.mark.parametrize("name", ["posts.csv", "posts.csv.gz"])
+def test_csv_is_text_and_an_empty_field_null(tmp_path: Path, name: str) -> None:
+    content = '\ufeffid,text\n007,"two\nlines, ""quoted"""\n\n2026-11-20,\n8,caf\xe9'
+    path = written(tmp_path / name, content)
+    assert rows(path) == [
+        {"id": "007", "text": 'two\nlines, "quoted"'},
+        {"id": "2026-11-20", "text": None},
+        {"id": "8", "text": "café"},
+    ]
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_the_first_line_tells_what_separates_fields(tmp_path: Path, delimiter: str) -> None:
+    with open(tmp_path / "posts.csv", "w", newline="") as file:
+        csv.writer(file, delimiter=delimiter).writerows([["id", "text"], ["1", "a,b;c\td"]])
+    assert rows(str(tmp_path / "posts.csv")) == [{"id": "1", "text": "a,b;c\td"}]
+
+
+def test_bytes_that_are_no_utf8_fail_no_file(tmp_path: Path) -> None:
+    assert rows(written(tmp_path / "a.csv", b"id,text\n1,caf\xe9\n"))[0]["text"] == "caf\ufffd"
+    path = written(tmp_path / "a.jsonl", b'{"id": 1, "text": "caf\xe9"}\n')
+    assert rows(path)[0]["text"] == "caf\ufffd"
+
+
+@pytest.mark.parametrize("name", ["posts.jsonl", "posts.ndjson.gz", "part-0000.json"])
+def test_json_fields_may_come_late_and_texts_stay_texts(tmp_path: Path, name: str) -> None:
+    records = [{"id": n, "text": "2026-11-20 10:00:00"} for n in range(300)]
+    records.append({"id": 300, "text": "late", "lang": "en", "score": float("nan")})
+    path = written(tmp_path / name, "\n\n".join(json.dumps(record) for record in records))
+    found = rows(path, batch_rows=128)
+    assert len(found) == 301
+    assert found[0] == {"id": 0, "text": "2026-11-20 10:00:00", "lang": None, "score": None}
+    assert found[300]["lang"] == "en"
+    assert survey(FS, path, "it").schema.field("id").type == pa.int64()
+
+
+def test_json_values_of_many_types_become_text(tmp_path: Path) -> None:
+    values: list[Any] = [7, "007", None, {"a": [1]}, 10**30]
+    path = written(tmp_path / "posts.jsonl", "\n".join(json.dumps({"id": v}) for v in values))
+    assert [row["id"] for row in rows(path)] == ["7", "007", None, '{"a": [1]}', str(10**30)]
+
+
+def test_lists_and_objects_keep_their_shape(tmp_path: Path) -> None:
+    path = written(
+        tmp_path / "posts.jsonl",
+        '{"media": ["a.jpg"], "user": {"id": 1}}\n{"media": [], "user": {"id": 2.5, "x": null}}\n',
+    )
+    assert rows(path)[0] == {"media": ["a.jpg"], "user": {"id": 1.0, "x": None}}
+
+
+@pytest.mark.parametrize("codec", ["null", "deflate"])
+def test_avro_has_bytes_and_optional_fields(tmp_path: Path, codec: str) -> None:
+    fields = [
+        {"name": "id", "type": "long"},
+        {"name": "text", "type": ["null", "string"]},
+        {"name": "image", "type": ["null", "bytes"]},
+    ]
+    records = [{"id": n, "text": None, "image": bytes([n])} for n in range(5)]
+    with open(tmp_path / "posts.avro", "wb") as file:
+        fastavro.writer(file, {"type": "record", "name": "P", "fields": fields}, records, codec)
+    assert rows(str(tmp_path / "posts.avro")) == records
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("a.csv", "id,text\n1,x\n2,secret,y\n", "record 1 .*3 fields where the first line names 2"),
+        ("a.csv", 'id,text\n1,"secret', "record 0 .*unexpected end of data"),
+        ("a.csv", "", "the first line names no columns"),
+        ("a.csv", "id,id\n1,2\n", "two columns have one name"),
+        ("a.jsonl", '{"id": 1}\n{"id": "secret', "record 1 .*no JSON: Unterminated string"),
+        ("a.json", '[{"id": "secret"}]', "record 0 .*one object a line"),
+        ("a.jsonl", "3\n", "record 0 .*no object"),
+        ("a.avro", "secret", "record 0 "),
+    ],
+)
+def test_damage_is_told_by_record_and_quotes_nothing(
+    tmp_path: Path, name: str, content: str, says: str
+) -> None:
+    path = written(tmp_path / name, content)
+    with pytest.raises(CorruptInputError, match=says) as raised:
+        survey(FS, path, "it")
+    assert "secret" not in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_a_compressed_file_that_was_cut_short_is_damaged(tmp_path: Path) -> None:
+    whole = gzip.compress(b"id,text\n" + b"".join(b"%d,x%d\n" % (n, n * n) for n in range(9999)))
+    (tmp_path / "a.csv.gz").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(CorruptInputError, match="record"):
+        survey(FS, str(tmp_path / "a.csv.gz"), "it")
+
+
+def test_other_files_are_no_records() -> None:
+    names = ("a.parquet", "a.gz", "csv", "a.txt", "a.csv.zip", "a.CSV.GZ")
+    assert [is_records_file(name) for name in names] == [False] * 5 + [True]
