@@ -40,6 +40,7 @@ setup(
         "openvino>=2025.0",
         "pillow>=12.1.1,<13",
         "pyarrow>=18,<26",
+        "pydantic>=2.9,<3",
         "safetensors>=0.4.5",
         "scikit-learn>=1.4,<2",
         "scipy>=1.11,<2",

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from schemas.errors import DRFError
+from schemas.records import read_record
 
 MANIFEST_SCHEMA_VERSION = 1
 
@@ -119,8 +120,6 @@ def from_json(text: str) -> Manifest:
             f"{MANIFEST_SCHEMA_VERSION}; read it with the version of the package that wrote it"
         )
     try:
-        fields["totals"] = Totals(**fields["totals"])
-        fields["files"] = [FileCounts(**file) for file in fields["files"]]
-        return Manifest(**fields)
-    except (TypeError, KeyError) as error:
+        return read_record(Manifest, fields)
+    except ValueError as error:
         raise DRFError(f"not a manifest: {error}") from error

@@ -17,7 +17,6 @@ import uuid
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import pyarrow as pa
 
@@ -28,6 +27,7 @@ from pipelines.annotate.plan import JobOptions, Shard
 from pipelines.storage.files import TEMPORARY, Store, to_json
 from schemas.annotations import MODALITIES, annotations_schema
 from schemas.dead_letters import dead_letters_schema
+from schemas.records import read_record
 
 # An attempt that says nothing for this long is taken for dead, wherever it ran.
 _SILENCE_SECONDS = 120.0
@@ -58,11 +58,6 @@ class CommitRecord:
         """Return where its part of a tree is published."""
         return layout.in_partition(tree, self.partition, self.entry.name)
 
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> CommitRecord:
-        """Return the record that dataclasses.asdict made JSON of."""
-        return cls(**{**value, "entry": ShardEntry.from_json(value["entry"])})
-
 
 def find_commit(store: Store, key: str) -> CommitRecord | None:
     """Return a shard's commit record, None where it is not committed.
@@ -72,8 +67,8 @@ def find_commit(store: Store, key: str) -> CommitRecord | None:
     """
     value = store.read_json(layout.commit_record(key))
     try:
-        record = CommitRecord.from_json(value)
-    except (KeyError, TypeError):
+        record = read_record(CommitRecord, value)
+    except ValueError:
         # There is none, or one that another version of this package wrote.
         return None
     for tree in layout.TREES:

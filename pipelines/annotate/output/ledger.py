@@ -14,6 +14,7 @@ from typing import Any
 from pipelines.annotate.output import layout
 from pipelines.annotate.output.histograms import Histograms, sum_histograms
 from pipelines.storage.files import OutputError, Store
+from schemas.records import read_record
 
 LEDGER_VERSION = 1
 
@@ -43,11 +44,6 @@ class Counts:
     dead_letter_reasons: dict[str, int] = field(default_factory=dict)
     lost_reasons: dict[str, int] = field(default_factory=dict)
     histograms: Histograms = field(default_factory=Histograms)
-
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> Counts:
-        """Return the counts that dataclasses.asdict made JSON of."""
-        return cls(**{**value, "histograms": Histograms(**value.get("histograms", {}))})
 
     def all_reasons(self) -> set[str]:
         """Return every reason that occurs in the shard."""
@@ -90,12 +86,6 @@ class ShardEntry:
     def part(self, tree: str) -> Part:
         """Return its part of one of the two trees."""
         return self.annotations if tree == layout.ANNOTATIONS else self.dead_letters
-
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> ShardEntry:
-        """Return the entry that dataclasses.asdict made JSON of."""
-        parts = {tree: Part(**value[tree]) for tree in layout.TREES}
-        return cls(**{**value, **parts, "counts": Counts.from_json(value["counts"])})
 
 
 @dataclass(frozen=True)
@@ -157,14 +147,7 @@ class Ledger:
         """Return the ledger that to_json wrote; KeyError, TypeError, ValueError if it is none."""
         if value["version"] != LEDGER_VERSION:
             raise ValueError(f"version {value['version']}, expected {LEDGER_VERSION}")
-        files = {
-            source_file: LedgerFile(
-                **{**file, "shards": tuple(ShardEntry.from_json(s) for s in file["shards"])}
-            )
-            for source_file, file in value["files"].items()
-        }
-        unpublished = {name: UnpublishedFile(**file) for name, file in value["unpublished"].items()}
-        return cls(tuple(value["labels"]), files, unpublished, value["duplicate_ids"])
+        return read_record(cls, value)
 
 
 def read_ledger(store: Store, partition: str) -> Ledger | None:

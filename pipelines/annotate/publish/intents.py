@@ -19,6 +19,7 @@ from pipelines.annotate.output.locks import Lock, partition_lock
 from pipelines.annotate.output.partitions import read_partition
 from pipelines.annotate.output.proof import IdHashes, count_duplicate_ids, find_faults
 from pipelines.storage.files import OutputError, Store, open_store
+from schemas.records import read_record
 
 
 class PublishError(OutputError):
@@ -58,14 +59,7 @@ class Intent:
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Intent:
         """Return the intent that to_json wrote."""
-        return cls(
-            partition=value["partition"],
-            ledger=Ledger.from_json(value["ledger"]),
-            moves=tuple(Move(**move) for move in value["moves"]),
-            remove=tuple(value["remove"]),
-            keys=tuple(value["keys"]),
-            complete=value["complete"],
-        )
+        return read_record(cls, value)
 
 
 class _LostPartError(PublishError):
@@ -118,7 +112,7 @@ def replay_intent(store: Store, partition: str, lock: Lock) -> list[str]:
 def _parse(store: Store, place: str, value: Any) -> Intent:
     try:
         return Intent.from_json(value)
-    except (KeyError, TypeError, ValueError) as error:
+    except ValueError as error:
         raise OutputError(
             f"{store.url}/{place} was written by another version of this package; finish that "
             "run with it, or delete the file and the partition's folders"
