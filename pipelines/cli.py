@@ -10,8 +10,9 @@ import os
 import signal
 import sys
 import textwrap
-from collections.abc import Sequence
-from typing import NoReturn
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import NamedTuple, NoReturn
 
 from pipelines.console.messages import complain
 from pipelines.console.version import package_version
@@ -21,6 +22,33 @@ from schemas.exit_codes import ExitCode
 _EXIT_CODES = textwrap.fill(
     "exit codes: " + "; ".join(f"{code:d} {code.meaning}" for code in ExitCode), 95
 )
+
+
+class _Command(NamedTuple):
+    """module: has add_NAME_arguments(parser) and run_NAME(arguments), which returns an exit code.
+
+    takes_beam_options: run_NAME is also given what the parser does not know, and own, the names
+    of its own options.
+    """
+
+    module: str
+    help: str
+    takes_beam_options: bool = False
+
+
+_COMMANDS = {
+    "annotate": _Command("pipelines.annotate.command", "annotate Parquet files of posts", True),
+    "train": _Command("pipelines.train.command", "train a checkpoint"),
+    "sample": _Command("pipelines.sample", "write a small sample corpus of posts, some broken"),
+    "import": _Command(
+        "pipelines.importing.command", "turn a corpus as distributed into posts (Parquet)"
+    ),
+    "evaluate": _Command(
+        "pipelines.evaluate.command",
+        "compare checkpoints on labelled posts, undisrupted and disrupted",
+    ),
+    "quantize": _Command("pipelines.train.quantize", "make a checkpoint's int8 encoders, for CPUs"),
+}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -77,86 +105,35 @@ def _run(argv: list[str]) -> int:
     commands = parser.add_subparsers(
         dest="command", metavar="COMMAND", required=True, parser_class=_Parser
     )
+    for name, command in _COMMANDS.items():
+        commands.add_parser(
+            name,
+            help=command.help,
+            epilog=_EXIT_CODES if command.takes_beam_options else None,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
     # A command is imported only where it was named: `drf --help` shall not wait for torch.
     named = next((argument for argument in argv if not argument.startswith("-")), None)
-    annotate = commands.add_parser(
-        "annotate",
-        help="annotate files of posts",
-        epilog=_EXIT_CODES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    train = commands.add_parser("train", help="train a checkpoint", allow_abbrev=False)
-    sample = commands.add_parser(
-        "sample", help="write a small sample corpus of posts, some broken", allow_abbrev=False
-    )
-    sample.add_argument("folder", metavar="DIR", help="where to write it")
-    importing = commands.add_parser(
-        "import", help="turn a corpus as distributed into posts (Parquet)", allow_abbrev=False
-    )
-    evaluate = commands.add_parser(
-        "evaluate",
-        help="compare checkpoints on labelled posts, undisrupted and disrupted",
-        allow_abbrev=False,
-    )
-    quantize = commands.add_parser(
-        "quantize", help="make a checkpoint's int8 encoders, for CPUs", allow_abbrev=False
-    )
-    if named == "quantize":
-        from pipelines.train.quantize import add_quantize_arguments
-
-        add_quantize_arguments(quantize)
-    if named == "annotate":
-        from pipelines.annotate.command import add_annotate_arguments
-
-        add_annotate_arguments(annotate)
-    if named == "train":
-        from pipelines.train.command import add_train_arguments
-
-        add_train_arguments(train)
-    if named == "evaluate":
-        from pipelines.evaluate.command import add_evaluate_arguments
-
-        add_evaluate_arguments(evaluate)
-    if named == "import":
-        from pipelines.importing.command import add_import_arguments
-
-        add_import_arguments(importing)
+    if named in _COMMANDS:
+        module = import_module(_COMMANDS[named].module)
+        getattr(module, f"add_{named}_arguments")(commands.choices[named])
     try:
         arguments, rest = parser.parse_known_args(argv)
     except UsageError:
-        if named in commands.choices:
+        if named in _COMMANDS:
             _check_spelling(argv, commands.choices[named])
         raise
     _quiet_libraries()
     _tell_warnings()
-    if arguments.command == "annotate":
-        from pipelines.annotate.command import run_annotate
-
-        return run_annotate(arguments, rest, own=list(annotate._option_string_actions))
+    run: Callable[..., int] = getattr(module, f"run_{named}")
+    if _COMMANDS[arguments.command].takes_beam_options:
+        return run(
+            arguments, rest, own=list(commands.choices[arguments.command]._option_string_actions)
+        )
     if rest:
         parser.error(f"unknown option or argument: {rest[0]}")
-    if arguments.command == "train":
-        from pipelines.train.command import run_train
-
-        return run_train(arguments)
-    if arguments.command == "evaluate":
-        from pipelines.evaluate.command import run_evaluate
-
-        return run_evaluate(arguments)
-    if arguments.command == "import":
-        from pipelines.importing.command import run_import
-
-        return run_import(arguments)
-    if arguments.command == "quantize":
-        from pipelines.train.quantize import run_quantize
-
-        return run_quantize(arguments)
-    from pipelines.sample import make_sample
-
-    make_sample(arguments.folder)
-    print(f"wrote sample posts to {arguments.folder}")
-    return 0
+    return run(arguments)
 
 
 def _check_spelling(argv: Sequence[str], parser: argparse.ArgumentParser) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 from pathlib import Path
 
@@ -15,6 +16,18 @@ from schemas.errors import DRFError, UsageError
 MARK = "drf.sample"
 
 NIGHTS = sorted(Path(__file__).with_name("sample_posts").glob("*.parquet"))
+
+
+def add_sample_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the argument of `drf sample`."""
+    parser.add_argument("folder", metavar="DIR", help="where to write it")
+
+
+def run_sample(arguments: argparse.Namespace) -> int:
+    """Write the sample; return the exit code."""
+    make_sample(arguments.folder)
+    print(f"wrote sample posts to {arguments.folder}")
+    return 0
 
 
 def make_sample(folder: str | os.PathLike[str]) -> list[Path]:

@@ -16,7 +16,7 @@ def read_record(kind: type[_Record], value: object) -> _Record:
     from pydantic import ValidationError
 
     try:
-        return _adapter(kind).validate_python(value)
+        return _adapter(kind).validate_python(value)  # type: ignore[arg-type]
     except ValidationError as error:
         fault = error.errors()[0]
         where = ".".join(str(part) for part in fault["loc"])

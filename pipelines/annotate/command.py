@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
 import re
 from collections.abc import Sequence
@@ -24,6 +23,13 @@ from pipelines.annotate.publish.intents import replay_intents
 from pipelines.annotate.summary import closing_error, first_of, format_summary
 from pipelines.annotate.work.fetch import check_prefix
 from pipelines.console.messages import complain
+from pipelines.console.options import (
+    add_column_option,
+    add_device_options,
+    add_repeatable,
+    positive,
+    share,
+)
 from pipelines.console.version import package_version
 from pipelines.posts.inputs import list_inputs
 from pipelines.storage.checkpoints import DEFAULT_MODEL, resolve_model
@@ -32,13 +38,12 @@ from pipelines.storage.redaction import redact
 from schemas.errors import UsageError
 from schemas.exit_codes import ExitCode
 from schemas.manifest import Manifest, to_json
-from schemas.posts import parse_columns
+from schemas.posts import MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS, parse_columns
 
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
 
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-_ROWS = RowOptions()
 
 
 def add_annotate_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,7 +55,7 @@ def add_annotate_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         action="extend",
         metavar="PATH",
-        help="files of posts (Parquet, CSV, JSON Lines, Avro), folders or globs, on any fsspec URL",
+        help="Parquet files, folders or globs, on any fsspec URL",
     )
     add(
         "--output", required=True, metavar="DIR", help="folder or fsspec URL; may hold earlier runs"
@@ -61,47 +66,28 @@ def add_annotate_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR|HUB_ID|URL",
         help="checkpoint; default: the one in the package",
     )
-    add(
-        "--keep",
-        action="append",
-        default=[],
-        metavar="COL,...",
-        help="input columns that travel through untouched",
-    )
-    add(
-        "--column",
-        action="append",
-        default=[],
-        metavar="ROLE=NAME",
-        help="which column is post_id, text, image or image_uri; `image=` for none",
-    )
-    add(
+    add_repeatable(parser, "--keep", "COL,...", "input columns that travel through untouched")
+    add_column_option(parser)
+    add_repeatable(
+        parser,
         "--image-uri-prefix",
-        action="append",
-        default=[],
-        metavar="URL",
-        help="images are fetched only from below these; without one, none is fetched",
+        "URL",
+        "images are fetched only from below these; without one, none is fetched",
     )
     add("--run-id", metavar="ID", help="name of the run; default: its start")
     add(
         "--max-dead-letter-share",
-        type=_share,
+        type=share,
         default=0.05,
         metavar="SHARE",
         help="a partition with more is held back (default %(default)s)",
     )
     add("--strict", action="store_true", help="publish nothing if any file failed")
     add("--prune", action="store_true", help="remove parts whose input file is gone")
-    add(
-        "--retry",
-        action="append",
-        default=[],
-        metavar="REASON,...",
-        help="annotate shards with these once more",
-    )
+    add_repeatable(parser, "--retry", "REASON,...", "annotate shards with these once more")
     add("--dry-run", action="store_true", help="say what would be done, and stop")
     add("--json", action="store_true", help="print the run's manifest instead of a summary")
-    add("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    add_device_options(parser)
     add(
         "--runtime",
         default="auto",
@@ -115,18 +101,17 @@ def add_annotate_arguments(parser: argparse.ArgumentParser) -> None:
         help="keep encoders' features in this folder, and do not encode what is there; for "
         "annotating again with another model on the same encoders",
     )
-    add("--batch-size", type=_count, default=64, metavar="N", help="posts per forward")
-    add("--threads", type=_number, default=0, metavar="N", help="per process, 0 for one per core")
+    add("--batch-size", type=positive, default=64, metavar="N", help="posts per forward")
     add(
         "--shard-rows",
-        type=_count,
+        type=positive,
         default=SHARD_ROWS,
         metavar="N",
         help="most rows that are committed at once (default %(default)s); another number "
         "annotates everything anew",
     )
-    add("--max-image-pixels", type=_count, default=_ROWS.max_image_pixels, metavar="N")
-    add("--max-image-bytes", type=_count, default=_ROWS.max_image_bytes, metavar="N")
+    add("--max-image-pixels", type=positive, default=MAX_IMAGE_PIXELS, metavar="N")
+    add("--max-image-bytes", type=positive, default=MAX_IMAGE_BYTES, metavar="N")
 
 
 def run_annotate(
@@ -281,24 +266,3 @@ def _absolute(url: str) -> str:
 
 def _split(options: Sequence[str]) -> tuple[str, ...]:
     return tuple(name.strip() for names in options for name in names.split(",") if name.strip())
-
-
-def _share(text: str) -> float:
-    with contextlib.suppress(ValueError):
-        if 0 <= (value := float(text)) <= 1:
-            return value
-    raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
-
-
-def _count(text: str) -> int:
-    with contextlib.suppress(ValueError):
-        if (value := int(text)) >= 1:
-            return value
-    raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least 1")
-
-
-def _number(text: str) -> int:
-    with contextlib.suppress(ValueError):
-        if (value := int(text)) >= 0:
-            return value
-    raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least 0")

@@ -5,29 +5,27 @@ from __future__ import annotations
 import argparse
 import contextlib
 
-DEVICES = ("auto", "cpu", "cuda")
+
+def add_repeatable(parser: argparse.ArgumentParser, option: str, metavar: str, about: str) -> None:
+    """Add an option that may be given more than once; about: its help."""
+    parser.add_argument(option, action="append", default=[], metavar=metavar, help=about)
 
 
 def add_column_option(parser: argparse.ArgumentParser, scope: str = "") -> None:
     """Add --column ROLE=NAME. scope: what the help begins with."""
-    parser.add_argument(
-        "--column",
-        action="append",
-        default=[],
-        metavar="ROLE=NAME",
-        help=f"{scope}which column is post_id, text, image or image_uri; `image=` for none",
-    )
+    about = "which column is post_id, text, image or image_uri; `image=` for none"
+    add_repeatable(parser, "--column", "ROLE=NAME", scope + about)
 
 
 def add_device_options(parser: argparse.ArgumentParser) -> None:
     """Add --device and --threads."""
-    parser.add_argument("--device", default="auto", choices=DEVICES)
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     parser.add_argument(
         "--threads",
         type=not_negative,
         default=0,
         metavar="N",
-        help="threads of the model, 0 for one per core",
+        help="threads of the model in each process, 0 for one per core",
     )
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from drf_core.checkpoint import INT8_FOLDER, read_checkpoint
 from pipelines.console.messages import say
+from pipelines.console.options import add_column_option
 from schemas.errors import UsageError
 from schemas.posts import parse_columns
 
@@ -37,13 +38,7 @@ def add_quantize_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         help=f"posts like those to annotate (Parquet), no labels needed; {_POSTS} are drawn",
     )
-    add(
-        "--column",
-        action="append",
-        default=[],
-        metavar="ROLE=NAME",
-        help="which column is post_id, text or image",
-    )
+    add_column_option(parser)
 
 
 def run_quantize(args: argparse.Namespace) -> int:
