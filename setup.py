@@ -26,7 +26,7 @@ setup(
     ),
     package_data={
         "schemas": ["py.typed"],
-        "drf_core": ["py.typed", "default_checkpoint/*"],
+        "drf_core": ["py.typed", "default_checkpoint/*", "training/*.md"],
         "pipelines": ["py.typed", "train/recipes/*.json", "sample_posts/*.parquet"],
     },
     zip_safe=False,
@@ -35,6 +35,7 @@ setup(
         "fastavro>=1.9,<2",
         "fsspec[http]>=2024.6",
         "huggingface_hub>=1.0,<3",
+        "jinja2>=3.1,<4",
         "matplotlib>=3.8,<4",
         "numpy>=1.26,<3",
         "openvino>=2025.0",
@@ -48,6 +49,7 @@ setup(
         "torch>=2.6,<3",
         "tqdm>=4.66",
         "transformers>=5,<6",
+        "wrapt>=1.17,<3",
         "xxhash>=3.1",
     ],
     extras_require={

@@ -37,7 +37,7 @@ class _Command(NamedTuple):
 
 
 _COMMANDS = {
-    "annotate": _Command("pipelines.annotate.command", "annotate Parquet files of posts", True),
+    "annotate": _Command("pipelines.annotate.command", "annotate files of posts", True),
     "train": _Command("pipelines.train.command", "train a checkpoint"),
     "sample": _Command("pipelines.sample", "write a small sample corpus of posts, some broken"),
     "import": _Command(
@@ -47,6 +47,7 @@ _COMMANDS = {
         "pipelines.evaluate.command",
         "compare checkpoints on labelled posts, undisrupted and disrupted",
     ),
+    "publish": _Command("pipelines.train.publish", "put a checkpoint on the Hugging Face hub"),
     "quantize": _Command("pipelines.train.quantize", "make a checkpoint's int8 encoders, for CPUs"),
 }
 

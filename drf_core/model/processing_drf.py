@@ -8,9 +8,16 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from transformers import AutoImageProcessor, AutoTokenizer, BatchFeature, ProcessorMixin
+from transformers import (
+    AutoImageProcessor,
+    AutoProcessor,
+    AutoTokenizer,
+    BatchFeature,
+    ProcessorMixin,
+)
 
 from drf_core.decoding.resizing import resizing_of, whole_pixels
+from drf_core.model.configuration_drf import DRFConfig
 
 # Longer texts are cut before tokenising: a tweet-sized model reads their beginning anyway,
 # and tokenising megabytes would stall a batch.
@@ -159,3 +166,6 @@ def _bounded(image: Image.Image, target: int | None) -> Image.Image:
     width, height = (min(side, limit * short) for side in image.size)
     left, top = (image.size[0] - width) // 2, (image.size[1] - height) // 2
     return image.crop((left, top, left + width, top + height))
+
+
+AutoProcessor.register(DRFConfig, DRFProcessor)

@@ -1,8 +1,46 @@
-"""The model card that travels with a checkpoint."""
+"""The model card that travels with a checkpoint: metadata that a hub reads, and figures.
+
+Made with huggingface_hub's ModelCard, ModelCardData and EvalResult.
+"""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+_TEMPLATE = Path(__file__).with_name("model_card.md")
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+# Cells' figures as {cell: {metric: value}}, as `drf_core.evaluation.quick` returns them.
+CardFigures = Mapping[str, Mapping[str, float]]
+
+# By name in the figures: type and name as the hub knows them. What is not here stands in the
+# table alone.
+_METRICS = {
+    "accuracy": ("accuracy", "Accuracy"),
+    "weighted_f1": ("f1", "Weighted F1"),
+    "macro_f1": ("f1", "Macro F1"),
+    "calibration_error": ("ece", "Expected calibration error"),
+}
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What a hub's readers ask first: may I use it, and what is it made of.
+
+    licence: of the checkpoint, as the hub spells it ("apache-2.0"), None where unknown.
+    base_models: hub ids of the encoders. datasets: hub ids or names of what was trained on.
+    languages: ISO 639 codes of the texts.
+    """
+
+    licence: str | None = None
+    base_models: tuple[str, ...] = ()
+    datasets: tuple[str, ...] = ()
+    languages: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -12,7 +50,7 @@ class CardFacts:
     judged_posts: number of posts the figures are from; judged_on_validation: whether those
     fitted the temperature and, with chose_epoch, chose the epoch; known_posts: how many of them
     were also trained or validated on where they were given as others. trained_kinds: damage per
-    modality.
+    modality. licences: of the encoders, by name.
     """
 
     name: str
@@ -28,65 +66,122 @@ class CardFacts:
     parameters: int
     command: str
     reference: str
-    trained_kinds: dict[str, list[str]]
+    trained_kinds: Mapping[str, Sequence[str]]
     notes: str = ""
+    provenance: Provenance = Provenance()
+    licences: Mapping[str, str | None] | None = None
 
 
-def write_card(facts: CardFacts, figures: dict[str, dict[str, float]]) -> str:
-    """Model card in Markdown; figures as `drf_core.evaluation.quick.evaluate` returns them."""
-    judged = "They chose nothing: epoch and temperature come from other posts."
-    if facts.judged_on_validation:
-        judged = (
-            f"They also {'chose the epoch and ' if facts.chose_epoch else ''}fitted the "
-            "temperature, so expect a little less on new ones."
-        )
-    elif facts.known_posts:
-        judged = (
-            f"{facts.known_posts} of them are also among the posts trained or validated on, so "
-            "expect less on new ones."
-        )
-    kinds = facts.trained_kinds.items()
-    damage = "; ".join(f"{m}s by {', '.join(names)}" for m, names in kinds if names)
-    disrupted = (
-        "disrupted nothing" if not damage else f"discarded modalities, and damaged\n{damage}"
+def write_card(facts: CardFacts, figures: CardFigures) -> str:
+    """The model card in Markdown, its metadata as YAML in front."""
+    provenance = facts.provenance
+    data = ModelCardData(
+        language=list(provenance.languages) or None,
+        license=provenance.licence,
+        library_name="drf",
+        # What the hub calls it; it runs no widget, as none takes a text with an image.
+        pipeline_tag="text-classification",
+        inference=False,
+        tags=["drf", "sentiment-analysis", "multimodal", "image-text", "arxiv:2511.18751"],
+        base_model=list(provenance.base_models) or None,
+        datasets=list(provenance.datasets) or None,
+        metrics=["accuracy", "f1"],
+        model_name=facts.name,
+        eval_results=list(_results(facts, figures)),
     )
-    rival = "" if facts.design == "drf" else f"\nDesign: {facts.design}, to be compared with DRF."
-    return f"""---
-library_name: drf
-license: apache-2.0
-pipeline_tag: text-classification
----
-
-# {facts.name}
-
-A DRF checkpoint ("Robust Multimodal Sentiment Analysis of Image-Text Pairs by
-Distribution-Based Feature Recovery and Fusion", arXiv:2511.18751; the formulas are this
-project's own reading of its abstract). Labels: {", ".join(facts.labels)}.
-Text encoder: {facts.text_encoder}. Image encoder: {facts.image_encoder}.
-{facts.parameters / 1e6:.1f} M parameters.{rival}
-
-{facts.notes}
-
-## Figures
-
-On {facts.judged_posts} posts, after training on {facts.training_posts} others. {judged}
-Qualities are ranks among {facts.reference}. Training {disrupted}.
-
-{figures_table(figures)}
-
-quality AUROC: how well the quality of the named modality tells undisrupted from corrupted
-posts. corrupt: 40-80 % of the words masked or pixels black; discard: the
-modality is gone; corrupt+discard: each for every other post.
-
-Written by:
-
-```
-{facts.command}
-```
-"""
+    card = ModelCard.from_template(
+        data,
+        template_path=str(_TEMPLATE),
+        facts=facts,
+        usage=usage(facts.name),
+        licence=_licence(facts),
+        damage=[(m, ", ".join(kinds)) for m, kinds in facts.trained_kinds.items() if kinds],
+        figures_table=figures_table(figures),
+    )
+    return f"{str(card).rstrip()}\n"
 
 
-def figures_table(figures: dict[str, dict[str, float]]) -> str:
+def usage(model: str) -> str:
+    """Lines of Python that annotate a post with the checkpoint called model, a folder or hub id."""
+    first, folder = "", f'"{model}"'
+    if "/" in model:
+        first, folder = (
+            "from huggingface_hub import snapshot_download\n",
+            f"snapshot_download({folder})",
+        )
+    return f"""\
+{first}from drf_core import Annotator
+annotator = Annotator.from_pretrained({folder})
+post = annotator.prepare("What a lovely morning!", open("photo.jpg", "rb").read())
+print(annotator.predict([post])[0])"""
+
+
+def as_published(content: str, name: str, licence: str | None = None) -> ModelCard:
+    """A checkpoint's card under the hub id `name`: there its snippet and its results say so.
+
+    licence: stands in place of the card's own. Raises ValueError for a card whose metadata
+    cannot be read.
+    """
+    card = ModelCard(content)
+    if before := card.data.get("model_name"):
+        card.text = card.text.replace(usage(before), usage(name))
+    card.data["model_name"] = name.rpartition("/")[2]
+    if licence is not None:
+        card.data["license"] = licence
+    return card
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether an encoder or checkpoint is named as the hub names it, and is no folder."""
+    return bool(_HUB_ID.fullmatch(name)) and not Path(name).exists()
+
+
+def licence_of(name: str) -> str | None:
+    """The licence that the card of an encoder's folder or hub id names, None where none does."""
+    try:
+        path = Path(name, "README.md") if Path(name).is_dir() else None
+        card = ModelCard.load(path or name, ignore_metadata_errors=True)
+    except (OSError, ValueError):
+        # No card, no such model, no network: of a hub, all of them are OSErrors.
+        return None
+    licence = card.data.get("license")
+    return licence if isinstance(licence, str) else None
+
+
+def common_licence(licences: Iterable[str | None]) -> str | None:
+    """The licence that all parts share; None where they differ or one is unknown."""
+    found = set(licences)
+    return found.pop() if len(found) == 1 else None
+
+
+def _results(facts: CardFacts, figures: CardFigures) -> Iterable[EvalResult]:
+    datasets = facts.provenance.datasets
+    for cell, values in figures.items():
+        for metric, (kind, name) in _METRICS.items():
+            if metric in values:
+                yield EvalResult(
+                    task_type="text-classification",
+                    task_name="Sentiment of image-text posts",
+                    dataset_type=datasets[0] if datasets else "own",
+                    dataset_name=f"{facts.judged_posts} posts, {cell}",
+                    dataset_config=cell,
+                    metric_type=kind,
+                    metric_name=name,
+                    # A number of Python's own: YAML would spell out numpy's as an object.
+                    metric_value=round(float(values[metric]), 4),
+                )
+
+
+def _licence(facts: CardFacts) -> str:
+    licences = facts.licences or {}
+    parts = "; ".join(f"{name}: {licence or 'not known'}" for name, licence in licences.items())
+    if facts.provenance.licence is None:
+        why = f" ({parts})" if parts else ""
+        return f"This card names no licence, since the encoders' are not all one and known{why}."
+    return f"Licence: {facts.provenance.licence}." + (f" Encoders: {parts}." if parts else "")
+
+
+def figures_table(figures: CardFigures) -> str:
     """Figures per cell as a Markdown table."""
     names = ["accuracy", "weighted_f1", "macro_f1", "calibration_error", "quality_auroc"]
     head = "| | " + " | ".join(name.replace("_", " ") for name in names) + " |"

@@ -22,9 +22,6 @@ if TYPE_CHECKING:
     from drf_core.model.processing_drf import DRFProcessor
     from pipelines.train.config import TrainConfig
 
-# What may be stored in half precision: everything large whose last digits do not matter.
-_HALVED = ("text_encoder.", "image_encoder.", "undisrupted_queue.", "disrupted_queues.")
-
 
 def add_train_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `drf train`."""
@@ -90,6 +87,11 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
         help="posts without labels, as the job will see them, that qualities are ranked among; "
         "default: the validation posts",
     )
+    add(
+        "--restart",
+        action="store_true",
+        help="begin anew where --output holds a checkpoint, or another training was stopped",
+    )
     add_labelled_posts_options(parser, "of all that is drawn")
 
 
@@ -105,13 +107,14 @@ def run_train(args: argparse.Namespace) -> int:
     from drf_core.corpus.views import encode_views
     from drf_core.evaluation.quick import evaluate
     from drf_core.runtimes.choice import available_cores, choose_device
-    from drf_core.training.trainer import EVALUATION_SEED, STATE_FILE, Trainer
+    from drf_core.training.trainer import EVALUATION_SEED, Trainer
     from pipelines.train import resume
     from pipelines.train.config import read_train_config
+    from pipelines.train.save import save_checkpoint
 
     config = read_train_config(args.config, args.seed)
     output = local_folder(args.output)
-    folder = local_folder(f"{args.output}/_training")
+    folder = resume.state_folder(output, args.restart)
     device = choose_device(args.device)
     logging.disable_progress_bar()
     torch.set_num_threads(args.threads or available_cores())
@@ -156,8 +159,10 @@ def run_train(args: argparse.Namespace) -> int:
     if known:
         say(f"warning: --test: {known} posts are also among those trained or validated on")
     counts = (len(posts), len(judged), known)
-    _save(args, config, output, model, processor, figures, counts)
-    say(f"checkpoint in {output}; training state in {folder / STATE_FILE}")
+    save_checkpoint(output, model, processor, config.card.half_precision_weights)
+    _write_card(args, config, output, model, figures, counts)
+    resume.end(folder)
+    say(f"checkpoint in {output}")
     return 0
 
 
@@ -292,33 +297,33 @@ def _learn_from_teacher(
     return logits
 
 
-def _save(
+def _write_card(
     args: argparse.Namespace,
     config: TrainConfig,
     output: Path,
     model: DRFModel,
-    processor: DRFProcessor,
     figures: dict[str, dict[str, float]],
     posts: tuple[int, int, int],
 ) -> None:
-    import torch
+    from drf_core.model.building import SMALL
+    from drf_core.training.model_card import (
+        CardFacts,
+        Provenance,
+        common_licence,
+        figures_table,
+        is_hub_id,
+        licence_of,
+        write_card,
+    )
 
-    from drf_core.training.model_card import CardFacts, figures_table, write_card
-
-    state = model.state_dict()
-    if config.card.half_precision_weights:
-        state = {
-            name: value.half()
-            if name.startswith(_HALVED) and value.dtype == torch.float32
-            else value
-            for name, value in state.items()
-        }
-    model.save_pretrained(output, state_dict=state)
-    processor.save_pretrained(str(output))
+    encoders = [name for name in (args.text_encoder, args.image_encoder) if name != SMALL]
+    sources = dict.fromkeys([*encoders, *([args.teacher] if args.teacher else [])])
+    licences = {shown(name): licence_of(name) for name in sources}
+    card = config.card
     parser = argparse.ArgumentParser()
     add_train_arguments(parser)
     facts = CardFacts(
-        name=config.card.name or output.name,
+        name=card.name or output.resolve().name,
         design=model.config.design,
         labels=model.config.labels,
         text_encoder=shown(args.text_encoder),
@@ -332,7 +337,14 @@ def _save(
         command=command_line("train", parser, args),
         reference="the posts given with --reference" if args.reference else "the validation posts",
         trained_kinds=model.config.trained_kinds or {},
-        notes=config.card.notes,
+        notes=card.notes,
+        provenance=Provenance(
+            licence=card.license or common_licence(licences.values()),
+            base_models=tuple(card.base_model or filter(is_hub_id, encoders)),
+            datasets=tuple(card.datasets),
+            languages=tuple(card.language),
+        ),
+        licences=licences,
     )
     (output / "README.md").write_text(write_card(facts, figures), encoding="utf-8")
     say(figures_table(figures))

@@ -23,10 +23,18 @@ _DECIDED = ("self", "kwargs", "text_config", "vision_config", "text_feature_size
 
 @dataclass(frozen=True)
 class CardConfig:
-    """What the model card says, and in which precision large weights are stored."""
+    """What the model card says, and in which precision large weights are stored.
+
+    license: of the checkpoint, where the encoders' cards do not settle it. base_model: hub ids
+    of the encoders, where they were given as folders. datasets, language: see `Provenance`.
+    """
 
     name: str = ""
     notes: str = ""
+    license: str = ""
+    base_model: tuple[str, ...] = ()
+    datasets: tuple[str, ...] = ()
+    language: tuple[str, ...] = ()
     half_precision_weights: bool = False
 
 

@@ -1,6 +1,7 @@
-"""Intermediate results of a training, kept in OUTPUT/_training so that it can be resumed.
+"""Intermediate results of a training, kept beside its output so that it can be resumed.
 
-A result is written under another name first: a training killed while writing leaves none.
+Not in it, since they hold what was trained on, and gone when the checkpoint is written. A
+result is written under another name first: a training killed while writing leaves none.
 """
 
 from __future__ import annotations
@@ -19,7 +20,31 @@ from drf_core.corpus.posts import TrainingCorpus, TrainingPost
 from drf_core.corpus.views import FeatureViews, encode_views
 from drf_core.model.modeling_drf import DRFModel
 from drf_core.model.processing_drf import DRFProcessor
+from pipelines.storage.local import local_folder
 from schemas.errors import UsageError
+
+
+def state_folder(output: Path, restart: bool) -> Path:
+    """The folder of a training's state, beside its output, made.
+
+    restart: what a training left there is removed. Raises UsageError where the output holds a
+    checkpoint already and is not to be replaced.
+    """
+    output = output.resolve()
+    folder = output.with_name(f"{output.name}.training")
+    if restart:
+        shutil.rmtree(folder, ignore_errors=True)
+    elif not folder.exists() and (output / "config.json").exists():
+        raise UsageError(
+            f"--output: {output} holds a checkpoint; give another --output, "
+            "or --restart to train anew in its place"
+        )
+    return local_folder(str(folder))
+
+
+def end(folder: Path) -> None:
+    """Remove the state of a training that is done."""
+    shutil.rmtree(folder)
 
 
 def begin(folder: Path, facts: object, posts: Iterable[TrainingPost]) -> None:
@@ -35,7 +60,7 @@ def begin(folder: Path, facts: object, posts: Iterable[TrainingPost]) -> None:
     if mark.exists() and mark.read_text() != digest.hexdigest():
         raise UsageError(
             f"--output: {folder} holds a training with other posts, encoders or settings; repeat "
-            "its command to go on, give another --output, or delete that folder"
+            "its command to go on, give another --output, or --restart to begin anew"
         )
     mark.write_text(digest.hexdigest())
 

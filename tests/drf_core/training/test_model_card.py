@@ -3,8 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
-from drf_core.training.model_card import CardFacts, write_card
+import pytest
+from huggingface_hub import ModelCard
+
+from drf_core.training.model_card import (
+    CardFacts,
+    Provenance,
+    as_published,
+    common_licence,
+    licence_of,
+    usage,
+    write_card,
+)
 
 FACTS = CardFacts(
     name="mine",
@@ -53,3 +65,45 @@ def test_damage_is_told_as_it_was_inflicted() -> None:
 def test_a_rival_is_not_passed_off_as_drf() -> None:
     assert "Design:" not in card()
     assert "Design: concatenation, to be compared with DRF." in card(design="concatenation")
+
+
+def test_what_a_hub_reads_stands_in_the_metadata() -> None:
+    provenance = Provenance("mit", ("a/text", "a/image"), ("mvsa",), ("en",))
+    data = ModelCard(card(provenance=provenance)).data
+    assert (data.license, data.base_model) == ("mit", ["a/text", "a/image"])
+    assert (data.datasets, data.language, data.inference) == (["mvsa"], ["en"], False)
+    [result] = data.eval_results
+    assert (result.dataset_type, result.dataset_config) == ("mvsa", "clean")
+    assert (result.metric_type, result.metric_value) == ("accuracy", 0.7)
+    assert data.model_name == "mine"
+
+
+def test_a_card_without_a_known_licence_names_none() -> None:
+    page = card(licences={"a/text": "mit", "b/image": None})
+    assert ModelCard(page).data.license is None
+    assert "names no licence" in page and "a/text: mit; b/image: not known" in page
+
+
+@pytest.mark.parametrize(
+    ("licences", "common"),
+    [(["mit", "mit"], "mit"), (["mit", "cc-by-nc-4.0"], None), (["mit", None], None), ([], None)],
+)
+def test_a_licence_is_known_where_all_encoders_share_it(
+    licences: list[str | None], common: str | None
+) -> None:
+    assert common_licence(licences) == common
+
+
+def test_the_licence_of_an_encoder_is_that_of_its_card(tmp_path: Path) -> None:
+    assert licence_of(str(tmp_path)) is None
+    (tmp_path / "README.md").write_text("---\nlicense: cc-by-4.0\n---\n# Encoder\n")
+    assert licence_of(str(tmp_path)) == "cc-by-4.0"
+
+
+def test_a_published_card_is_about_the_published_model() -> None:
+    published = as_published(card(), "me/name", licence="mit")
+    page = str(published)
+    assert usage("me/name") in page and usage("mine") not in page
+    assert ModelCard(page).data.model_name == "name"
+    assert ModelCard(page).data.license == "mit"
+    assert len(usage("me/name").splitlines()) == 5

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import pyarrow as pa
@@ -107,7 +106,6 @@ def test_a_small_model_learns_from_a_teacher_and_unlabelled_posts(
 def test_qualities_can_be_ranked_among_posts_as_the_job_sees_them(
     corpus: Path, trained: Path, tmp_path: Path
 ) -> None:
-    shutil.copytree(trained, tmp_path / "checkpoint")
     before = load_file(trained / "model.safetensors")
     night = write_labelled(tmp_path / "night.parquet", 50, 9)
     result = drf_train(corpus, tmp_path / "checkpoint", "--reference", str(night))
@@ -119,24 +117,27 @@ def test_qualities_can_be_ranked_among_posts_as_the_job_sees_them(
     assert "given with --reference" in (tmp_path / "checkpoint" / "README.md").read_text()
 
 
-def test_a_training_does_not_go_on_with_other_posts(
-    corpus: Path, trained: Path, tmp_path: Path
-) -> None:
-    shutil.copytree(trained, tmp_path / "checkpoint")
-    other = write_labelled(tmp_path / "other.parquet", 160, 5)
-    result = drf_train(corpus, tmp_path / "checkpoint", "--posts", str(other))
+def test_everyone_may_read_a_checkpoint_and_nothing_else_lies_there(trained: Path) -> None:
+    assert not [path for path in trained.iterdir() if path.is_dir()]
+    assert {path.stat().st_mode & 0o777 for path in trained.iterdir()} == {0o644}
+    assert not trained.with_name("checkpoint.training").exists()
+
+
+def test_a_stopped_training_is_not_mixed_with_another(corpus: Path, tmp_path: Path) -> None:
+    out = tmp_path / "checkpoint"
+    assert killed_after_an_epoch(arguments(corpus, out)).returncode == -9
+    other = ("--posts", str(write_labelled(tmp_path / "other.parquet", 160, 5)))
+    result = drf_train(corpus, out, *other)
     assert result.returncode == 2
     assert "holds a training with other posts, encoders or settings" in result.stderr
+    anew = drf_train(corpus, out, *other, "--restart", *one_epoch(tmp_path))
+    assert anew.returncode == 0, anew.stderr
 
 
-def test_a_finished_training_can_be_repeated_with_fewer_kinds_of_damage(
-    corpus: Path, tmp_path: Path
-) -> None:
-    kinds = {**CONFIG["training"], "epochs": 1, "image_kinds": ["blur", "noise"]}
-    (tmp_path / "kinds.json").write_text(json.dumps({**CONFIG, "training": kinds}))
-    for _ in range(2):
-        result = drf_train(corpus, tmp_path / "out", "--config", str(tmp_path / "kinds.json"))
-        assert result.returncode == 0, result.stderr
+def test_a_checkpoint_is_replaced_only_where_that_is_asked_for(corpus: Path, trained: Path) -> None:
+    result = drf_train(corpus, trained)
+    assert result.returncode == 2
+    assert "holds a checkpoint; give another --output, or --restart" in result.stderr
 
 
 def test_posts_with_nothing_usable_are_left_out(corpus: Path) -> None:
@@ -203,21 +204,15 @@ def test_a_training_with_frozen_encoders_goes_on_where_it_was_stopped(
     assert whole.returncode == 0, whole.stderr
     killed = killed_after_an_epoch(arguments(corpus, tmp_path / "out", *options))
     assert killed.returncode == -9
-    views = sorted((tmp_path / "out" / "_training").glob("*views*"))
+    views = sorted((tmp_path / "out.training").glob("*views*"))
     assert len(views) == 4
-    made = [path.stat().st_mtime_ns for path in views]
+    [start] = (load_file(path) for path in tmp_path.glob("out.training/initial/*.safetensors"))
+    # Whoever encodes again would not find the features as they were.
+    assert all(path.stat().st_size for path in views)
     again = drf_train(corpus, tmp_path / "out", *options)
     assert again.returncode == 0, again.stderr
     assert "resuming after epoch 1" in again.stderr and "epoch 1:" not in again.stderr
-    assert [path.stat().st_mtime_ns for path in views] == made  # nothing is encoded twice
-    first, second, start = (
-        load_file(tmp_path / name)
-        for name in (
-            "whole/model.safetensors",
-            "out/model.safetensors",
-            "out/_training/initial/model.safetensors",
-        )
-    )
+    first, second = (load_file(tmp_path / n / "model.safetensors") for n in ("whole", "out"))
     assert (
         first["projection.text.layers.1.weight"].ne(start["projection.text.layers.1.weight"]).any()
     )

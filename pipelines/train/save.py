@@ -1,0 +1,34 @@
+"""Writing a checkpoint so that whoever may enter its folder can read it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from drf_core.model.modeling_drf import DRFModel
+from drf_core.model.processing_drf import DRFProcessor
+
+# What may be stored in half precision: everything large whose last digits do not matter.
+_HALVED = ("text_encoder.", "image_encoder.", "undisrupted_queue.", "disrupted_queues.")
+
+
+def save_checkpoint(
+    folder: Path, model: DRFModel, processor: DRFProcessor, half_precision: bool = False
+) -> None:
+    """Write model, tokenizer and image processor into a folder that is there.
+
+    half_precision: of all that is large.
+    """
+    state = model.state_dict()
+    if half_precision:
+        state = {
+            name: value.half()
+            if name.startswith(_HALVED) and value.dtype == torch.float32
+            else value
+            for name, value in state.items()
+        }
+    model.save_pretrained(folder, state_dict=state)
+    for path in [*folder.glob("*.safetensors"), *map(Path, processor.save_pretrained(str(folder)))]:
+        # safetensors writes for its own user alone, but workers run as others.
+        path.chmod(0o644)
