@@ -39,7 +39,7 @@ setup(
         "matplotlib>=3.8,<4",
         "numpy>=1.26,<3",
         "openvino>=2025.0",
-        "pillow>=12.1.1,<13",
+        "pillow>=12.3,<13",
         "pyarrow>=18,<26",
         "pydantic>=2.9,<3",
         "safetensors>=0.4.5",

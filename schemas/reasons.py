@@ -14,8 +14,9 @@ class _Reason(str, Enum):
 class ModalityReason(_Reason):
     """Of text_reason and image_reason, which are null where the modality was usable.
 
-    BLANK: no character that is not white space or control. TOO_LARGE: pixels or bytes over the
-    limit. NOT_ALLOWED: a URI outside the allowed prefixes.
+    BLANK: no character that any font shows. TOO_LARGE: pixels, bytes or memory over the limit.
+    TRUNCATED: rows of the picture are lacking. TIMED_OUT: decoding took too long.
+    NOT_ALLOWED: a URI outside the allowed prefixes.
     """
 
     MISSING = "missing"
@@ -23,6 +24,7 @@ class ModalityReason(_Reason):
     UNDECODABLE = "undecodable"
     TRUNCATED = "truncated"
     TOO_LARGE = "too_large"
+    TIMED_OUT = "timed_out"
     NOT_ALLOWED = "not_allowed"
     FETCH_FAILED = "fetch_failed"
 

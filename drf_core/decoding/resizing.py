@@ -92,3 +92,16 @@ def _by_settings(processor: Any) -> Resizing | None:
         # Every image its own size: nothing to batch, and nothing to cover.
         return None
     return Resizing(to, crop, int(processor.resample))
+
+
+def bounded(image: Image.Image, target: int | None) -> Image.Image:
+    """Cut the middle out of an image more than 8 times as long as wide.
+
+    Extreme panoramas would be resized to millions of pixels before the crop.
+    """
+    short, limit = min(image.size), 8
+    if target is None or max(image.size) <= limit * short:
+        return image
+    width, height = (min(side, limit * short) for side in image.size)
+    left, top = (image.size[0] - width) // 2, (image.size[1] - height) // 2
+    return image.crop((left, top, left + width, top + height))

@@ -16,12 +16,13 @@ from transformers import (
     ProcessorMixin,
 )
 
-from drf_core.decoding.resizing import resizing_of, whole_pixels
+from drf_core.decoding.preparation import Preparation
+from drf_core.decoding.resizing import bounded, resizing_of, whole_pixels
+from drf_core.decoding.texts import shortened
 from drf_core.model.configuration_drf import DRFConfig
 
-# Longer texts are cut before tokenising: a tweet-sized model reads their beginning anyway,
-# and tokenising megabytes would stall a batch.
-_CHARACTERS_PER_TOKEN = 32
+# How a child process makes one that needs more than tokenizers and Pillow.
+_IN_CHILD = "drf_core.model.processing_drf:in_child"
 
 
 class DRFProcessor(ProcessorMixin):
@@ -87,7 +88,7 @@ class DRFProcessor(ProcessorMixin):
 
     def token_ids(self, text: str, max_tokens: int) -> list[int]:
         """Token ids of one text, special tokens included, cut at max_tokens."""
-        text = text[: _CHARACTERS_PER_TOKEN * max_tokens]
+        text = shortened(text, max_tokens)
         backend = getattr(self.tokenizer, "backend_tokenizer", None)
         if backend is not None and backend.padding is None:
             # What was asked for last, by the call below; it takes half as long again.
@@ -98,11 +99,29 @@ class DRFProcessor(ProcessorMixin):
 
     def pixels(self, image: Image.Image) -> np.ndarray:
         """Resize and crop one RGB image to the encoder's size; uint8 (3, height, width)."""
-        # Extreme panoramas would be resized to millions of pixels before the crop.
-        image = _bounded(image, self.target)
+        image = bounded(image, self.target)
         if self._resize is not None:
             return self._resize(image)
         return whole_pixels(self.image_processor, image)
+
+    def preparation(self, folder: str, max_tokens: int, **limits: Any) -> Preparation:
+        """What `token_ids` and `pixels` do, as child processes are told it.
+
+        folder: the checkpoint's. limits: max_pixels, max_bytes and more_formats of `decode_image`.
+        """
+        # The first call sets the tokenizer's truncation.
+        self.token_ids("", max_tokens)
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        known = backend is not None and backend.padding is None and backend.truncation is not None
+        return Preparation(
+            folder=folder,
+            processor=_IN_CHILD,
+            max_tokens=max_tokens,
+            tokenizer=backend.to_str() if backend is not None and known else None,
+            resizing=self._resize,
+            target=self.target,
+            **limits,
+        )
 
     def normalise(self, pixels: torch.Tensor) -> torch.Tensor:
         """Rescale and normalise as the image processor does; uint8 -> float (n, 3, h, w)."""
@@ -158,14 +177,9 @@ class DRFProcessor(ProcessorMixin):
         )
 
 
-def _bounded(image: Image.Image, target: int | None) -> Image.Image:
-    """Cut the middle out of an image more than 8 times as long as wide."""
-    short, limit = min(image.size), 8
-    if target is None or max(image.size) <= limit * short:
-        return image
-    width, height = (min(side, limit * short) for side in image.size)
-    left, top = (image.size[0] - width) // 2, (image.size[1] - height) // 2
-    return image.crop((left, top, left + width, top + height))
+def in_child(folder: str) -> DRFProcessor:
+    """The processor of a checkpoint folder, in a process that loads nothing else of it."""
+    return DRFProcessor.from_pretrained(folder, local_files_only=True)
 
 
 AutoProcessor.register(DRFConfig, DRFProcessor)

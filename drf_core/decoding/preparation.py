@@ -1,0 +1,148 @@
+"""From a text or an image file to what an encoder takes; runs in child processes."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import time
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from PIL import Image
+from tokenizers import Tokenizer
+
+from drf_core.decoding.child import granted
+from drf_core.decoding.images import decode_image
+from drf_core.decoding.link import Buffer, Link
+from drf_core.decoding.resizing import Resizing, bounded
+from drf_core.decoding.texts import shortened, text_reason
+from schemas.posts import MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS
+from schemas.reasons import ModalityReason
+
+
+class Preparer(Protocol):
+    """What a processor does to one text and one image."""
+
+    def token_ids(self, text: str, max_tokens: int) -> list[int]:
+        """Token ids of one text, special tokens included."""
+
+    def pixels(self, image: Image.Image) -> np.ndarray:
+        """uint8 (3, height, width) of one RGB image."""
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """How texts and images are prepared, as it is handed to a child.
+
+    tokenizer: the tokenizers library's own JSON, cut at max_tokens; None, as resizing, where
+    another library is needed: then `processor` (module:function) makes it from `folder`.
+    max_pixels, max_bytes, more_formats: see `decode_image`.
+    """
+
+    folder: str
+    processor: str
+    max_tokens: int
+    tokenizer: str | None
+    resizing: Resizing | None
+    target: int | None
+    max_pixels: int = MAX_IMAGE_PIXELS
+    max_bytes: int = MAX_IMAGE_BYTES
+    more_formats: tuple[str, ...] = ()
+
+
+class _Light:
+    """Prepares with tokenizers and Pillow alone, which a child has at hand at once."""
+
+    def __init__(self, tokenizer: str, resizing: Resizing, target: int | None) -> None:
+        self._tokenizer = Tokenizer.from_str(tokenizer)
+        self._resizing = resizing
+        self._target = target
+
+    def token_ids(self, text: str, max_tokens: int) -> list[int]:
+        return list(self._tokenizer.encode(shortened(text, max_tokens)).ids)
+
+    def pixels(self, image: Image.Image) -> np.ndarray:
+        return self._resizing(bounded(image, self._target))
+
+
+# The child's own: what its last setup said.
+_ready: tuple[Preparation, Preparer] | None = None
+
+
+def set_up(message: dict[str, Any], buffers: list[Buffer], link: Link) -> None:
+    """Make this child ready for a Preparation (its fields are the message); answers {}."""
+    global _ready
+    fields = dict(message["preparation"])
+    if (resizing := fields["resizing"]) is not None:
+        sides = resizing["size"], resizing["crop"]
+        size, crop = (tuple(side) if isinstance(side, list) else side for side in sides)
+        fields["resizing"] = Resizing(size, crop, resizing["resample"])
+    preparation = Preparation(**{**fields, "more_formats": tuple(fields["more_formats"])})
+    if preparation.tokenizer is not None and preparation.resizing is not None:
+        preparer: Preparer = _Light(preparation.tokenizer, preparation.resizing, preparation.target)
+    else:
+        module, _, name = preparation.processor.partition(":")
+        preparer = getattr(importlib.import_module(module), name)(preparation.folder)
+    _ready = preparation, preparer
+    link.send({})
+
+
+def prepare(message: dict[str, Any], buffers: list[Buffer], link: Link) -> None:
+    """Prepare texts and images one by one; answers each with its reason, or its numbers.
+
+    kinds: "text" or "image" for each buffer. alone: whether no other is decoded beside them. An
+    answer has the reason, or token ids (int32) or pixels (uint8, of the shape) as its buffer; or
+    `memory` where there was too little of it.
+    """
+    assert _ready is not None
+    for kind, buffer in zip(message["kinds"], buffers, strict=True):
+        memory = None if message["alone"] else message["memory"]
+        answer: dict[str, Any] = {}
+        numbers: list[Buffer] = []
+        try:
+            if kind == "text":
+                reason, array = _text(*_ready, buffer)
+            else:
+                reason, array = _image(*_ready, buffer, memory)
+        except MemoryError:
+            if not granted():
+                raise
+            answer["memory"] = True
+        except BaseException:
+            # A Rust library's panic is no Exception; nothing asks this process to end.
+            answer["reason"] = ModalityReason.UNDECODABLE
+        else:
+            answer["reason"] = reason
+            if array is not None:
+                answer["shape"] = array.shape
+                numbers = [array.data]
+        link.send({**answer, "used": time.process_time()}, numbers)
+
+
+def as_message(preparation: Preparation) -> dict[str, Any]:
+    """The message of `set_up`."""
+    return {"preparation": dataclasses.asdict(preparation), "stays": True}
+
+
+def _text(
+    preparation: Preparation, preparer: Preparer, data: Buffer
+) -> tuple[ModalityReason | None, np.ndarray | None]:
+    text = bytes(data).decode("utf-8", errors="replace")
+    if (reason := text_reason(text)) is not None:
+        return reason, None
+    return None, np.asarray(preparer.token_ids(text, preparation.max_tokens), np.int32)
+
+
+def _image(
+    preparation: Preparation, preparer: Preparer, data: Buffer, memory: int | None
+) -> tuple[ModalityReason | None, np.ndarray | None]:
+    picture, reason = decode_image(
+        bytes(data),
+        max_pixels=preparation.max_pixels,
+        max_bytes=preparation.max_bytes,
+        target=preparation.target,
+        more_formats=preparation.more_formats,
+        memory=memory,
+    )
+    return reason, None if picture is None else np.ascontiguousarray(preparer.pixels(picture))

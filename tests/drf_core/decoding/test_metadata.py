@@ -1,0 +1,206 @@
+"""Trouble in what is no pixel never costs the pixels, nor time, nor memory."""
+
+from __future__ import annotations
+
+import io
+import random
+import struct
+import time
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from drf_core.decoding.containers import orientation_of
+from drf_core.decoding.images import decode_image
+
+LIMITS = {"max_pixels": 1_000_000, "max_bytes": 30_000_000}
+
+
+def picture(width: int = 64, height: int = 48) -> Image.Image:
+    across, down = np.meshgrid(np.linspace(0, 255, width), np.linspace(0, 255, height))
+    return Image.fromarray(np.stack([across, down, across], -1).astype(np.uint8))
+
+
+def encoded(image: Image.Image, form: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+def decoded(data: bytes, **more: object) -> Image.Image:
+    image, reason = decode_image(data, **{**LIMITS, **more})
+    assert reason is None and image is not None
+    return image
+
+
+def chunk(kind: bytes, data: bytes, checksum: int | None = None) -> bytes:
+    body = kind + data
+    checksum = zlib.crc32(body) if checksum is None else checksum
+    return struct.pack(">I", len(data)) + body + struct.pack(">I", checksum)
+
+
+def png_with(extra: bytes) -> bytes:
+    plain = encoded(picture(), "PNG")
+    return plain[:33] + extra + plain[33:]
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        chunk(b"iCCP", b"x\0\0" + zlib.compress(bytes(3 << 20))),
+        chunk(b"iCCP", b"x\0\7nothing"),
+        chunk(b"zTXt", b"x\0\0" + zlib.compress(bytes(3 << 20))),
+        chunk(b"zTXt", b"x\0\1"),
+        chunk(b"iTXt", b"x\0\1\0\0\0" + zlib.compress(bytes(3 << 20))),
+        chunk(b"pHYs", b"123"),
+        chunk(b"gAMA", b""),
+        chunk(b"sRGB", b""),
+        chunk(b"cHRM", b"12345"),
+        chunk(b"tEXt", b"a\0b", checksum=1),
+        chunk(b"tRNS", b"1"),
+        chunk(b"tRNS", b"1" * 6, checksum=1),
+        chunk(b"acTL", b"12"),
+        chunk(b"fcTL", b"12"),
+        chunk(b"eXIf", b"II*\0" + b"\xff" * 40),
+        chunk(b"eXIf", b"nonsense", checksum=1),
+    ],
+    ids=lambda extra: extra[4:8].decode(),
+)
+def test_broken_ancillary_chunks_cost_no_png(extra: bytes) -> None:
+    assert np.array_equal(np.asarray(decoded(png_with(extra))), np.asarray(picture()))
+
+
+def test_broken_exif_costs_no_jpeg() -> None:
+    plain = encoded(picture(), "JPEG", quality=95)
+    shuffle = random.Random(0)
+    exif = Image.Exif()
+    exif[0x0112], exif[0x011A], exif[0x0100] = 6, 72.0, 64
+    for turn in range(200):
+        block = bytearray(exif.tobytes())
+        for _ in range(1 + turn % 8):
+            block[shuffle.randrange(6, len(block))] = shuffle.randrange(256)
+        segment = b"\xff\xe1" + struct.pack(">H", len(block) + 2) + block
+        assert decoded(plain[:2] + segment + plain[2:]).size in ((64, 48), (48, 64))
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_orientation_is_turned_upright(form: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encoded(picture(), form, exif=exif, **({"lossless": True} if form == "WEBP" else {}))
+    expected = Image.open(io.BytesIO(data))
+    from PIL import ImageOps
+
+    upright = np.asarray(ImageOps.exif_transpose(expected).convert("RGB"), int)
+    assert np.abs(np.asarray(decoded(data), int) - upright).max() <= 1
+
+
+def test_an_orientation_is_looked_for_in_few_tags_only() -> None:
+    tags = struct.pack("<HHII", 0x8888, 3, 1, 1) * 65535
+    start = time.process_time()
+    assert orientation_of(b"II*\0\x08\0\0\0" + struct.pack("<H", 65535) + tags) == 1
+    assert orientation_of(b"") == orientation_of(b"II*\0\xff\xff\xff\xff") == 1
+    assert time.process_time() - start < 0.2
+
+
+def test_exif_tags_that_share_one_slice_take_neither_time_nor_memory() -> None:
+    size = 60_000
+    count = 1000
+    entries = b"".join(struct.pack("<HHII", 0x9000 + i, 7, 40_000, 12_100) for i in range(count))
+    exif = b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", count) + entries
+    exif = exif.ljust(size, b"x")
+    segment = b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif
+    plain = encoded(picture(), "JPEG")
+    start = time.process_time()
+    decoded(plain[:2] + segment * 40 + plain[2:])
+    assert time.process_time() - start < 0.5
+
+
+def test_a_gif_of_comments_takes_no_longer_than_its_size() -> None:
+    plain = encoded(picture().convert("P"), "GIF")
+    flags = plain[10]
+    start_of_blocks = 13 + (3 << (flags & 7) + 1 if flags & 128 else 0)
+    comment = b"\x21\xfe" + (b"\xff" + b"c" * 255) * 40 + b"\0"
+    data = plain[:start_of_blocks] + comment * 500 + plain[start_of_blocks:]
+    start = time.process_time()
+    decoded(data)
+    assert time.process_time() - start < 1.5
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_jpeg_that_lacks_only_its_end_mark_is_whole(progressive: bool) -> None:
+    data = encoded(picture(200, 150), "JPEG", progressive=progressive, quality=90)
+    whole, cut = decoded(data), decoded(data[:-2])
+    assert np.array_equal(np.asarray(whole), np.asarray(cut))
+    assert decoded(data[:-2], target=40).size == decoded(data, target=40).size
+
+
+def test_a_picture_is_truncated_when_rows_are_lacking() -> None:
+    rng = np.random.default_rng(0)
+    noise = Image.fromarray(rng.integers(0, 256, (200, 200, 3), dtype=np.uint8))
+    for data in (encoded(noise, "JPEG"), encoded(noise, "PNG"), encoded(noise, "GIF")):
+        for share in (0.3, 0.6, 0.9):
+            assert decode_image(data[: int(len(data) * share)], **LIMITS)[1] == "truncated"
+    png = encoded(noise, "PNG")
+    assert decode_image(png[:-14], **LIMITS)[1] is None
+    # Of a progressive picture the first scan shows every row.
+    scans = encoded(picture(200, 150), "JPEG", progressive=True)
+    assert decode_image(scans[:-40], **LIMITS)[1] is None
+    assert decode_image(scans[: len(scans) // 3], **LIMITS)[1] == "truncated"
+
+
+@pytest.mark.parametrize("form", ["TIFF", "ICO", "ICNS", "DDS", "PCX", "TGA", "PPM", "SGI"])
+def test_only_listed_formats_are_opened(form: str) -> None:
+    data = encoded(picture(64, 64), form)
+    assert decode_image(data, **LIMITS) == (None, "undecodable")
+
+
+@pytest.mark.parametrize(
+    "data", [b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", b"SIMPLE  =   T".ljust(2880)]
+)
+def test_neither_postscript_nor_fits_is_opened(data: bytes) -> None:
+    assert decode_image(data, **LIMITS) == (None, "undecodable")
+
+
+@pytest.mark.parametrize(("form", "name"), [("TIFF", "tiff"), ("JPEG2000", "jpeg2000")])
+def test_more_formats_are_opened_where_they_are_asked_for(form: str, name: str) -> None:
+    assert decoded(encoded(picture(), form), more_formats=[name]).size == (64, 48)
+
+
+def test_a_lossless_webp_of_46_bytes_is_not_unpacked() -> None:
+    head = (16383 - 1) | (16383 - 1) << 14
+    payload = b"\x2f" + struct.pack("<I", head) + bytes(20)
+    body = b"WEBPVP8L" + struct.pack("<I", len(payload)) + payload
+    data = b"RIFF" + struct.pack("<I", len(body)) + body
+    assert decode_image(data, **LIMITS) == (None, "too_large")
+
+
+def test_sixteen_bits_are_scaled_by_what_they_can_hold() -> None:
+    dark = Image.fromarray(np.full((8, 8), 257 * 40, np.uint16))
+    assert decoded(encoded(dark, "PNG")).getpixel((0, 0)) == (40, 40, 40)
+
+
+def test_numbers_that_are_none_are_black() -> None:
+    levels = np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8)
+    levels[0, 3] = np.nan
+    image = decoded(encoded(Image.fromarray(levels), "TIFF"), more_formats=["tiff"])
+    assert image.getpixel((7, 7)) == (255, 255, 255)
+    assert image.getpixel((3, 0)) == image.getpixel((0, 0)) == (0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("image", "transparent"),
+    [
+        (Image.new("RGB", (4, 4), (1, 2, 3)), struct.pack(">HHH", 1, 2, 3)),
+        (Image.new("L", (4, 4), 9), struct.pack(">H", 9)),
+        (Image.fromarray(np.full((4, 4), 700, np.uint16)), struct.pack(">H", 700)),
+    ],
+    ids=["rgb", "grey", "sixteen bits"],
+)
+def test_the_transparent_colour_becomes_white(image: Image.Image, transparent: bytes) -> None:
+    plain = encoded(image, "PNG")
+    data = plain[:33] + chunk(b"tRNS", transparent) + plain[33:]
+    assert decoded(data).getpixel((0, 0)) == (255, 255, 255)
