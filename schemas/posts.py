@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ import pyarrow.compute as pc
 
 from schemas.annotations import check_kept_names
 from schemas.errors import SchemaError, UsageError
+from schemas.image_columns import decode_texts, first_of_lists, is_list, resolve_uris
 
 POSTS_SCHEMA_VERSION = 1
 
@@ -25,7 +27,8 @@ _TEXT_TYPES = "string, large_string, string_view or a dictionary of those"
 _EXPECTED = {
     "post_id": f"{_TEXT_TYPES}, or an integer",
     "text": _TEXT_TYPES,
-    "image": "binary, large_binary, binary_view or struct<bytes: binary, path: string>",
+    "image": "binary, struct<bytes: binary, path: string>, string (base64, data: URI, path), "
+    "or a list of those",
     "image_uri": _TEXT_TYPES,
 }
 _COERCED = pa.schema(
@@ -42,14 +45,16 @@ _COERCED = pa.schema(
 class PostColumns:
     """Which column of the input plays which role; None where the corpus has none.
 
-    image: the image's bytes, or struct<bytes, path>. image_uri: where its bytes can be
-    fetched, used where image is null.
+    image: the image's bytes, or struct<bytes, path>, or text (see `schemas.image_columns`).
+    image_uri: where its bytes can be fetched, used where image is null. Of a list, the first.
+    image_folder: URL or absolute path that relative paths of images begin at, "" for none.
     """
 
     post_id: str = "post_id"
     text: str | None = "text"
     image: str | None = "image"
     image_uri: str | None = "image_uri"
+    image_folder: str = ""
 
 
 @dataclass(frozen=True)
@@ -65,10 +70,11 @@ class PostsLayout:
     keep: tuple[pa.Field, ...] = ()
 
 
-def parse_columns(items: Sequence[str]) -> PostColumns:
+def parse_columns(items: Sequence[str], image_folder: str | None = None) -> PostColumns:
     """Return the columns that `--column ROLE=NAME` options ask for.
 
     items: "image=PICTURE" takes the role from that column, "image=" says there is none.
+    image_folder: as `--image-folder` gives it; a local one is made absolute.
     Raises UsageError on another form, an unknown role, a role or column named twice, a
     post_id mapped to none, or both text and image with no image_uri in their place.
     """
@@ -92,7 +98,13 @@ def parse_columns(items: Sequence[str]) -> PostColumns:
             "--column text= and image=: nothing is left to annotate; where images come by URI, "
             "name their column with image_uri=NAME"
         )
-    columns = dataclasses.replace(PostColumns(), **named)  # type: ignore[arg-type]
+    folder = image_folder or ""
+    if folder and "://" not in folder:
+        folder = os.path.abspath(os.path.expanduser(folder))
+    columns = dataclasses.replace(
+        PostColumns(image_folder=folder),
+        **named,  # type: ignore[arg-type]
+    )
     roles_of: dict[str, str] = {}
     for role in ROLES:
         name_of_role = getattr(columns, role)
@@ -143,7 +155,7 @@ def check_posts_schema(
     names = [name for name in present.values() if name is not None]
     return PostsLayout(
         read=tuple(dict.fromkeys([*names, *keep])),
-        columns=PostColumns(**present),  # type: ignore[arg-type]
+        columns=PostColumns(**present, image_folder=columns.image_folder),  # type: ignore[arg-type]
         keep=tuple(schema.field(name) for name in keep),
     )
 
@@ -156,8 +168,9 @@ def coerce_posts(batch: pa.RecordBatch, layout: PostsLayout) -> pa.RecordBatch:
     were read. One that is called like a role stands as `keep.NAME` here; `kept_columns` gives
     them back under their own names.
 
-    Of struct<bytes, path>, path becomes image_uri where bytes is null. A blank image_uri is
-    null. Bytes that are no UTF-8 become U+FFFD instead of failing the file.
+    Of struct<bytes, path>, path becomes image_uri where bytes is null; what text stands for an
+    image is told in `schemas.image_columns`; of a list, the first value counts. A blank
+    image_uri is null. Bytes that are no UTF-8 become U+FFFD instead of failing the file.
     """
     arrays = {field.name: pa.nulls(batch.num_rows, field.type) for field in _COERCED}
     columns = layout.columns
@@ -165,18 +178,27 @@ def coerce_posts(batch: pa.RecordBatch, layout: PostsLayout) -> pa.RecordBatch:
     if columns.text is not None:
         arrays["text"] = _strings(batch.column(columns.text), pa.large_string())
     if columns.image_uri is not None:
-        arrays["image_uri"] = _uris(batch.column(columns.image_uri))
+        uris = _uris(first_of_lists(batch.column(columns.image_uri)))
+        inline, arrays["image_uri"] = resolve_uris(uris, columns.image_folder)
+        arrays["image"] = arrays["image"] if inline is None else inline
     if columns.image is not None:
-        image = batch.column(columns.image)
-        if pa.types.is_struct(image.type):
+        image = first_of_lists(batch.column(columns.image))
+        if _is_text(_plain(image.type)):
+            texts = _strings(image, pa.large_string())
+            image, named = decode_texts(texts, columns.image_folder)
+            arrays["image"] = pc.coalesce(image, arrays["image"])
+            arrays["image_uri"] = pc.coalesce(named, arrays["image_uri"])
+        elif pa.types.is_struct(image.type):
             # flatten, unlike field, carries a null struct down to its children.
             children = dict(zip([field.name for field in image.type], image.flatten(), strict=True))
-            arrays["image"] = children["bytes"].cast(pa.large_binary())
+            held = children["bytes"].cast(pa.large_binary())
             if "path" in children:
-                path = pc.if_else(arrays["image"].is_null(), _uris(children["path"]), None)
+                _, named = resolve_uris(_uris(children["path"]), columns.image_folder)
+                path = pc.if_else(held.is_null(), named, None)
                 arrays["image_uri"] = pc.coalesce(arrays["image_uri"], path)
+            arrays["image"] = pc.coalesce(held, arrays["image"])
         else:
-            arrays["image"] = image.cast(pa.large_binary())
+            arrays["image"] = pc.coalesce(image.cast(pa.large_binary()), arrays["image"])
     kept = [batch.column(field.name) for field in layout.keep]
     fields = [
         field.with_name(f"keep.{field.name}") if field.name in ROLES else field
@@ -220,14 +242,7 @@ def _has(schema: pa.Schema, most: int = 12) -> str:
 
 
 def _check_type(found: pa.DataType, file: str, role: str, name: str) -> None:
-    plain = found.value_type if pa.types.is_dictionary(found) else found
-    if role == "post_id":
-        fits = _is_text(plain) or pa.types.is_integer(plain)
-    elif role == "image":
-        fits = _is_bytes(plain) or pa.types.is_null(plain) or _is_image_struct(plain)
-    else:
-        fits = _is_text(plain) or pa.types.is_null(plain)
-    if not fits:
+    if not fits_role(found, role):
         raise SchemaError(
             file,
             name,
@@ -235,6 +250,22 @@ def _check_type(found: pa.DataType, file: str, role: str, name: str) -> None:
             _EXPECTED[role],
             f"convert it, or name another column with --column {role}=NAME",
         )
+
+
+def fits_role(found: pa.DataType, role: str) -> bool:
+    """Whether a column of this type can play a role."""
+    if role.startswith("image") and is_list(found):
+        found = found.value_type
+    plain = _plain(found)
+    if role == "post_id":
+        return _is_text(plain) or pa.types.is_integer(plain)
+    if _is_text(plain) or pa.types.is_null(plain):
+        return True
+    return role == "image" and (_is_bytes(plain) or _is_image_struct(plain))
+
+
+def _plain(found: pa.DataType) -> pa.DataType:
+    return found.value_type if pa.types.is_dictionary(found) else found
 
 
 def _is_text(found: pa.DataType) -> bool:

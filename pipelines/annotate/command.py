@@ -24,8 +24,8 @@ from pipelines.annotate.summary import closing_error, first_of, format_summary
 from pipelines.annotate.work.fetch import check_prefix
 from pipelines.console.messages import complain
 from pipelines.console.options import (
-    add_column_option,
     add_device_options,
+    add_post_columns_options,
     add_repeatable,
     positive,
     share,
@@ -55,7 +55,7 @@ def add_annotate_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         action="extend",
         metavar="PATH",
-        help="Parquet files, folders or globs, on any fsspec URL",
+        help="files of posts (Parquet, CSV, JSON Lines, Avro), folders or globs, on any fsspec URL",
     )
     add(
         "--output", required=True, metavar="DIR", help="folder or fsspec URL; may hold earlier runs"
@@ -67,7 +67,7 @@ def add_annotate_arguments(parser: argparse.ArgumentParser) -> None:
         help="checkpoint; default: the one in the package",
     )
     add_repeatable(parser, "--keep", "COL,...", "input columns that travel through untouched")
-    add_column_option(parser)
+    add_post_columns_options(parser)
     add_repeatable(
         parser,
         "--image-uri-prefix",
@@ -231,6 +231,8 @@ def job_options(arguments: argparse.Namespace, started: datetime) -> JobOptions:
             "beginning with a letter or digit"
         )
     output = _absolute(arguments.output)
+    columns = parse_columns(arguments.column, arguments.image_folder)
+    prefixes = [*arguments.image_uri_prefix, *filter(None, [columns.image_folder])]
     folder = resolve_model(arguments.model)
     checkpoint = read_checkpoint(folder)
     local = arguments.model != DEFAULT_MODEL and os.path.isdir(arguments.model)
@@ -243,9 +245,9 @@ def job_options(arguments: argparse.Namespace, started: datetime) -> JobOptions:
         package_version=package_version(),
         labels=checkpoint.labels,
         rows=RowOptions(
-            columns=parse_columns(arguments.column),
+            columns=columns,
             keep=_split(arguments.keep),
-            image_uri_prefixes=tuple(check_prefix(prefix) for prefix in arguments.image_uri_prefix),
+            image_uri_prefixes=tuple(check_prefix(prefix) for prefix in prefixes),
             max_image_pixels=arguments.max_image_pixels,
             max_image_bytes=arguments.max_image_bytes,
         ),

@@ -17,6 +17,17 @@ def add_column_option(parser: argparse.ArgumentParser, scope: str = "") -> None:
     add_repeatable(parser, "--column", "ROLE=NAME", scope + about)
 
 
+def add_post_columns_options(parser: argparse.ArgumentParser) -> None:
+    """Add --column and --image-folder, which together say where a post's parts are."""
+    add_column_option(parser)
+    parser.add_argument(
+        "--image-folder",
+        metavar="DIR|URL",
+        help="where relative paths of images begin; without it, an image that is text is base64 "
+        "or a data: URI",
+    )
+
+
 def add_device_options(parser: argparse.ArgumentParser) -> None:
     """Add --device and --threads."""
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
@@ -32,7 +43,7 @@ def add_device_options(parser: argparse.ArgumentParser) -> None:
 def add_labelled_posts_options(parser: argparse.ArgumentParser, seed_help: str) -> None:
     """Add what a command that reads labelled posts and draws from a seed takes."""
     parser.add_argument("--label-column", default="label", metavar="NAME")
-    add_column_option(parser)
+    add_post_columns_options(parser)
     add_device_options(parser)
     parser.add_argument("--seed", type=not_negative, default=0, metavar="N", help=seed_help)
 

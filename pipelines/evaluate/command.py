@@ -71,7 +71,7 @@ def run_evaluate(args: argparse.Namespace) -> int:
     Raises UsageError for models that cannot be compared or posts without labels, SchemaError
     for a label that the models do not know.
     """
-    columns = parse_columns(args.column)
+    columns = parse_columns(args.column, args.image_folder)
     sources = parse_models(args.model)
     names = list(sources)
     baseline = _baseline(args.baseline, names)

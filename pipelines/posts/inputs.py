@@ -23,6 +23,7 @@ from pipelines.storage.listing import list_files
 from pipelines.storage.redaction import reason_of, redact
 from pipelines.storage.retrying import retry
 from schemas.errors import DRFError, SchemaError, UsageError
+from schemas.missing_columns import describe_missing
 from schemas.posts import ROLES, PostColumns, check_posts_schema
 
 # One read of this size gets most footers whole.
@@ -118,7 +119,7 @@ def list_inputs(
         named,
         workers=16 if any("://" in url for url in named) else 2,
     )
-    _check_columns(looked_at, columns, keep)
+    _check_columns(looked_at, columns, keep, option)
     looked_at.sort(key=lambda one: one.file.source_file)
     readable = tuple(one.file for one in looked_at if isinstance(one.file, InputFile))
     return InputListing(
@@ -335,11 +336,15 @@ def _check_apart(url: str, folder: bool, output: str | None, shown: str) -> None
 
 @dataclass(frozen=True)
 class _LookedAt:
-    """One file. keep: fields of its kept columns. lacks: the column that it has not."""
+    """One file. keep: fields of its kept columns. lacks: the column that it has not.
+
+    schema: None where it cannot be read.
+    """
 
     file: InputFile | FailedFile
     keep: tuple[pa.Field, ...] = ()
     lacks: str | None = None
+    schema: pa.Schema | None = None
 
 
 def _look_at(
@@ -352,44 +357,47 @@ def _look_at(
 ) -> _LookedAt:
     def failed(error: str, lacks: str | None = None) -> _LookedAt:
         texts = [as_text(name) for name in (redact(url), source_file, partition, error)]
-        return _LookedAt(FailedFile(*texts), lacks=lacks)
+        return _LookedAt(FailedFile(*texts), lacks=lacks, schema=schema)
 
+    schema: pa.Schema | None = None
     if not is_text(url):
         return failed(f"{redact(url)}: the name is not UTF-8; rename the file")
-    names: Sequence[str] = ()
     try:
         fs, path = open_input(url)
         footer = read_footer(fs, path, info)
         schema = footer.schema
-        names = schema.names
         layout = check_posts_schema(schema, columns, keep, redact(url))
     except UsageError:
         raise
     except SchemaError as error:
-        return failed(str(error), None if error.column in names else error.column)
+        there = schema is not None and error.column in schema.names
+        return failed(str(error), None if there else error.column)
     except DRFError as error:
         return failed(str(error))
     except Exception as error:
         return failed(f"{redact(url)} cannot be read: {reason_of(error)}")
     groups = footer.row_groups(layout.read)
     return _LookedAt(
-        InputFile(url, source_file, partition, footer.identity, groups), keep=layout.keep
+        InputFile(url, source_file, partition, footer.identity, groups),
+        keep=layout.keep,
+        schema=schema,
     )
 
 
 def _check_columns(
-    looked_at: Sequence[_LookedAt], columns: PostColumns, keep: Sequence[str]
+    looked_at: Sequence[_LookedAt], columns: PostColumns, keep: Sequence[str], option: str
 ) -> None:
-    """Raise UsageError where every file lacks a column that the user named: it is misspelt."""
+    """Raise UsageError where every file lacks a column: it is misspelt, or has another name."""
     lacking = {one.lacks for one in looked_at}
-    if len(lacking) != 1:
-        return
-    (name,) = lacking
+    name = lacking.pop() if len(lacking) == 1 else None
     mapped = [role for role in ROLES if name == getattr(columns, role) != role]
     if name is not None and (mapped or name in keep):
-        option = f"--column {mapped[0]}={name}" if mapped else f"--keep {name}"
+        given = f"--column {mapped[0]}={name}" if mapped else f"--keep {name}"
         error = next(one.file.error for one in looked_at if isinstance(one.file, FailedFile))
-        raise UsageError(f"{option}: no input file has that column: {error}")
+        raise UsageError(f"{given}: no input file has that column: {error}")
+    schemas = [one.schema for one in looked_at if one.schema is not None]
+    if len(schemas) == len(looked_at) and (lacked := describe_missing(schemas, columns)):
+        raise UsageError(f"{option}: {lacked}")
 
 
 def _row_groups(metadata: pq.FileMetaData, columns: Sequence[str]) -> Iterable[RowGroup]:

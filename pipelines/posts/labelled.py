@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import posixpath
 from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
@@ -13,6 +14,7 @@ from pipelines.posts.files import CorruptInputError
 from pipelines.posts.inputs import list_inputs, open_input, read_footer
 from pipelines.posts.reading import read_batches
 from pipelines.posts.splits import SPLITS, assign_splits, fingerprints, group_posts
+from pipelines.storage.backends import open_url
 from schemas.errors import SchemaError, UsageError
 from schemas.posts import PostColumns, check_posts_schema, coerce_posts
 
@@ -68,7 +70,7 @@ def _read_file(
 ) -> Iterator[LabelledRow]:
     fs, path = open_input(url)
     schema = read_footer(fs, path).schema
-    if columns.image not in schema.names:
+    if columns.image not in schema.names and not columns.image_folder:
         if columns.image not in (None, PostColumns().image):
             raise SchemaError(
                 name,
@@ -86,7 +88,8 @@ def _read_file(
                 "fetch the images first, or read texts alone with --column image=",
             )
         columns = dataclasses.replace(columns, image=None)
-    columns = dataclasses.replace(columns, image_uri=None)
+    if not columns.image_folder:
+        columns = dataclasses.replace(columns, image_uri=None)
     keep = []
     if label_column is not None:
         if label_column not in schema.names:
@@ -107,9 +110,35 @@ def _read_file(
     for first, batch in read_batches(fs, path, name, list(wanted), 256, schema):
         posts = coerce_posts(batch, layout).to_pydict()
         labels = batch.column(label_column).to_pylist() if label_column else [None] * batch.num_rows
-        values = zip(posts["post_id"], posts["text"], posts["image"], labels, strict=True)
+        images = _images(posts["image"], posts["image_uri"], columns.image_folder, name, first)
+        values = zip(posts["post_id"], posts["text"], images, labels, strict=True)
         for offset, value in enumerate(values):
             yield LabelledRow(*value, file=name, row=first + offset)
+
+
+def _images(
+    images: Sequence[bytes | None], uris: Sequence[str | None], folder: str, name: str, first: int
+) -> Iterator[bytes | None]:
+    """The posts' images, read from the folder where the file only says where they lie.
+
+    Unlike annotating, training stops at the first that is not there: a folder that is wrong
+    would make a checkpoint that never saw an image.
+    """
+    for row, (image, uri) in enumerate(zip(images, uris, strict=True), first):
+        if image is not None or uri is None or not folder:
+            yield image
+            continue
+        fs, root = open_url(folder)
+        _, path = open_url(uri)
+        if not posixpath.normpath(path).startswith(f"{root.rstrip('/')}/"):
+            raise UsageError(f"{name}: row {row}: its image lies outside --image-folder {folder}")
+        try:
+            yield fs.cat_file(path)
+        except FileNotFoundError as error:
+            raise UsageError(
+                f"{name}: row {row}: its image {path} is not there; "
+                "does --image-folder name the right folder?"
+            ) from error
 
 
 def labels_of(rows: Sequence[LabelledRow]) -> tuple[str, ...]:

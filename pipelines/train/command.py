@@ -183,7 +183,7 @@ def _read_posts(
         to_training_posts,
     )
 
-    columns = parse_columns(args.column)
+    columns = parse_columns(args.column, args.image_folder)
     train = read_training_rows(args.posts, columns, args.label_column)
     labels = labels_of(train)
     if args.validation:
@@ -214,7 +214,9 @@ def _read_labelled(
     from drf_core.corpus.posts import UNLABELLED
     from pipelines.posts.labelled import read_training_rows, to_training_posts
 
-    rows = read_training_rows(paths, parse_columns(args.column), args.label_column, option)
+    rows = read_training_rows(
+        paths, parse_columns(args.column, args.image_folder), args.label_column, option
+    )
     posts = to_training_posts(rows, labels, option)
     if not any(post.label != UNLABELLED for post in posts):
         raise UsageError(f"{option}: no post has a label")
@@ -224,7 +226,9 @@ def _read_labelled(
 def _read_reference(args: argparse.Namespace) -> list[TrainingPost]:
     from pipelines.posts.labelled import read_training_rows, to_training_posts
 
-    rows = read_training_rows(args.reference, parse_columns(args.column), None, "--reference")
+    rows = read_training_rows(
+        args.reference, parse_columns(args.column, args.image_folder), None, "--reference"
+    )
     return to_training_posts(rows, (), "--reference")
 
 

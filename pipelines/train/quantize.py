@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from drf_core.checkpoint import INT8_FOLDER, read_checkpoint
 from pipelines.console.messages import say
-from pipelines.console.options import add_column_option
+from pipelines.console.options import add_post_columns_options
 from schemas.errors import UsageError
 from schemas.posts import parse_columns
 
@@ -38,7 +38,7 @@ def add_quantize_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         help=f"posts like those to annotate (Parquet), no labels needed; {_POSTS} are drawn",
     )
-    add_column_option(parser)
+    add_post_columns_options(parser)
 
 
 def run_quantize(args: argparse.Namespace) -> int:
@@ -52,7 +52,7 @@ def run_quantize(args: argparse.Namespace) -> int:
             f"--model {args.model}: is no folder on this machine, and the int8 encoders go into it"
         )
     read_checkpoint(args.model)
-    columns = parse_columns(args.column)
+    columns = parse_columns(args.column, args.image_folder)
     try:
         import nncf  # noqa: F401
     except ImportError as error:

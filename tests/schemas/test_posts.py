@@ -217,8 +217,8 @@ def test_a_mapping_that_makes_no_sense_is_refused(items: list[str], says: str):
             "column 'text': found binary",
         ),
         (
-            {"post_id": pa.string(), "text": pa.string(), "image": pa.string()},
-            "column 'image': found string, expected binary",
+            {"post_id": pa.string(), "text": pa.string(), "image": pa.int64()},
+            "column 'image': found int64, expected binary",
         ),
         (
             {"post_id": pa.string(), "text": pa.string(), "image": pa.struct([("path", "string")])},

@@ -87,3 +87,38 @@ def test_of_a_folder_with_parquet_the_rest_is_no_input(
     (tmp_path / "in" / "labels.csv").write_text("post_id,label\n1,x\n")
     assert annotate(tmp_path / "in").code == 0
     assert output.places() == [("a.parquet", row) for row in range(3)]
+
+
+def test_paths_of_images_begin_at_the_folder_that_was_named(
+    tmp_path: Path, annotate: Annotate, output: Output
+) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "1.jpg").write_bytes(make_posts(1)[0]["image"])
+    (tmp_path / "secret.jpg").write_bytes(make_posts(1)[0]["image"])
+    lines = ["id,text,photo", "1,sunny,1.jpg", "2,sunny,gone.jpg", "3,sunny,../secret.jpg"]
+    (tmp_path / "posts.csv").write_text("\n".join(lines))
+
+    run = annotate(
+        tmp_path / "posts.csv",
+        *("--column", "post_id=id", "--column", "image=photo"),
+        *("--image-folder", tmp_path / "photos"),
+    )
+
+    assert run.code == 0, run.err
+    found = [(row["image_state"], row["image_reason"]) for row in output.annotations]
+    assert found[0][0] in ("present", "low_quality")
+    assert found[1:] == [("recovered", "fetch_failed"), ("recovered", "not_allowed")]
+
+
+def test_columns_that_all_files_lack_are_told_once(
+    tmp_path: Path, annotate: Annotate, output: Output
+) -> None:
+    (tmp_path / "in").mkdir()
+    for name in "abc":
+        (tmp_path / "in" / f"{name}.csv").write_text("tweet_id,body,photo\n1,x,y\n")
+    run = annotate(tmp_path / "in")
+    assert run.code == 2
+    assert run.err == (
+        "drf: error: --input: 3 of 3 files lack post_id, text and image; they have tweet_id, "
+        "body, photo; say --column post_id=tweet_id --column text=body --column image=photo\n"
+    )

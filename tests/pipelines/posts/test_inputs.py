@@ -306,7 +306,8 @@ class TestFooters:
         pq.write_table(pa.table({"ID": ["a"], "text": ["t"]}), tmp_path / "a.parquet")
         columns = PostColumns(post_id="ID", image=None)
         assert names(tmp_path, columns=columns) == ["a.parquet"]
-        assert len(errors(tmp_path)) == 1
+        with pytest.raises(UsageError, match="the file lacks post_id and image; it has ID, text"):
+            errors(tmp_path)
 
     def test_without_rows_are_worth_a_warning(self, tmp_path: Path) -> None:
         write_posts(tmp_path / "a.parquet", [])
