@@ -14,8 +14,6 @@ from apache_beam.transforms.resources import parse_resource_hints
 from pipelines.annotate.engines import flink
 from pipelines.annotate.engines.faults import (
     cancelled_on_faults,
-    fault_among,
-    fault_on_record,
     faults_told,
     forget_faults,
 )
@@ -88,13 +86,9 @@ def run(plan: Plan, start: RunStart, options: PipelineOptions) -> None:
     build(pipeline, plan, start, hints)
     store, run_id = open_store(plan.options.output), plan.options.run_id
     forget_faults(store, run_id)
-    faults = (
-        partial(fault_on_record, store, run_id),
-        lambda: fault_among(flink.raised_so_far(options)),
-    )
     try:
         with show_progress(plan):
-            run_pipeline(pipeline, partial(cancelled_on_faults, faults))
+            run_pipeline(pipeline, partial(cancelled_on_faults, store, run_id))
     finally:
         with contextlib.suppress(DRFError):
             forget_faults(store, run_id)

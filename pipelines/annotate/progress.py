@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TextIO
 
+from tqdm import tqdm
+
 from pipelines.annotate.output.commits import committed_keys, find_commit, list_attempts
 from pipelines.annotate.plan import Plan
 from pipelines.storage.files import Store, open_store
@@ -19,6 +21,10 @@ from pipelines.threads import beside
 
 _LOOK_SECONDS = 1.0
 _LOG_SECONDS = 30.0
+_FIRST_LINE = "annotating {n:,}/{total:,} posts ({percentage:.0f}%){postfix}"
+_LINE = (
+    "annotating {n:,}/{total:,} posts ({percentage:.0f}%), {rate_fmt}, {remaining} left{postfix}"
+)
 
 
 @dataclass(frozen=True)
@@ -71,7 +77,8 @@ def show_progress(plan: Plan, stream: TextIO | None = None) -> Iterator[None]:
 
 def _show(reader: ProgressReader, out: TextIO, ended: threading.Event) -> None:
     live = out.isatty()
-    rate = _Rate()
+    # Posts that were done when the first ones were seen, and when: loading is not counted.
+    first: tuple[int, float] | None = None
     logged = time.monotonic()
     wait = _LOOK_SECONDS
     while not ended.wait(wait):
@@ -79,46 +86,39 @@ def _show(reader: ProgressReader, out: TextIO, ended: threading.Event) -> None:
         # A look that fails is the job's business, which meets the same fault itself.
         with contextlib.suppress(Exception):
             standing = reader.read()
-            line = describe(standing, rate.update(standing.done, began))
+            if first is None and standing.done:
+                first = (standing.done, began)
+            initial, since = first or (0, began)
+            line = describe(standing, initial, began - since)
             if live:
-                width = shutil.get_terminal_size().columns - 1
-                print(f"\r{line[:width]:<{width}}", end="", file=out, flush=True)
+                _rewrite(out, line)
             elif began - logged >= _LOG_SECONDS:
                 logged = began
                 print(line, file=out, flush=True)
         # Looking shall cost no more than a tenth of the time, however large the output.
         wait = max(_LOOK_SECONDS, 10 * (time.monotonic() - began))
     if live:
-        width = shutil.get_terminal_size().columns - 1
-        print(f"\r{'':<{width}}\r", end="", file=out, flush=True)
+        _rewrite(out, "")
+        print("\r", end="", file=out, flush=True)
 
 
-class _Rate:
-    """Posts per second since the first post was done: loading the model is not counted."""
-
-    def __init__(self) -> None:
-        self._first: tuple[int, float] | None = None
-
-    def update(self, done: int, now: float) -> float | None:
-        if self._first is None:
-            if done:
-                self._first = (done, now)
-            return None
-        first, since = self._first
-        return (done - first) / (now - since) if done > first else None
+def _rewrite(out: TextIO, line: str) -> None:
+    width = shutil.get_terminal_size().columns - 1
+    print(f"\r{line[:width]:<{width}}", end="", file=out, flush=True)
 
 
-def describe(standing: Standing, rate: float | None) -> str:
-    """One line: posts done of all, posts/s, time left, dead letters."""
-    share = standing.done / standing.posts if standing.posts else 1.0
-    line = f"annotating {standing.done:,}/{standing.posts:,} posts ({share:.0%})"
-    if rate:
-        left = (standing.posts - standing.done) / rate
-        line += f", {rate:,.1f} posts/s, {_duration(left)} left"
-    return f"{line}, {standing.dead_letters:,} dead letters"
+def describe(standing: Standing, initial: int, seconds: float) -> str:
+    """One line: posts done of all, posts/s, time left, dead letters.
 
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+    initial: posts that were done already, seconds ago.
+    """
+    line: str = tqdm.format_meter(
+        standing.done,
+        standing.posts,
+        seconds,
+        initial=initial,
+        unit=" posts",
+        postfix=f"{standing.dead_letters:,} dead letters",
+        bar_format=_LINE if standing.done > initial else _FIRST_LINE,
+    )
+    return line

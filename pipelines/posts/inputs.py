@@ -17,7 +17,7 @@ from fsspec.implementations.local import LocalFileSystem
 from pipelines.posts.files import CorruptInputError, FailedFile, InputFile, RowGroup
 from pipelines.posts.names import as_text, check_names, is_text, name_of, once_each, without_query
 from pipelines.posts.records import KINDS, Survey, is_records_file, survey
-from pipelines.storage.backends import open_url
+from pipelines.storage.backends import checksum, open_url
 from pipelines.storage.files import in_parallel, open_store
 from pipelines.storage.listing import list_files
 from pipelines.storage.redaction import reason_of, redact
@@ -32,9 +32,6 @@ _TAIL_BYTES = 64 * 1024
 _MAGIC = re.compile(r"[*?\[]")
 
 _COLUMNS = PostColumns()
-
-# What stores call a content checksum, the surest first.
-_CHECKSUMS = ("md5Hash", "crc32c", "content_md5", "ETag", "etag", "e_tag")
 
 
 @dataclass(frozen=True)
@@ -211,15 +208,15 @@ def _read_range(fs: fsspec.AbstractFileSystem, path: str, start: int, end: int) 
 
 
 def _checksum(info: Mapping[str, Any]) -> str | None:
-    name = next((name for name in _CHECKSUMS if info.get(name)), None)
-    return None if name is None else f"{name}:{info[name]}:{info['size']}"
+    found = checksum(info)
+    return None if found is None else f"{found}:{info['size']}"
 
 
 def _identity(
     fs: fsspec.AbstractFileSystem, path: str, info: Mapping[str, Any], footer: bytes
 ) -> str:
-    if (checksum := _checksum(info)) is not None:
-        return checksum
+    if (found := _checksum(info)) is not None:
+        return found
     if isinstance(fs, LocalFileSystem):
         modified = str(os.stat(path).st_mtime_ns)
     else:

@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from pipelines.storage.backends import open_url
+from pipelines.storage.backends import modified, open_url
 from pipelines.storage.listing import list_files
 from pipelines.storage.redaction import reason_of, redact
 from pipelines.storage.retrying import retry, was_there
@@ -35,9 +35,6 @@ _NO_BUCKET = "the bucket does not exist; create it, or correct the URL"
 
 # Half-written files lie here, never beside the data: DuckDB's globs skip no leading "." or "_".
 TEMPORARY = "_staging/tmp"
-
-# What listings call the time of the last write.
-_MODIFIED = ("LastModified", "mtime", "last_modified")
 
 
 class OutputError(DRFError):
@@ -129,16 +126,16 @@ class Store:
 
     def _age(self, name: str, info: Mapping[str, Any]) -> float:
         # What S3, Google's store and Azure's say in a listing needs no request for each file.
-        modified = next((info[key] for key in _MODIFIED if info.get(key)), None)
-        if not isinstance(modified, datetime.datetime):
+        written = modified(info)
+        if not isinstance(written, datetime.datetime):
             with self.explained("read", name):
                 try:
-                    modified = self._do(lambda: self.fs.modified(self.full(name)))
+                    written = self._do(lambda: self.fs.modified(self.full(name)))
                 except (FileNotFoundError, NotImplementedError):
                     return 0.0
-        if modified.tzinfo is None:
-            modified = modified.replace(tzinfo=datetime.timezone.utc)
-        return max(0.0, (datetime.datetime.now(datetime.timezone.utc) - modified).total_seconds())
+        if written.tzinfo is None:
+            written = written.replace(tzinfo=datetime.timezone.utc)
+        return max(0.0, (datetime.datetime.now(datetime.timezone.utc) - written).total_seconds())
 
     def write(self, name: str, data: bytes, durable: bool = True) -> None:
         """Write a file whole, in the place of what was there.

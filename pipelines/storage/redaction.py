@@ -4,33 +4,21 @@ from __future__ import annotations
 
 import re
 
+from pipelines.storage.backends import BACKENDS, backend_of
+
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://\S+", re.IGNORECASE)
 
 # What is left of a URL where a library quotes it without its scheme: user:password@bucket.
 _USERINFO = re.compile(r"[^\s:/@\"'`]+:[^\s/@\"'`]+@(?=\w)")
 
-# In these URLs the part before "@" is a container, not a credential.
-_CONTAINER_SCHEMES = ("abfs", "abfss", "wasb", "wasbs")
-
-
-# What the stores' libraries say, and what is to be done about it.
+# What stores' libraries say, and what is to be done about it.
 _WAYS_OUT = (
-    (re.compile(r"Install s3fs"), "this package's extra `s3` has it: pip install '.[s3]'"),
-    (re.compile(r"install gcsfs"), "this package's extra `gcs` has it: pip install '.[gcs]'"),
+    *(way_out for backend in BACKENDS for way_out in backend.ways_out),
     (
-        re.compile(r"Unable to locate credentials|Partial credentials"),
-        "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, for client and workers",
-    ),
-    (
-        re.compile(r"Anonymous caller|Invalid Credentials|default credentials"),
-        "set GOOGLE_APPLICATION_CREDENTIALS, or log in with gcloud, for client and workers",
-    ),
-    (
-        re.compile(r"^(Access Denied|Forbidden\b.*|.* does not have storage\..* access.*)$"),
+        r"^(Access Denied|Forbidden\b.*|.* does not have storage\..* access.*)$",
         "the store's credentials in use may not do that; use others, or have them allowed",
     ),
-    (re.compile(r"bucket does not exist"), "create it, or correct the URL"),
-    (re.compile(r"connect to the endpoint URL"), "check the network and AWS_ENDPOINT_URL"),
+    (r"bucket does not exist", "create it, or correct the URL"),
 )
 
 
@@ -41,7 +29,8 @@ def redact(url: str) -> str:
         return url
     rest = rest.partition("?")[0]
     authority, slash, path = rest.partition("/")
-    if "@" in authority and scheme not in _CONTAINER_SCHEMES:
+    backend = backend_of(scheme)
+    if "@" in authority and not (backend and backend.at == "container"):
         authority = authority.rpartition("@")[2]
     return f"{scheme}://{authority}{slash}{path}"
 
@@ -60,5 +49,5 @@ def reason_of(error: BaseException) -> str:
     else:
         text = one_line(str(error)) or type(error).__name__
     text = text if len(text) <= 300 else text[:297] + "..."
-    way_out = next((way for sign, way in _WAYS_OUT if sign.search(text)), None)
+    way_out = next((way for sign, way in _WAYS_OUT if re.search(sign, text)), None)
     return f"{text}; {way_out}" if way_out else text

@@ -12,14 +12,14 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
+from pipelines.storage.backends import BACKENDS
+
 _Result = TypeVar("_Result")
 
 TRIES = 4
 FIRST_SECONDS = 1.0
 
-# As s3fs words the answers 500, 503 and 409 ("somebody else is writing this just now").
-_PASSING_NUMBERS = {errno.EREMOTEIO, errno.EBUSY, errno.EAGAIN, errno.ETIMEDOUT}
-_PASSING_CODES = {"ConditionalRequestConflict", "OperationAborted", "RequestTimeout"}
+_PASSING_NUMBERS = {errno.EAGAIN, errno.ETIMEDOUT}
 
 # By name, because the packages that define them need not be installed.
 _PASSING_NAMES = {
@@ -57,20 +57,9 @@ def may_pass(error: Exception) -> bool:
         return True
     if isinstance(error, OSError) and error.errno in _PASSING_NUMBERS:
         return True
-    # botocore's error, which s3fs keeps as the cause of its own.
-    answer = getattr(error.__cause__, "response", None)
-    if isinstance(answer, dict) and answer.get("Error", {}).get("Code") in _PASSING_CODES:
-        return True
-    # gcsfs's error.
-    code = str(getattr(error, "code", ""))
-    return type(error).__name__ == "HttpError" and (code in ("408", "429") or code[:1] == "5")
+    return any(backend.may_pass(error) for backend in BACKENDS)
 
 
 def was_there(error: OSError) -> bool:
-    """Whether a file was not created because there is one.
-
-    s3fs knows a refused condition only by a field that not every server sends.
-    """
-    answer = getattr(error.__cause__, "response", None)
-    code = answer.get("Error", {}).get("Code") if isinstance(answer, dict) else None
-    return isinstance(error, FileExistsError) or code in ("PreconditionFailed", "412")
+    """Whether a file was not created because there is one."""
+    return isinstance(error, FileExistsError) or any(b.was_there(error) for b in BACKENDS)

@@ -2,7 +2,7 @@
 
 Flink and Dataflow try again what raised, for minutes; a model that no worker can load fails the
 same way each time. Workers write down such a fault in the output before they raise it. Where it
-is the output that they cannot write, the client learns of it from the engine, if that tells.
+is the output that they cannot write, the engine's own retries have to run out.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from __future__ import annotations
 import contextlib
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 from drf_core.checkpoint import CheckpointError
-from pipelines.annotate.engines.runners import JobError, job_error, quoted_error
+from pipelines.annotate.engines.runners import JobError
 from pipelines.annotate.output import layout
 from pipelines.annotate.work.checks import ModelError
 from pipelines.storage.files import OutputRefusedError, Store
@@ -56,43 +56,30 @@ def fault_on_record(store: Store, run_id: str) -> JobError | None:
     return error
 
 
-def fault_among(raised: Sequence[str]) -> JobError | None:
-    """What failed attempts ended in often enough, None as long as none did.
-
-    raised: a traceback for each, as the engine quotes it.
-    """
-    faults = [fault for text in raised if (fault := quoted_error(text))]
-    lasting = [fault for fault in faults if issubclass(fault[0], LASTING_FAULTS)]
-    return job_error(*lasting[-1]) if len(lasting) >= _ENOUGH else None
-
-
 @contextlib.contextmanager
-def cancelled_on_faults(
-    sources: Sequence[Callable[[], JobError | None]], cancel: Callable[[], object]
-) -> Iterator[None]:
-    """On the client: call `cancel` once when one of `sources` tells of a fault.
+def cancelled_on_faults(store: Store, run_id: str, cancel: Callable[[], object]) -> Iterator[None]:
+    """On the client: call `cancel` once when a fault of the run is on record.
 
-    Raises that JobError when the block ends.
+    Raises it as a JobError when the block ends.
     """
-    found: list[JobError] = []
+    faults: list[JobError] = []
 
     def watch(ended: threading.Event) -> None:
         while not ended.wait(_LOOK_SECONDS):
-            for source in sources:
-                # A look that fails is tried again; the job itself meets a lasting fault, too.
-                with contextlib.suppress(Exception):
-                    if (error := source()) is not None:
-                        found.append(error)
-                        cancel()
-                        return
+            # A look that fails is tried again; the job itself meets a lasting fault, too.
+            with contextlib.suppress(Exception):
+                if (error := fault_on_record(store, run_id)) is not None:
+                    faults.append(error)
+                    cancel()
+                    return
 
     try:
         with beside("job-faults", watch):
             yield
     finally:
-        if found:
+        if faults:
             # Whatever the engine says of a job that was cancelled, this is why.
-            raise found[0]
+            raise faults[0]
 
 
 def _records(store: Store, run_id: str) -> list[str]:

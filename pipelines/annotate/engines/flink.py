@@ -1,8 +1,4 @@
-"""What is asked of Flink itself, since Beam's job server does not pass it on.
-
-A job that it is told to cancel, it only forgets; and of attempts that failed it says nothing as
-long as there are others to come.
-"""
+"""What is asked of Flink itself: Beam's job server only forgets a job that it is to cancel."""
 
 from __future__ import annotations
 
@@ -34,19 +30,6 @@ def cancel_job(options: PipelineOptions) -> None:
     """
     for job in _jobs_at_work(options):
         _ask(f"{job}?mode=cancel", "PATCH")
-
-
-def raised_so_far(options: PipelineOptions) -> list[str]:
-    """The tracebacks of the job's attempts that failed; none where no JobManager is named.
-
-    Raises OSError where it does not answer.
-    """
-    raised = []
-    for job in _jobs_at_work(options):
-        for entry in _ask(f"{job}/exceptions")["exceptionHistory"]["entries"]:
-            at_once = entry.get("concurrentExceptions", ())
-            raised += [one["stacktrace"] for one in (entry, *at_once)]
-    return raised
 
 
 def _jobs_at_work(options: PipelineOptions) -> list[str]:

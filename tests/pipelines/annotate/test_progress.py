@@ -79,6 +79,6 @@ def test_away_from_a_terminal_progress_is_plain_lines(
 
 
 def test_the_line_says_posts_speed_time_left_and_dead_letters() -> None:
-    line = describe(Standing(posts=12_000, done=3_000, dead_letters=7), rate=50.0)
+    line = describe(Standing(posts=12_000, done=3_000, dead_letters=7), initial=1_000, seconds=40.0)
 
-    assert line == "annotating 3,000/12,000 posts (25%), 50.0 posts/s, 3:00 left, 7 dead letters"
+    assert line == "annotating 3,000/12,000 posts (25%), 50.00 posts/s, 03:00 left, 7 dead letters"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,8 +10,6 @@ import pytest
 from pipelines.annotate.engines import faults
 from pipelines.annotate.engines.faults import (
     cancelled_on_faults,
-    fault_among,
-    fault_on_record,
     faults_told,
     forget_faults,
 )
@@ -51,7 +48,7 @@ def test_a_fault_that_came_back_cancels_the_job_and_is_its_last_word(store: Stor
     fail(store, "night-1", UsageError("no GPU on this worker"))
     with (
         pytest.raises(JobError, match=r"^(this worker has version 1|no GPU on this worker)$"),
-        cancelled_on_faults([partial(fault_on_record, store, "night-1")], job.cancelled.set),
+        cancelled_on_faults(store, "night-1", job.cancelled.set),
     ):
         job.wait()
 
@@ -62,7 +59,7 @@ def test_the_exit_code_is_that_of_the_fault(store: Store) -> None:
         fail(store, "night-1", UsageError("no GPU on this worker"))
     with (
         pytest.raises(JobError) as raised,
-        cancelled_on_faults([partial(fault_on_record, store, "night-1")], job.cancelled.set),
+        cancelled_on_faults(store, "night-1", job.cancelled.set),
     ):
         job.wait()
     assert raised.value.exit_code == UsageError.exit_code != JobError.exit_code
@@ -74,7 +71,7 @@ def test_what_the_engine_says_of_a_cancelled_job_is_not_the_last_word(store: Sto
         fail(store, "night-1", ModelError("no model here"))
     with (
         pytest.raises(JobError, match="no model here"),
-        cancelled_on_faults([partial(fault_on_record, store, "night-1")], job.cancelled.set),
+        cancelled_on_faults(store, "night-1", job.cancelled.set),
     ):
         job.wait()
         raise RuntimeError("Job was cancelled")
@@ -98,44 +95,25 @@ def test_what_may_pass_leaves_the_job_alone(
     job = Job()
     for _ in range(times):
         fail(store, run_id, error)
-    with cancelled_on_faults([partial(fault_on_record, store, "night-1")], job.cancelled.set):
+    with cancelled_on_faults(store, "night-1", job.cancelled.set):
         assert not job.cancelled.wait(0.3)
 
 
-REFUSED = """java.lang.Exception: The user defined 'open()' method caused an exception
-Caused by: java.lang.RuntimeException: Error received from SDK harness for instruction 2:
-Traceback (most recent call last):
-  File "/x/pipelines/storage/files.py", line 263, in explained
-OSError: [Errno 30] Read-only file system
-pipelines.storage.files.{kind}: cannot write /out/_staging/a.json: Read-only file system [while \
-running 'Annotate']
+def test_what_cannot_be_looked_at_is_looked_at_again(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, looked = Job(), []
 
-\tat org.apache.beam.runners.fnexecution.control.FnApiControlClient.java:180
-"""
-
-
-def test_what_an_engine_quotes_twice_of_its_attempts_is_a_fault() -> None:
-    refused = REFUSED.format(kind="OutputRefusedError")
-    assert fault_among([refused]) is None
-    assert fault_among(["java.lang.Exception: a TaskManager is gone", refused]) is None
-    assert str(fault_among([refused, refused])) == (
-        "cannot write /out/_staging/a.json: Read-only file system"
-    )
-    assert fault_among([REFUSED.format(kind="OutputError")] * 3) is None
-
-
-def test_what_cannot_be_asked_for_is_asked_for_again(store: Store) -> None:
-    job, asked = Job(), []
-
-    def source() -> JobError | None:
-        asked.append(1)
-        if len(asked) < 3:
+    def look(store: Store, run_id: str) -> JobError | None:
+        looked.append(1)
+        if len(looked) < 3:
             raise ConnectionResetError
         return JobError("no model here")
 
+    monkeypatch.setattr(faults, "fault_on_record", look)
     with (
         pytest.raises(JobError, match="no model here"),
-        cancelled_on_faults([lambda: None, source], job.cancelled.set),
+        cancelled_on_faults(store, "night-1", job.cancelled.set),
     ):
         job.wait()
 

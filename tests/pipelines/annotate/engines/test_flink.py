@@ -11,7 +11,7 @@ from typing import ClassVar
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from pipelines.annotate.engines.flink import cancel_job, name_job, raised_so_far
+from pipelines.annotate.engines.flink import cancel_job, name_job
 
 
 class JobManager(http.server.BaseHTTPRequestHandler):
@@ -68,16 +68,9 @@ def test_a_job_that_was_given_a_name_is_found_by_it(master: str) -> None:
     assert JobManager.cancelled == ["/jobs/3?mode=cancel"]
 
 
-def test_what_its_attempts_raised_is_told(master: str) -> None:
-    options = PipelineOptions([f"--flink_master={master}"])
-    name_job(options, "night-1")
-    assert raised_so_far(options) == ["one", "two", "three"]
-
-
 def test_nothing_is_asked_where_no_address_is_known(master: str) -> None:
     options = PipelineOptions([])
     name_job(options, "night-1")
     cancel_job(options)
-    assert raised_so_far(options) == []
     assert options.get_all_options()["job_name"] is None
     assert JobManager.cancelled == []
