@@ -11,6 +11,7 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from schemas.errors import UsageError
 
@@ -28,6 +29,10 @@ _PREPROCESSING = {
     ),
     "image": ("preprocessor_config.json", "processor_config.json"),
 }
+# Settings that say where a part came from, not what it does.
+_PROVENANCE = {
+    "_name_or_path", "architectures", "dtype", "processor_class", "transformers_version",
+}  # fmt: skip
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 
 
@@ -97,8 +102,8 @@ def encoder_revisions(folder: str, quantised: bool = False) -> dict[str, str]:
     """Content hash of each encoder of the checkpoint in `folder`, "text" and "image".
 
     Of its weights, its configuration and its tokenizer or image processor: of all that
-    changes its features, and of nothing else. quantised: of the int8 encoders, which depend on
-    the posts that they were calibrated on as well.
+    changes its features, and of nothing else, so that equal hashes share features. quantised:
+    of the int8 encoders, which depend on the posts that they were calibrated on as well.
     """
     config = json.loads(Path(folder, "config.json").read_text(encoding="utf-8"))
     parts = {
@@ -108,19 +113,34 @@ def encoder_revisions(folder: str, quantised: bool = False) -> dict[str, str]:
     revisions = {}
     for modality, (prefix, settings) in parts.items():
         digest = hashlib.sha256()
-        digest.update(json.dumps([config.get(name) for name in settings], sort_keys=True).encode())
+        described = [_without_provenance(config.get(name)) for name in settings]
+        digest.update(json.dumps(described, sort_keys=True).encode())
         for name in sorted(os.listdir(folder)):
             path = Path(folder, name)
             if name.endswith(".safetensors"):
                 _digest_tensors(path, prefix, digest)
             elif name in _PREPROCESSING[modality]:
                 digest.update(name.encode())
-                digest.update(path.read_bytes())
+                digest.update(_settings(path))
         if quantised:
             for path in sorted(Path(folder, INT8_FOLDER).glob(f"{modality}.*")):
                 digest.update(path.read_bytes())
         revisions[modality] = digest.hexdigest()[:16]
     return revisions
+
+
+def _settings(path: Path) -> bytes:
+    """What a file of a tokenizer or image processor says."""
+    if path.suffix != ".json":
+        return path.read_bytes()
+    said = _without_provenance(json.loads(path.read_text(encoding="utf-8")))
+    return json.dumps(said, sort_keys=True).encode()
+
+
+def _without_provenance(settings: Any) -> Any:
+    if not isinstance(settings, dict):
+        return settings
+    return {name: value for name, value in settings.items() if name not in _PROVENANCE}
 
 
 def _digest_tensors(path: Path, prefix: str, digest: hashlib._Hash) -> None:

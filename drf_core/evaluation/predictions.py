@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,13 +13,7 @@ from drf_core.corpus.disruption import Disruption
 from drf_core.corpus.views import FeatureViews, pick_features
 from drf_core.evaluation.protocol import Cell
 from drf_core.model.modeling_drf import DRFModel
-from drf_core.model.processing_drf import DRFProcessor
 from schemas.annotations import MODALITIES
-
-# Settings that say where a part came from, not what it does.
-_PROVENANCE = {
-    "_name_or_path", "architectures", "dtype", "processor_class", "transformers_version",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -103,36 +94,3 @@ def _forward(
     assert output.recovered is not None and output.hidden is not None
     said = (output.logits.softmax(-1), output.quality, output.recovered, output.hidden)
     return (*(tensor.float().cpu() for tensor in said), picked.present, picked.damaged)
-
-
-def encoder_hash(model: DRFModel, processor: DRFProcessor, modality: str) -> str:
-    """What the raw features of one modality depend on; equal hashes share their views.
-
-    Weights and configuration of the encoder, pooling, and the processor's settings.
-    """
-    config, digest = model.config, hashlib.sha256()
-    if modality == "text":
-        encoder = model.text_encoder
-        settings: tuple[Any, ...] = (
-            _without_provenance(config.text_config.to_dict()),
-            config.text_pooling,
-            config.max_text_tokens,
-            processor.mask_token,
-            processor.tokenizer.backend_tokenizer.to_str(),
-        )
-    else:
-        encoder = model.image_encoder
-        settings = (
-            _without_provenance(config.vision_config.to_dict()),
-            config.image_pooling,
-            _without_provenance(processor.image_processor.to_dict()),
-        )
-    digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
-    for name, weights in sorted(encoder.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(weights.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _without_provenance(settings: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in settings.items() if name not in _PROVENANCE}

@@ -167,7 +167,7 @@ def _evaluate_model(
     from pipelines.evaluate.records import EvaluatedModel
 
     annotator = Annotator.from_pretrained(info.folder, args.device, args.threads)
-    views = store.views(annotator, name)
+    views = store.views(annotator, name, info.folder)
     say(f"{name}: predicting {len(asked)} cells, {RESAMPLES:,} resamples of each")
     order = [annotator.labels.index(label) for label in labels]
     found = [

@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from drf_core.annotator import Annotator
+from drf_core.checkpoint import encoder_revisions
 from drf_core.corpus.posts import TrainingCorpus, TrainingPost
 from drf_core.corpus.views import FeatureViews, encode_views
-from drf_core.evaluation.predictions import encoder_hash
 from drf_core.evaluation.protocol import kinds_to_encode
 from drf_core.runtimes.openvino_library import load_openvino
 from pipelines.console.messages import say
@@ -37,17 +37,21 @@ class ViewStore:
     corpus: str
     seed: int
 
-    def views(self, annotator: Annotator, name: str) -> dict[str, FeatureViews]:
-        """The views of both modalities; encodes what no model with the same encoder did."""
+    def views(self, annotator: Annotator, name: str, folder: str) -> dict[str, FeatureViews]:
+        """The views of both modalities; encodes what no model with the same encoder did.
+
+        name, folder: of the checkpoint.
+        """
         model, processor = annotator.model, annotator.processor
         corpus = TrainingCorpus(self.posts, processor, model.config.max_text_tokens)
         self.folder.mkdir(exist_ok=True)
         # Before the encoding imports it by itself.
         load_openvino()
+        encoders = encoder_revisions(folder)
         found = {}
         for m in MODALITIES:
             kinds = kinds_to_encode(m)
-            path = self._path(m, encoder_hash(model, processor, m), kinds)
+            path = self._path(m, encoders[m], kinds)
             if path.exists():
                 say(f"{name}: {m} features are there already")
             else:

@@ -27,7 +27,8 @@ from pipelines.importing.split_files import read_split_files
 from pipelines.importing.table import read_table
 from pipelines.importing.tumemo import read_tumemo
 from pipelines.importing.writing import check_output, import_mark, open_splits
-from pipelines.posts.splits import SPLITS, assign_splits, fingerprints, group_posts
+from pipelines.posts.duplicates import fingerprints, group_posts
+from pipelines.posts.splits import SPLITS, assign_splits
 from schemas.errors import UsageError
 from schemas.posts import parse_columns
 

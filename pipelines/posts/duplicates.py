@@ -1,39 +1,87 @@
-"""Which posts share a text or an image with other posts, for a score without them."""
+"""Which posts are the same, by text or image: groups for splits, and scores without copies.
+
+A text is the same by what `comparable_text` leaves of it; an image by its bytes, for scores by
+its look as well (scaled and compressed copies).
+"""
 
 from __future__ import annotations
 
 import hashlib
+import html
 import re
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
-from scipy.fft import dctn
 
 from drf_core.decoding.images import decode_image
 from schemas.posts import MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS
 
-# Shorter texts ("good morning", or nothing but a link) are alike by accident.
-_FEWEST_WORDS = 4
+# Shorter texts ("happy birthday" is at the border) are often the same by chance, and would
+# glue strangers together.
+_LEAST_CHARACTERS = 12
+
+# Twitter cuts off a retweet's end, and the cut often goes through a URL: "http", "http:/…", "h…".
+_URL = re.compile(r"\bhttps?\b\S*|\bwww\.\S+")
+_CUT_URL = re.compile(r"\bh(?:tt?)?(?:…|\.{3})\s*$")
+_RETWEET = re.compile(r"\brt\s+@\w+\s*:?")
+_MENTION = re.compile(r"@\w+")
+_NO_WORD = re.compile(r"[\W_]+")
+
 # Of the 128 bits of a look. On real tweets, copies that were scaled, compressed or had their
 # brightness changed differed by at most 10, different images by at least 25.
 _MOST_DIFFERENT_BITS = 14
 # Grey levels; flatter images look all alike.
 _LEAST_CONTRAST = 5.0
 
-_ADDRESSED = re.compile(r"https?\S+|www\.\S+|(?<!\w)@\w+|^\s*rt\b")
-# A character of a script without spaces counts as a word.
-_WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\u3040-\u30ff\u3400-\u9fff]+")
+
+def comparable_text(text: str) -> str:
+    """What two texts must have in common to be the same text: their letters and digits.
+
+    Case, white space, punctuation, emoji, HTML escapes, URLs, mentions and the prefix of a
+    retweet do not count. "" for a text that has too few characters left to tell posts apart.
+    Edits, and retweets that were cut off in the middle of the text, are not found.
+    """
+    plain = html.unescape(text).casefold()
+    for pattern in (_CUT_URL, _URL, _RETWEET, _MENTION):
+        plain = pattern.sub(" ", plain)
+    kept = _NO_WORD.sub("", plain)
+    return kept if len(kept) >= _LEAST_CHARACTERS else ""
+
+
+def fingerprints(text: str | None, image: bytes | None) -> tuple[bytes, ...]:
+    """What a post may share with others: hashes of its text and of its image's bytes."""
+    return tuple(one for one in (_text_hash(text), _image_hash(image)) if one)
+
+
+def group_posts(shared: Sequence[Sequence[bytes]]) -> list[int]:
+    """Return the group of each post; posts with a fingerprint in common are in one.
+
+    shared: per post, its fingerprints. A group's number is that of its first post.
+    """
+    parent = list(range(len(shared)))
+
+    def find(post: int) -> int:
+        while parent[post] != post:
+            parent[post] = parent[parent[post]]
+            post = parent[post]
+        return post
+
+    first: dict[bytes, int] = {}
+    for post, found in enumerate(shared):
+        for fingerprint in found:
+            one, other = sorted((find(first.setdefault(fingerprint, post)), find(post)))
+            parent[other] = one
+    return [find(post) for post in range(len(shared))]
 
 
 @dataclass(frozen=True)
 class Fingerprint:
     """What a post is recognised by; None where it has no text, image or enough of them.
 
-    text, image: hashes of the normalised text and of the image's bytes. look (128,) bool:
-    perceptual hash of the image.
+    text, image: hashes of what is comparable of the text, and of the image's bytes.
+    look (128,) bool: perceptual hash of the image.
     """
 
     text: bytes | None
@@ -43,18 +91,7 @@ class Fingerprint:
 
 def fingerprint(text: str | None, image: bytes | None) -> Fingerprint:
     """What a post is recognised by; image: the encoded file."""
-    words = normalised(text or "")
-    return Fingerprint(
-        _hash(" ".join(words).encode()) if len(words) >= _FEWEST_WORDS else None,
-        _hash(image) if image else None,
-        look(image),
-    )
-
-
-def normalised(text: str) -> list[str]:
-    """The words of a text without case, punctuation, links, mentions and a leading RT."""
-    plain = unicodedata.normalize("NFKC", text).casefold()
-    return _WORD.findall(_ADDRESSED.sub(" ", plain))
+    return Fingerprint(_text_hash(text), _image_hash(image), look(image))
 
 
 def look(image: bytes | None) -> np.ndarray | None:
@@ -63,6 +100,8 @@ def look(image: bytes | None) -> np.ndarray | None:
     Half of it compares neighbours in a 9 x 8 thumbnail (dHash), half the lowest frequencies
     with their median (pHash). None for an image that does not decode or is all but flat.
     """
+    from scipy.fft import dctn
+
     picture, _ = decode_image(
         image, max_pixels=MAX_IMAGE_PIXELS, max_bytes=MAX_IMAGE_BYTES, target=64
     )
@@ -110,6 +149,15 @@ def _signs(looks: Sequence[np.ndarray]) -> np.ndarray:
 
 def _thumbnail(grey: Image.Image, width: int, height: int) -> np.ndarray:
     return np.asarray(grey.resize((width, height), Image.Resampling.LANCZOS), dtype=float)
+
+
+def _text_hash(text: str | None) -> bytes | None:
+    plain = comparable_text(text) if text else ""
+    return _hash(plain.encode()) if plain else None
+
+
+def _image_hash(image: bytes | None) -> bytes | None:
+    return _hash(image) if image else None
 
 
 def _hash(content: bytes) -> bytes:

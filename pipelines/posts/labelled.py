@@ -10,10 +10,11 @@ import pyarrow as pa
 
 from drf_core.corpus.posts import UNLABELLED, TrainingPost, usable
 from pipelines.console.messages import say
+from pipelines.posts.duplicates import fingerprints, group_posts
 from pipelines.posts.files import CorruptInputError
 from pipelines.posts.inputs import list_inputs, open_input, read_footer
 from pipelines.posts.reading import read_batches
-from pipelines.posts.splits import SPLITS, assign_splits, fingerprints, group_posts
+from pipelines.posts.splits import SPLITS, assign_splits
 from pipelines.storage.backends import open_url
 from schemas.errors import SchemaError, UsageError
 from schemas.posts import PostColumns, check_posts_schema, coerce_posts

@@ -14,69 +14,11 @@ free of leaks win over stability. Whoever needs a split frozen gives it as files
 from __future__ import annotations
 
 import hashlib
-import html
-import re
 from collections.abc import Sequence
 
 SPLITS = ("train", "dev", "test")
 
 _SHARES = (0.8, 0.9)
-
-# Shorter texts ("happy birthday" is at the border) are often the same by chance, and would
-# glue strangers together.
-_LEAST_CHARACTERS = 12
-
-# Twitter cuts off a retweet's end, and the cut often goes through a URL: "http", "http:/…", "h…".
-_URL = re.compile(r"\bhttps?\b\S*|\bwww\.\S+")
-_CUT_URL = re.compile(r"\bh(?:tt?)?(?:…|\.{3})\s*$")
-_RETWEET = re.compile(r"\brt\s+@\w+\s*:?")
-_MENTION = re.compile(r"@\w+")
-_NO_WORD = re.compile(r"[\W_]+")
-
-
-def comparable_text(text: str) -> str:
-    """What two texts must have in common to be the same text: their letters and digits.
-
-    Case, white space, punctuation, emoji, HTML escapes, URLs, mentions and the prefix of a
-    retweet do not count. "" for a text that has too few characters left to tell posts apart.
-    Edits, and retweets that were cut off in the middle of the text, are not found.
-    """
-    plain = html.unescape(text).casefold()
-    for pattern in (_CUT_URL, _URL, _RETWEET, _MENTION):
-        plain = pattern.sub(" ", plain)
-    kept = _NO_WORD.sub("", plain)
-    return kept if len(kept) >= _LEAST_CHARACTERS else ""
-
-
-def fingerprints(text: str | None, image: bytes | None) -> tuple[bytes, ...]:
-    """What a post may share with others: hashes of its text and of its image's bytes."""
-    found = []
-    if text and (plain := comparable_text(text)):
-        found.append(b"t" + hashlib.blake2b(plain.encode(), digest_size=16).digest())
-    if image:
-        found.append(b"i" + hashlib.blake2b(image, digest_size=16).digest())
-    return tuple(found)
-
-
-def group_posts(shared: Sequence[Sequence[bytes]]) -> list[int]:
-    """Return the group of each post; posts with a fingerprint in common are in one.
-
-    shared: per post, its fingerprints. A group's number is that of its first post.
-    """
-    parent = list(range(len(shared)))
-
-    def find(post: int) -> int:
-        while parent[post] != post:
-            parent[post] = parent[parent[post]]
-            post = parent[post]
-        return post
-
-    first: dict[bytes, int] = {}
-    for post, found in enumerate(shared):
-        for fingerprint in found:
-            one, other = sorted((find(first.setdefault(fingerprint, post)), find(post)))
-            parent[other] = one
-    return [find(post) for post in range(len(shared))]
 
 
 def assign_splits(post_ids: Sequence[str], groups: Sequence[int], seed: int) -> list[str]:

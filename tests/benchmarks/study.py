@@ -38,8 +38,8 @@ from drf_core.model.designs import DESIGNS
 from drf_core.model.modeling_drf import DRFModel
 from drf_core.training.trainer import Trainer, TrainingSettings
 from pipelines.console.command_line import shown
+from pipelines.posts.duplicates import fingerprints, group_posts
 from pipelines.posts.labelled import labels_of, read_training_rows, to_training_posts
-from pipelines.posts.splits import fingerprints, group_posts
 from pipelines.train.resume import begin, encode_frozen
 from schemas.posts import PostColumns
 from tests.benchmarks.study_report import BASELINE, SUBJECT, write_report

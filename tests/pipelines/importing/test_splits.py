@@ -12,12 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.importing import writing
-from pipelines.posts.splits import (
-    assign_splits,
-    comparable_text,
-    fingerprints,
-    group_posts,
-)
+from pipelines.posts.duplicates import comparable_text, fingerprints, group_posts
+from pipelines.posts.splits import assign_splits
 from tests.data.raw_corpora import make_mvsa, write_post
 from tests.support.imported import posts_in
 from tests.support.running import Run

@@ -65,7 +65,7 @@ def test_short_and_different_texts_do_not_match(one: str, other: str) -> None:
 
 
 def test_a_script_without_spaces_has_words_too() -> None:
-    one, other = "今日はとても良い天気", "今日はとても悪い天気"
+    one, other = "今日はとても良い天気ですね", "今日はとても悪い天気ですね"
     assert share(fingerprint(one, None), fingerprint(one + "！", None))[0]
     assert not share(fingerprint(one, None), fingerprint(other, None))[0]
 
@@ -134,4 +134,4 @@ def test_real_posts_known_to_be_shared_are_found(shared: Path) -> None:
     text, image = near_duplicates(*prints)
     same_bytes = np.isin(dev["image"], train["image"])
     assert (image | ~same_bytes).all()
-    assert (text.sum(), image.sum(), (text | image).sum()) == (44, 28, 47)
+    assert (text.sum(), image.sum(), (text | image).sum()) == (45, 28, 48)
