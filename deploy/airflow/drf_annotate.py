@@ -11,7 +11,8 @@ The Variable `drf` (JSON) names the executable in its own virtual environment, a
     {"drf": "/opt/drf/bin/drf", "input": "s3://exports/dt={night}", "output": "s3://annotated",
      "options": ["--image-uri-prefix", "s3://media/"], "wait_for": "s3://exports/dt={night}/_SUCCESS"}
 
-The last two may be left out. Credentials are what the worker's environment or machine gives.
+The last two may be left out; {night:%Y/%m/%d} is the date in any pattern of strftime.
+Credentials are what the worker's environment or machine gives.
 This file runs in Airflow's environment, so it imports nothing of the package.
 """
 
@@ -43,7 +44,7 @@ DONE, WRONG_USAGE, HELD_BACK, FAILED_FILES = 0, 2, 3, 4
 # The exit code of a missing input is that of wrong usage; only the line tells them apart.
 NOT_THERE = re.compile(
     r"^drf: error: --input .*: (no such file or folder|matches no file|"
-    r"the folder holds no \*\.parquet file|cannot be listed: .*)$"
+    r"the folder holds no file of posts .*|cannot be listed: .*)$"
 )
 # After the end of a night's data interval.
 DEADLINE = timedelta(hours=18)
@@ -63,7 +64,7 @@ class _Drf(BaseOperator):
             raise AirflowFailException("the run has no logical date, so it names no night")
         command = [
             *(settings["drf"], "annotate", *settings.get("options", [])),
-            *("--input", settings.get(posts, settings["input"]).replace("{night}", context["ds"])),
+            *("--input", _of_night(settings.get(posts, settings["input"]), context["ds"])),
             *("--output", settings["output"], *context["params"]["options"], *options),
         ]
         # Airflow's own settings hold secrets, and its Python's paths are not those of drf.
@@ -108,6 +109,12 @@ class _Drf(BaseOperator):
             self._process.wait(PATIENCE_SECONDS)
         except subprocess.TimeoutExpired:
             self._process.kill()
+
+
+def _of_night(place: str, night: str) -> str:
+    """Put the date in the place of {night}, or of {night:PATTERN} as strftime writes it."""
+    date = datetime.fromisoformat(night)
+    return re.sub(r"\{night(?::([^}]*))?\}", lambda m: date.strftime(m[1] or "%Y-%m-%d"), place)
 
 
 class PostsAreThere(_Drf, BaseSensorOperator):

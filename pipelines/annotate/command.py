@@ -31,6 +31,7 @@ from pipelines.console.options import (
     share,
 )
 from pipelines.console.version import package_version
+from pipelines.posts.date_folders import parse_partition
 from pipelines.posts.inputs import list_inputs
 from pipelines.storage.checkpoints import DEFAULT_MODEL, resolve_model
 from pipelines.storage.files import open_store
@@ -65,6 +66,12 @@ def add_annotate_arguments(parser: argparse.ArgumentParser) -> None:
         default=DEFAULT_MODEL,
         metavar="DIR|HUB_ID|URL",
         help="checkpoint; default: the one in the package",
+    )
+    add(
+        "--partition",
+        metavar="KEY={:PATTERN}",
+        help="date folders without a key are partitions: dt={:%%Y/%%m/%%d} reads 2026/11/20 as "
+        "dt=2026-11-20",
     )
     add_repeatable(parser, "--keep", "COL,...", "input columns that travel through untouched")
     add_post_columns_options(parser)
@@ -162,7 +169,9 @@ def run_annotate(
 
 
 def _plan(arguments: argparse.Namespace, options: JobOptions, workers: int) -> Plan:
-    listing = list_inputs(arguments.input, options.rows.columns, options.rows.keep, options.output)
+    dates = parse_partition(arguments.partition) if arguments.partition else None
+    rows = options.rows
+    listing = list_inputs(arguments.input, rows.columns, rows.keep, options.output, dates=dates)
     return make_plan(
         options,
         listing,
@@ -186,6 +195,7 @@ def _given(arguments: argparse.Namespace, beam_options: PipelineOptions | None) 
     """What the command line asked for beside the job's options, for the manifest."""
     return {
         "input": [redact(path) for path in arguments.input],
+        "partition": arguments.partition,
         "retry": list(_split(arguments.retry)),
         "shard_rows": arguments.shard_rows,
         "runner": (beam_options and beam_options.get_all_options()["runner"]) or "FnApiRunner",

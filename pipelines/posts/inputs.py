@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
+from pipelines.posts.date_folders import DateFolders
 from pipelines.posts.files import CorruptInputError, FailedFile, InputFile, RowGroup
 from pipelines.posts.names import as_text, check_names, is_text, name_of, once_each, without_query
 from pipelines.posts.records import KINDS, Survey, is_records_file, survey
@@ -85,13 +86,14 @@ def list_inputs(
     keep: Sequence[str] = (),
     output: str | None = None,
     option: str = "--input",
+    dates: DateFolders | None = None,
 ) -> InputListing:
     """Return the input files that paths name: files, folders or globs on any fsspec URL.
 
     A folder means every *.parquet below it, or where it has none its files of records (CSV,
     JSON Lines, Avro), leaving out names that start with "." or "_".
     A file that cannot be read, is empty, or whose columns do not fit is a failed file.
-    option: what gave the paths, for messages.
+    option: what gave the paths, for messages. dates: folders that stand for partitions.
     Raises UsageError where a path is missing, a folder or glob names no file, two inputs
     would have the same source_file, a hive key is a column's name, no file has a column that
     was mapped or is kept, or input and output lie in each other.
@@ -105,7 +107,7 @@ def list_inputs(
         roots.append(root)
         left_out.update(hidden)
         for url, name, info in named_there:
-            listed.setdefault(url, name_of(url, name))
+            listed.setdefault(url, name_of(url, name, dates))
             if info is not None:
                 infos[url] = info
     named, warnings = once_each(listed)

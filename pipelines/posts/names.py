@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 
+from pipelines.posts.date_folders import DateFolders
 from pipelines.storage.redaction import redact
 from schemas.annotations import annotations_schema
 from schemas.dead_letters import dead_letters_schema
@@ -14,11 +15,24 @@ from schemas.errors import UsageError
 Names = Mapping[str, tuple[str, str]]
 
 
-def name_of(url: str, relative: str) -> tuple[str, str]:
-    """Return (source_file, partition) of an input file; relative: its name below the root."""
+def name_of(url: str, relative: str, dates: DateFolders | None = None) -> tuple[str, str]:
+    """Return (source_file, partition) of an input file; relative: its name below the root.
+
+    dates: the folders that stand for a partition without saying its key. Raises UsageError for
+    a file that lies in none of those.
+    """
     # A bucket, host or user is no folder, and what signs a request is no name.
     path = without_query(url).partition("://")[2].partition("/")[2] if "://" in url else url
     folders = path.split("/")
+    if dates is not None:
+        found = dates.find("/".join(folders[:-1]))
+        if found is None:
+            raise UsageError(
+                f"--partition: {redact(url)} lies in no folder like {dates.format}; leave it out "
+                "of --input"
+            )
+        source_file = "/".join([part for part in (*found, folders[-1]) if part])
+        return source_file, partition_of(source_file)
     first = next((i for i, part in enumerate(folders[:-1]) if _is_hive(part)), None)
     source_file = without_query(relative) if first is None else "/".join(folders[first:])
     return source_file, partition_of(source_file)

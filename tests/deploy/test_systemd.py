@@ -66,6 +66,20 @@ def test_a_night_is_waited_for_and_annotated(environment: dict[str, str], tmp_pa
     assert len(Output(tmp_path / "annotated").annotations) == 10
 
 
+def test_a_night_may_lie_in_folders_of_any_pattern(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    [path] = write_nights(tmp_path / "late", ("2026-11-17",), files_per_night=1)
+    place = tmp_path / "2026" / "11" / "17"
+    place.mkdir(parents=True)
+    path.rename(place / path.name)
+    options = f"{environment['DRF_OPTIONS']} --partition dt={{:%Y/%m/%d}}"
+    folders = f"{tmp_path}/{{night:%Y/%m}}/{{night:%d}}"
+    ran = drf_night({**environment, "DRF_INPUT": folders, "DRF_OPTIONS": options}, "2026-11-17")
+    assert ran.returncode == 0, ran.stderr
+    assert Output(tmp_path / "annotated").succeeded() == ["dt=2026-11-17"]
+
+
 @pytest.mark.parametrize("place", ["none", "none/*.parquet", "empty"])
 def test_a_night_without_posts_fails_at_the_deadline(
     place: str, environment: dict[str, str], tmp_path: Path

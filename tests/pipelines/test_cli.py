@@ -76,7 +76,7 @@ def test_help_of_annotate_lists_its_options(capsys: pytest.CaptureFixture[str]) 
     [
         (["--input", "{root}/none.parquet"], "none.parquet: no such file or folder"),
         (["--input", "{root}/*.nothing"], "matches no file"),
-        (["--input", "{root}/empty"], "holds no *.parquet file"),
+        (["--input", "{root}/empty"], "holds no file of posts"),
         (["--model", "./no/such/model"], "./no/such/model: no such folder"),
         (["--model", "{root}/pickled"], "only safetensors are loaded"),
         (["--model", "{root}/empty"], "holds no config.json"),

@@ -122,3 +122,23 @@ def test_columns_that_all_files_lack_are_told_once(
         "drf: error: --input: 3 of 3 files lack post_id, text and image; they have tweet_id, "
         "body, photo; say --column post_id=tweet_id --column text=body --column image=photo\n"
     )
+
+
+def test_date_folders_without_keys_are_partitions(
+    tmp_path: Path, annotate: Annotate, output: Output
+) -> None:
+    for day in ("20", "21"):
+        folder = tmp_path / "exports" / "2026" / "11" / day
+        folder.mkdir(parents=True)
+        write_jsonl(folder / "posts.jsonl", make_posts(3))
+    dates = ("--partition", "dt={:%Y/%m/%d}", "--column", "image=")
+
+    run = annotate(tmp_path / "exports", *dates)
+
+    assert run.code == 0, run.err
+    assert output.succeeded() == ["dt=2026-11-20", "dt=2026-11-21"]
+    counted = output.duckdb("select dt::varchar, count(*) from annotations group by 1 order by 1")
+    assert counted == [("2026-11-20", 3), ("2026-11-21", 3)]
+    # A night by itself has the same names, so that nothing is computed again.
+    night = annotate(tmp_path / "exports" / "2026" / "11" / "21", *dates)
+    assert (night.code, night.manifest["computed_rows"]) == (0, 0)
