@@ -26,6 +26,7 @@ setup(
     ),
     package_data={
         "schemas": ["py.typed"],
+        "pipelines.annotate.report": ["templates/*"],
         "drf_core": ["py.typed", "default_checkpoint/*", "training/*.md"],
         "pipelines": ["py.typed", "train/recipes/*.json", "sample_posts/*.parquet"],
     },
@@ -36,6 +37,7 @@ setup(
         "fsspec[http]>=2024.6",
         "huggingface_hub>=1.0,<3",
         "jinja2>=3.1,<4",
+        "markupsafe>=2.1,<4",
         "matplotlib>=3.8,<4",
         "numpy>=1.26,<3",
         "openvino>=2025.0",

@@ -127,6 +127,7 @@ def _run(argv: list[str]) -> int:
         raise
     _quiet_libraries()
     _tell_warnings()
+    arguments.words = argv
     run: Callable[..., int] = getattr(module, f"run_{named}")
     if _COMMANDS[arguments.command].takes_beam_options:
         return run(

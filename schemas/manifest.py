@@ -72,7 +72,8 @@ class Manifest:
     no credentials. partitions: status by partition. failed_files: their source_file names.
     orphans: published source files whose input is gone; pruned: those removed.
     runtimes: rows computed by this run, by what encoded them ("openvino f32 on cpu").
-    computed_rows, skipped_rows: rows inferred by this run, and rows found done.
+    computed_rows, skipped_rows: rows inferred by this run, and rows found done. phases: seconds
+    by what the run did, in order. report: where its page lies, null where there is none.
     """
 
     run_id: str
@@ -97,6 +98,8 @@ class Manifest:
     computed_rows: int = 0
     skipped_rows: int = 0
     seconds: float = 0.0
+    phases: dict[str, float] = field(default_factory=dict)
+    report: str | None = None
 
 
 def to_json(manifest: Manifest) -> str:

@@ -20,6 +20,7 @@ from pipelines.annotate.plan import JobOptions, Plan, RowOptions
 from pipelines.annotate.planning.make_plan import describe_plan, make_plan
 from pipelines.annotate.planning.shards import SHARD_ROWS
 from pipelines.annotate.publish.intents import replay_intents
+from pipelines.annotate.report.model_facts import read_model_facts
 from pipelines.annotate.summary import closing_error, first_of, format_summary
 from pipelines.annotate.work.fetch import check_prefix
 from pipelines.console.messages import complain
@@ -92,6 +93,13 @@ def add_annotate_arguments(parser: argparse.ArgumentParser) -> None:
     add("--strict", action="store_true", help="publish nothing if any file failed")
     add("--prune", action="store_true", help="remove parts whose input file is gone")
     add_repeatable(parser, "--retry", "REASON,...", "annotate shards with these once more")
+    add("--no-report", action="store_true", help="leave no page about the run")
+    add(
+        "--price-per-hour",
+        type=float,
+        metavar="AMOUNT",
+        help="what a machine costs an hour, for the report",
+    )
     add("--dry-run", action="store_true", help="say what would be done, and stop")
     add("--json", action="store_true", help="print the run's manifest instead of a summary")
     add_device_options(parser)
@@ -153,7 +161,14 @@ def run_annotate(
     if store.sizes(INTENTS):
         warnings = tuple(replay_intents(options.output))
         plan = plan_run()
-    run_start = RunStart(start, warnings, _given(arguments, beam_options))
+    run_start = RunStart(
+        start,
+        warnings,
+        _given(arguments, beam_options),
+        planned=datetime.now(timezone.utc),
+        facts=read_model_facts(resolve_model(arguments.model)),
+        report=not arguments.no_report,
+    )
     if template is not None:
         _write_template(plan, run_start, beam_options, template)
         return 0
@@ -198,6 +213,8 @@ def _given(arguments: argparse.Namespace, beam_options: PipelineOptions | None) 
         "partition": arguments.partition,
         "retry": list(_split(arguments.retry)),
         "shard_rows": arguments.shard_rows,
+        "price_per_hour": arguments.price_per_hour,
+        "command": ["drf", *(redact(word) for word in arguments.words)],
         "runner": (beam_options and beam_options.get_all_options()["runner"]) or "FnApiRunner",
     }
 

@@ -5,10 +5,11 @@ The pipeline's last steps call it, and so does the client where nothing is to be
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timezone
 from typing import Any
 
 from pipelines.annotate.manifest import build_manifest, write_manifest
@@ -16,7 +17,9 @@ from pipelines.annotate.output.commits import forget_attempts
 from pipelines.annotate.output.partitions import PartitionTask, partition_tasks
 from pipelines.annotate.plan import JobOptions, Plan, ShardOutcome
 from pipelines.annotate.publish.publish_partition import PartitionResult, publish_partition
+from pipelines.annotate.report.model_facts import ModelFacts
 from pipelines.storage.files import OutputError, open_store
+from pipelines.storage.redaction import reason_of
 from schemas.manifest import Manifest
 
 
@@ -24,19 +27,24 @@ from schemas.manifest import Manifest
 class RunStart:
     """When a run began (UTC), and what it warned of before its pipeline.
 
-    options: what was asked for beside the plan's options, without credentials.
+    options: what was asked for beside the plan's options, without credentials. planned: when
+    the plan stood. facts: of the checkpoint, for the report; report: whether one is wanted.
     """
 
     time: datetime
     warnings: tuple[str, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
+    planned: datetime | None = None
+    facts: ModelFacts = field(default_factory=ModelFacts)
+    report: bool = True
 
 
 @dataclass(frozen=True)
 class ClosedPartition:
     """What became of a partition; rows computed by this run, and rows found committed.
 
-    runtimes: rows computed by what encoded them; notes: what workers said of that.
+    runtimes: rows computed by what encoded them; notes: what workers said of that. began, ended:
+    when the first of its shards was begun and the last one committed, 0 where none was.
     """
 
     result: PartitionResult
@@ -44,6 +52,8 @@ class ClosedPartition:
     found_rows: int
     runtimes: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    began: float = 0.0
+    ended: float = 0.0
 
 
 def partitions_to_publish(plan: Plan) -> list[PartitionTask]:
@@ -87,11 +97,13 @@ def close_partition(
         ),
         runtimes=runtimes,
         notes=tuple(sorted({outcome.note for outcome in outcomes if outcome.note})),
+        began=min((outcome.began for outcome in outcomes if outcome.began), default=0.0),
+        ended=max((outcome.ended for outcome in outcomes), default=0.0),
     )
 
 
 def close_run(plan: Plan, closed: Iterable[ClosedPartition], start: RunStart) -> Manifest:
-    """Write the run's manifest and return it."""
+    """Write the run's report and manifest; return the manifest."""
     partitions = sorted(closed, key=lambda one: one.result.partition)
     manifest = build_manifest(
         plan,
@@ -102,9 +114,38 @@ def close_run(plan: Plan, closed: Iterable[ClosedPartition], start: RunStart) ->
         options=start.options,
         warnings=[*start.warnings, *sorted({note for one in partitions for note in one.notes})],
         runtimes=sum((Counter(one.runtimes) for one in partitions), Counter()),
+        phases=_phases(start, partitions),
     )
+    if start.report:
+        manifest = _report(plan, manifest, start.facts)
     write_manifest(plan.options.output, manifest)
     return manifest
+
+
+def _report(plan: Plan, manifest: Manifest, facts: ModelFacts) -> Manifest:
+    """Write the report; return the manifest, which says so where that failed."""
+    try:
+        # Not before: plotting and testing need libraries that no other part of a run loads.
+        from pipelines.annotate.report.write import write_report
+
+        return dataclasses.replace(manifest, report=write_report(plan, manifest, facts))
+    except Exception as error:
+        # What was annotated and published is as good without a page about it.
+        warning = f"the report could not be written: {reason_of(error)}"
+        return dataclasses.replace(manifest, warnings=[*manifest.warnings, warning])
+
+
+def _phases(start: RunStart, partitions: Sequence[ClosedPartition]) -> dict[str, float]:
+    """Seconds by what the run did; publishing begins where the last shard was committed."""
+    now = datetime.now(timezone.utc).timestamp()
+    planned = (start.planned or start.time).timestamp()
+    phases = {"listing and planning": planned - start.time.timestamp()}
+    began = min((one.began for one in partitions if one.began), default=0.0)
+    ended = max((one.ended for one in partitions), default=0.0)
+    if began:
+        phases |= {"starting, loading the model": began - planned, "annotating": ended - began}
+    phases["publishing"] = now - max(ended, planned)
+    return {name: round(max(0.0, seconds), 3) for name, seconds in phases.items()}
 
 
 def close_without_computing(plan: Plan, start: RunStart) -> Manifest:

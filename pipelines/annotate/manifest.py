@@ -21,7 +21,10 @@ from schemas.exit_codes import ExitCode
 from schemas.manifest import FileCounts, Manifest, Totals, from_json, to_json
 
 # Of the packages whose version may matter to the rows.
-_PACKAGES = ("apache-beam", "torch", "transformers", "pyarrow", "pillow", "fsspec")
+_PACKAGES = (
+    *("apache-beam", "torch", "transformers", "tokenizers", "openvino"),
+    *("pyarrow", "pillow", "fsspec"),
+)
 
 _PUBLISHED = ("published", "up_to_date")
 
@@ -36,13 +39,14 @@ def build_manifest(
     options: Mapping[str, Any] | None = None,
     warnings: Iterable[str] = (),
     runtimes: Mapping[str, int] | None = None,
+    phases: Mapping[str, float] | None = None,
 ) -> Manifest:
     """Return the manifest of a run that ends now.
 
     results: of publishing, by partition; a partition without one was settled already.
     started: UTC. computed_rows: inferred by this run. found_rows: of the plan's units, what
     workers found committed. options: more than the plan's, no credentials. runtimes: rows
-    computed by what encoded them.
+    computed by what encoded them. phases: seconds by what the run did.
     Totals are sums over the published files of the run's input. A file that is not published
     shows the parts of its earlier version, which stay, and counts nowhere.
     """
@@ -90,6 +94,7 @@ def build_manifest(
             *messages,
         ],
         runtimes=dict(sorted((runtimes or {}).items())),
+        phases=dict(phases or {}),
         computed_rows=computed_rows,
         skipped_rows=readable - planned + found_rows,
         seconds=(finished - started).total_seconds(),

@@ -103,6 +103,7 @@ class ShardOutcome:
     failure: one readable line where the shard can never be committed as things are
         (corrupt page, input changed since planning, worker killed three times), else None.
     runtime: what encoded it; note: why that is not what was meant to. None where not computed.
+    began, ended: when it was computed, in seconds since 1970; 0 where it was not.
     """
 
     key: str
@@ -115,6 +116,8 @@ class ShardOutcome:
     failure: str | None = None
     runtime: str | None = None
     note: str | None = None
+    began: float = 0.0
+    ended: float = 0.0
 
 
 @dataclass(frozen=True)

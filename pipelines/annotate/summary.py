@@ -37,11 +37,23 @@ def format_summary(manifest: Manifest, output: str) -> str:
     root = output.rstrip("/")
     lines += [
         "",
-        *_row("annotations", f"{root}/annotations"),
-        *_row("dead letters", f"{root}/dead_letters"),
+        *_places(manifest, root),
         *_row("manifest", f"{root}/_runs/{manifest.run_id}/manifest.json"),
+        *(_row("report", manifest.report) if manifest.report else ()),
     ]
     return "\n".join(lines)
+
+
+def _places(manifest: Manifest, root: str) -> list[str]:
+    """Where rows lie, as far as there are any."""
+    lines: list[str] = []
+    if any(file.annotations for file in manifest.files):
+        lines += _row("annotations", f"{root}/annotations")
+    if any(file.dead_letters for file in manifest.files):
+        lines += _row("dead letters", f"{root}/dead_letters")
+    if "held_back" in manifest.partitions.values():
+        lines += _row("held back", f"{root}/_staging/parts, for 7 days")
+    return lines
 
 
 def closing_error(manifest: Manifest) -> str | None:

@@ -110,11 +110,15 @@ class AttemptState:
 
 
 class Attempt:
-    """One try at a shard, on record while it runs. Not for several threads at once."""
+    """One try at a shard, on record while it runs. Not for several threads at once.
+
+    began: when, in seconds since 1970.
+    """
 
     def __init__(self, store: Store, key: str, run_id: str) -> None:
         self.id = uuid.uuid4().hex[:12]
         self.key = key
+        self.began = time.time()
         self._store = store
         self._run_id = run_id
         self._written = 0.0

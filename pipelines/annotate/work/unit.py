@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import time
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -240,7 +241,11 @@ class _Annotation:
             record = self._staged_shard(shard, end.layout).commit()
             runtime = self._model.runtime
             outcome = dataclasses.replace(
-                _committed(shard, record, computed=True), runtime=str(runtime), note=runtime.note
+                _committed(shard, record, computed=True),
+                runtime=str(runtime),
+                note=runtime.note,
+                began=self._attempts[shard.key].began,
+                ended=time.time(),
             )
         if staged := self._staged.pop(shard.key, None):
             staged.discard()

@@ -1,0 +1,262 @@
+"""A run's report as one JSON value: every number that its page shows."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pipelines.annotate.report.compare import (
+    compare_nights,
+    compare_with_reference,
+    deviating_groups,
+)
+from pipelines.annotate.report.gather import RunNight
+from pipelines.annotate.report.history import RunLine, nights_of
+from pipelines.annotate.report.model_facts import ModelFacts
+from pipelines.annotate.report.nights import Night, earlier_nights
+from pipelines.annotate.report.recount import sql_of_night
+from pipelines.annotate.report.significance import Moments, expected_accuracy, share_interval
+from pipelines.annotate.report.verdict import judge, next_commands
+from schemas.annotations import MODALITIES
+from schemas.manifest import Manifest
+
+REPORT_VERSION = 1
+
+# Options that change rows, and so may explain what changed.
+_ROW_OPTIONS = (
+    "columns",
+    "keep",
+    "image_uri_prefixes",
+    "max_image_pixels",
+    "max_image_bytes",
+)
+_SHOWN_FILES = 50
+
+
+def build_report(
+    manifest: Manifest,
+    nights: Sequence[RunNight],
+    runs: Sequence[RunLine],
+    facts: ModelFacts,
+    output: str,
+    held_back: Sequence[Mapping[str, Any]] = (),
+    against: Night | None = None,
+) -> dict[str, Any]:
+    """Return the report of a run.
+
+    nights: those of the run, in order; the last is what the report is about. runs: the output's
+    earlier ones. output: its root, without credentials. held_back: by partition, what is staged.
+    against: a night to compare with; the one before by default.
+    """
+    subject = nights[-1] if nights else None
+    night = subject.night if subject else None
+    changes: list[dict[str, Any]] = []
+    likeness: dict[str, dict[str, Any]] = {}
+    before: Night | None = None
+    earlier: list[Night] = []
+    if night is not None and night.annotations:
+        others = [one.night for one in nights[:-1] if not one.night.staged]
+        earlier = earlier_nights([*nights_of(runs), *others], night)
+        before = against or (earlier[-1] if earlier else None)
+        changes = compare_nights(night, before, earlier)
+        if night.recounted:
+            likeness = compare_with_reference(night, before, earlier, facts.reference_posts)
+    verdict = judge(manifest, night, changes, likeness)
+    verdict["next"] = next_commands(verdict["word"], manifest, output, held_back)
+    groups = deviating_groups(subject.histograms.groups) if subject else {}
+    return {
+        "version": REPORT_VERSION,
+        "run_id": manifest.run_id,
+        "started_at": manifest.started_at,
+        "output": output,
+        "verdict": verdict,
+        "held_back": list(held_back),
+        "failed_files": _failed_files(manifest),
+        "night": None if night is None else dataclasses.asdict(night),
+        "before": None if before is None else dataclasses.asdict(before),
+        "nights_before": len(earlier),
+        "explained_by": _explained(manifest, before, runs),
+        "changes": changes,
+        "trust": _trust(subject, facts, likeness) if subject else None,
+        "likeness": likeness,
+        "reference": {"posts": facts.reference_posts, "known": facts.reference_known},
+        "groups": groups,
+        "why": _why(night) if night else {},
+        "run": _run(manifest, nights),
+        "sql": {}
+        if subject is None
+        else sql_of_night(
+            output,
+            subject.places,
+            manifest.run_id,
+            subject.whole,
+            any(subject.night.damage.values()),
+            list(groups),
+        ),
+    }
+
+
+def run_line(manifest: Manifest, report: Mapping[str, Any], nights: Sequence[RunNight]) -> RunLine:
+    """Return the run's line of the index."""
+    totals = manifest.totals
+    return RunLine(
+        run_id=manifest.run_id,
+        started_at=manifest.started_at,
+        word=report["verdict"]["word"],
+        sentence=report["verdict"]["sentence"],
+        exit_code=manifest.exit_code,
+        rows=totals.rows,
+        annotations=totals.annotations,
+        dead_letters=totals.dead_letters,
+        seconds=manifest.seconds,
+        model_id=manifest.model_id,
+        model_revision=manifest.model_revision,
+        package_version=manifest.package_version,
+        options=_row_options(manifest),
+        nights=[one.night for one in nights],
+    )
+
+
+def _row_options(manifest: Manifest) -> dict[str, Any]:
+    rows = manifest.options.get("rows", {})
+    return {name: rows[name] for name in _ROW_OPTIONS if name in rows}
+
+
+def _failed_files(manifest: Manifest) -> list[dict[str, Any]]:
+    failed = [file for file in manifest.files if file.status == "failed"]
+    return [
+        {
+            "source_file": file.source_file,
+            "error": file.error or "",
+            "kept_rows": file.annotations if file.earlier else 0,
+        }
+        for file in failed[:_SHOWN_FILES]
+    ]
+
+
+def _explained(
+    manifest: Manifest, before: Night | None, runs: Sequence[RunLine]
+) -> list[dict[str, str]]:
+    """What differs between this run and the one that made the night it is compared with."""
+    if before is None:
+        return []
+    run = next((line for line in reversed(runs) if line.run_id == before.run_id), None)
+    if run is None:
+        return []
+    now: dict[str, Any] = {
+        "model": f"{manifest.model_id} ({manifest.model_revision[:12]})",
+        "package": manifest.package_version,
+        **_row_options(manifest),
+    }
+    then: dict[str, Any] = {
+        "model": f"{run.model_id} ({run.model_revision[:12]})",
+        "package": run.package_version,
+        **run.options,
+    }
+    return [
+        {"what": name.replace("_", " "), "before": _plain(then.get(name)), "now": _plain(value)}
+        for name, value in now.items()
+        if _plain(value) != _plain(then.get(name))
+    ]
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name}={one}" for name, one in sorted(value.items()))
+    if isinstance(value, (list, tuple)):
+        return ", ".join(str(one) for one in value)
+    return "" if value is None else str(value)
+
+
+def _trust(
+    subject: RunNight, facts: ModelFacts, likeness: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
+    night, histograms = subject.night, subject.histograms
+    value, low, high = expected_accuracy(night.moments())
+    counts: dict[str, Mapping[str, int]] = {
+        "label": night.labels,
+        **{f"{m}_state": night.states.get(m, {}) for m in MODALITIES},
+    }
+    rows = []
+    for column, values in histograms.moments.items():
+        for name in sorted(values, key=lambda name: -counts[column].get(name, 0)):
+            posts = counts[column].get(name, 0)
+            expected, lower, upper = expected_accuracy(Moments(posts, *values[name]))
+            rows.append(
+                {
+                    "by": column,
+                    "value": name,
+                    "posts": posts,
+                    "expected": expected,
+                    "low": lower,
+                    "high": upper,
+                }
+            )
+    card = None
+    if facts.accuracy is not None:
+        measured = facts.accuracy_posts
+        interval = share_interval(facts.accuracy * measured, measured) if measured else None
+        card = {
+            "accuracy": facts.accuracy,
+            "posts": measured,
+            "on": facts.accuracy_on,
+            "interval": interval,
+        }
+    strange = [m for m, said in likeness.items() if said["stranger"] or said["drifts"]]
+    return {
+        "counted": night.recounted,
+        "expected": value,
+        "low": low,
+        "high": high,
+        "by": rows,
+        "confidence": histograms.confidence,
+        "card": card,
+        "holds": bool(likeness) and not strange,
+        "strange": strange,
+    }
+
+
+def _why(night: Night) -> dict[str, list[dict[str, Any]]]:
+    """Why modalities could not be used, what damage they look to have, why posts were lost."""
+    found = {}
+    for m in MODALITIES:
+        for what, counts in (("reason", night.reasons), ("damage", night.damage)):
+            found[f"{m}_{what}"] = _counted(counts.get(m, {}), night.annotations)
+    found["dead_letters"] = _counted(night.dead_letter_reasons, night.rows)
+    return found
+
+
+def _counted(counts: Mapping[str, int], total: int) -> list[dict[str, Any]]:
+    return [
+        {"name": name, "posts": posts, "share": posts / total if total else 0.0}
+        for name, posts in sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+        if posts
+    ]
+
+
+def _run(manifest: Manifest, nights: Sequence[RunNight]) -> dict[str, Any]:
+    price = manifest.options.get("price_per_hour")
+    return {
+        "seconds": manifest.seconds,
+        "phases": dict(manifest.phases),
+        "computed_rows": manifest.computed_rows,
+        "found_rows": manifest.skipped_rows,
+        "posts_per_second": manifest.computed_rows / max(manifest.seconds, 1e-9),
+        "runtimes": dict(manifest.runtimes),
+        "files": len(manifest.files),
+        "bytes": sum(one.bytes for one in nights),
+        "duplicate_ids": manifest.totals.duplicate_ids,
+        "cost": None if price is None else price * manifest.seconds / 3600,
+        "price_per_hour": price,
+        "model_id": manifest.model_id,
+        "model_revision": manifest.model_revision,
+        "package_version": manifest.package_version,
+        "versions": dict(manifest.versions),
+        "runner": str(manifest.options.get("runner", "")),
+        "nights": [
+            {"name": one.night.name, "posts": one.night.annotations, "bytes": one.bytes}
+            for one in nights
+        ],
+        "warnings": list(manifest.warnings),
+    }
