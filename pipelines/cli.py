@@ -62,9 +62,9 @@ class _Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code. Prints one line for any error."""
     terminated = signal.signal(signal.SIGTERM, _interrupt)
-    given = sys.argv[1:] if argv is None else list(argv)
+    arguments = sys.argv[1:] if argv is None else list(argv)
     try:
-        code = _run(given)
+        code = _run(arguments)
         # Here, not at the interpreter's end, which would show a traceback.
         sys.stdout.flush()
         return code
@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         complain("error: whoever read the output closed it before its end")
         return 1
     except KeyboardInterrupt:
-        starts_afresh = given[:1] == ["import"]
+        starts_afresh = arguments[:1] == ["import"]
         complain(
             "interrupted; the same command starts afresh"
             if starts_afresh
@@ -140,10 +140,10 @@ def _run(argv: list[str]) -> int:
 
 def _check_spelling(argv: Sequence[str], parser: argparse.ArgumentParser) -> None:
     """Raise UsageError for what may be meant as a required option that is missing."""
-    given = {argument.split("=", 1)[0] for argument in argv}
+    named = {argument.split("=", 1)[0] for argument in argv}
     known = parser._option_string_actions
-    missing = [name for name, action in known.items() if action.required and name not in given]
-    for name in sorted(given - known.keys()):
+    missing = [name for name, action in known.items() if action.required and name not in named]
+    for name in sorted(named - known.keys()):
         if close := difflib.get_close_matches(name, missing, n=1):
             raise UsageError(f"unknown option {name}: did you mean {close[0]}?")
 

@@ -97,8 +97,9 @@ def run(plan: Plan, start: RunStart, options: PipelineOptions) -> None:
 def _take_resource_hints(options: PipelineOptions) -> dict[str, str | None]:
     """Take from `options` what --resource_hint asks for; Beam would ask it of every step."""
     standard = options.view_as(StandardOptions)
-    given, standard.resource_hints = standard.resource_hints, []
-    hints = {name: value or None for name, _, value in (hint.partition("=") for hint in given)}
+    assignments, standard.resource_hints = standard.resource_hints, []
+    parts = (assignment.partition("=") for assignment in assignments)
+    hints = {name: value or None for name, _, value in parts}
     try:
         parse_resource_hints(hints)
     except ValueError as error:

@@ -94,10 +94,10 @@ def run_evaluate(args: argparse.Namespace) -> int:
     about_posts = _describe_posts(args, read, labels)
     say(about_posts)
     store = ViewStore(output / "_features", read.posts, corpus_hash(read.posts), args.seed)
-    asked = cells(len(read.posts), args.seed)
-    models = [_evaluate_model(args, name, infos[name], labels, store, asked) for name in names]
-    made = records(models, baseline, asked, len(read.posts))
-    _write(args, output, made, models, baseline, read, about_posts)
+    every_cell = cells(len(read.posts), args.seed)
+    models = [_evaluate_model(args, name, infos[name], labels, store, every_cell) for name in names]
+    records_of_models = records(models, baseline, every_cell, len(read.posts))
+    _write(args, output, records_of_models, models, baseline, read, about_posts)
     store.clear()
     say(f"results.md, results.parquet, results.json and accuracy.png are in {args.output}")
     return 0
@@ -127,10 +127,10 @@ def parse_models(items: Sequence[str]) -> dict[str, str]:
     return sources
 
 
-def _baseline(given: str | None, names: Sequence[str]) -> str | None:
-    if given is not None and given not in names:
-        raise UsageError(f"--baseline {given}: no such model; models are {', '.join(names)}")
-    return given if given is not None else names[-1] if len(names) > 1 else None
+def _baseline(name: str | None, names: Sequence[str]) -> str | None:
+    if name is not None and name not in names:
+        raise UsageError(f"--baseline {name}: no such model; models are {', '.join(names)}")
+    return name if name is not None else names[-1] if len(names) > 1 else None
 
 
 def _read_checkpoints(sources: dict[str, str]) -> dict[str, CheckpointInfo]:
@@ -155,7 +155,7 @@ def _evaluate_model(
     info: CheckpointInfo,
     labels: Sequence[str],
     store: ViewStore,
-    asked: Sequence[Cell],
+    every_cell: Sequence[Cell],
 ) -> EvaluatedModel:
     import dataclasses
 
@@ -168,15 +168,15 @@ def _evaluate_model(
 
     annotator = Annotator.from_pretrained(info.folder, args.device, args.threads)
     views = store.views(annotator, name, info.folder)
-    say(f"{name}: predicting {len(asked)} cells, {RESAMPLES:,} resamples of each")
+    say(f"{name}: predicting {len(every_cell)} cells, {RESAMPLES:,} resamples of each")
     order = [annotator.labels.index(label) for label in labels]
-    found = [
+    predicted = [
         dataclasses.replace(outcome, probabilities=outcome.probabilities[:, order])
-        for outcome in outcomes(annotator.model, views, asked)
+        for outcome in outcomes(annotator.model, views, every_cell)
     ]
     config = annotator.model.config
     truth = np.array([post.label for post in store.posts])
-    measured = figures(found, truth, config.quality_threshold, RESAMPLES, args.seed)
+    measured = figures(predicted, truth, config.quality_threshold, RESAMPLES, args.seed)
     kinds = getattr(config, "trained_kinds", None)
     return EvaluatedModel(name, info.revision, kinds, measured)
 
@@ -185,18 +185,18 @@ def _describe_posts(args: argparse.Namespace, read: EvaluationPosts, labels: Seq
     counts = Counter(labels[post.label] for post in read.posts)
     total = len(read.posts)
     shares = ", ".join(f"{label} {counts[label] / total:.1%}" for label in labels)
-    said = f"{total:,} posts ({shares})"
+    description = f"{total:,} posts ({shares})"
     if read.unlabelled:
-        said += f"; {read.unlabelled:,} without a label left out"
+        description += f"; {read.unlabelled:,} without a label left out"
     if read.unusable:
-        said += f"; {read.unusable:,} with neither text nor image left out"
+        description += f"; {read.unusable:,} with neither text nor image left out"
     if args.exclude_near_duplicates_of:
         others = ", ".join(shown(path) for path in args.exclude_near_duplicates_of)
-        said += (
+        description += (
             f"; {read.near_duplicates:,} left out that share their text ({read.same_text:,}) or "
             f"image ({read.same_image:,}) with {others}"
         )
-    return f"{said}."
+    return f"{description}."
 
 
 def _write(

@@ -48,7 +48,7 @@ class ViewStore:
         # Before the encoding imports it by itself.
         load_openvino()
         encoders = encoder_revisions(folder)
-        found = {}
+        views = {}
         for m in MODALITIES:
             kinds = kinds_to_encode(m)
             path = self._path(m, encoders[m], kinds)
@@ -57,8 +57,8 @@ class ViewStore:
             else:
                 say(f"{name}: encoding the {m}s of {len(self.posts):,} posts, {len(kinds)} damages")
                 _save(encode_views(model, corpus, m, kinds, self.seed), path)
-            found[m] = _load(path, kinds)
-        return found
+            views[m] = _load(path, kinds)
+        return views
 
     def clear(self) -> None:
         """Remove the files, also those that stopped evaluations of other posts left there."""

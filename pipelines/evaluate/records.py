@@ -76,13 +76,13 @@ def _measured(
             bounds = interval(float(values[cell]), replicates[:, cell])
             measured = {"value": bounds.value, "low": bounds.low, "high": bounds.high}
             if compared is not None:
-                found = compared[cell]
+                difference = compared[cell]
                 measured |= {
-                    "difference": found.value,
-                    "difference_low": found.low,
-                    "difference_high": found.high,
-                    "p": found.p,
-                    "p_holm": found.p_holm,
+                    "difference": difference.value,
+                    "difference_low": difference.low,
+                    "difference_high": difference.high,
+                    "p": difference.p,
+                    "p_holm": difference.p_holm,
                 }
             yield place, number, {key: _or_none(value) for key, value in measured.items()}
 

@@ -58,13 +58,15 @@ class Table:
 
     def met(self, place: str) -> str:
         """Whether the models met a cell's damage in training, in words; empty if unsaid."""
-        said = {
+        answers = {
             m: (self.get(m, place, "accuracy") or {}).get("met_in_training") for m in self.models
         }
-        if len(set(said.values())) == 1:
-            return {True: "yes", False: "no", None: ""}[said[self.models[0]]]
+        if len(set(answers.values())) == 1:
+            return {True: "yes", False: "no", None: ""}[answers[self.models[0]]]
         return ", ".join(
-            f"{model}: {'yes' if met else 'no'}" for model, met in said.items() if met is not None
+            f"{model}: {'yes' if met else 'no'}"
+            for model, met in answers.items()
+            if met is not None
         )
 
 
@@ -140,8 +142,8 @@ def closing_table(records: Sequence[Record], facts: Facts) -> str:
     rows = [["", "", *(_HEADINGS[metric] for metric in metrics)]]
     for place in table.places:
         for model in table.models:
-            found = [with_difference(table.get(model, place, metric)) for metric in metrics]
-            rows.append([place if model == table.models[0] else "", model, *found])
+            figures = [with_difference(table.get(model, place, metric)) for metric in metrics]
+            rows.append([place if model == table.models[0] else "", model, *figures])
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = [
         "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
@@ -195,8 +197,8 @@ def _grid(
 def _diagnostics(table: Table, model: str) -> str:
     rows = []
     for place in table.places:
-        found = [table.get(model, place, metric) for metric in _DIAGNOSTICS]
-        rows.append([place, *("" if one is None else figure(one["value"]) for one in found)])
+        records = [table.get(model, place, metric) for metric in _DIAGNOSTICS]
+        rows.append([place, *("" if one is None else figure(one["value"]) for one in records)])
     return _markdown(["", *(_HEADINGS[metric] for metric in _DIAGNOSTICS)], rows)
 
 

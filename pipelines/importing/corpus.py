@@ -117,10 +117,10 @@ def data_folder(folder: Path, *names: str) -> Path:
 
 def check_label(label: str, known: tuple[str, ...], where: str) -> str:
     """Return a label in lower case; raises DRFError for one that the corpus does not have."""
-    found = label.strip().lower()
-    if found not in known:
+    lowered = label.strip().lower()
+    if lowered not in known:
         raise DRFError(f"{where}: unknown label {label.strip()!r}; known are {', '.join(known)}")
-    return found
+    return lowered
 
 
 def check_new(post_id: str, seen: dict[str, str], where: str) -> None:

@@ -47,10 +47,10 @@ def read_split_files(items: Sequence[str], known: set[str], source: str) -> dict
 
 
 def _refuse(ids: Iterable[str], before: str, after: str) -> None:
-    found = list(dict.fromkeys(ids))
-    if found:
-        more = f" (and {len(found) - 1:,} more like it)" if len(found) > 1 else ""
-        raise UsageError(f"{before} {found[0]!r} {after}{more}")
+    refused = list(dict.fromkeys(ids))
+    if refused:
+        more = f" (and {len(refused) - 1:,} more like it)" if len(refused) > 1 else ""
+        raise UsageError(f"{before} {refused[0]!r} {after}{more}")
 
 
 def _read_ids(item: str, path: Path) -> list[str]:
@@ -79,9 +79,9 @@ def _read_ids(item: str, path: Path) -> list[str]:
 
 
 def _id_of(item: str, place: str, entry: object) -> str:
-    found = entry.get("id", entry.get("post_id")) if isinstance(entry, dict) else entry
-    if isinstance(found, bool) or not isinstance(found, (str, int)):
+    post_id = entry.get("id", entry.get("post_id")) if isinstance(entry, dict) else entry
+    if isinstance(post_id, bool) or not isinstance(post_id, (str, int)):
         raise UsageError(
             f"--splits {item}: {place}: expected an id, or an object with the id as `id`"
         )
-    return str(found).strip()
+    return str(post_id).strip()

@@ -44,9 +44,9 @@ def read_tumemo(folder: Path) -> Corpus:
             continue
         if len(fields) != 2:
             raise DRFError(f"{where}: found {len(fields)} words, expected ID LABEL")
-        post_id, found = fields
+        post_id, label = fields
         check_new(post_id, seen, where)
-        label = check_label(found, LABELS, where)
+        label = check_label(label, LABELS, where)
         files = data / f"{post_id}.txt", data / f"{post_id}.jpg"
         corpus.posts.append(RawPost(post_id, label, *files, where))
     return corpus

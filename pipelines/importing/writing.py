@@ -83,10 +83,10 @@ def check_output(folder: Path, mark: bytes) -> None:
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"--output {folder}: there is a file in the way; name another folder")
     try:
-        found = sorted(path for path in folder.rglob("*.parquet") if not _hidden(path, folder))
+        existing = sorted(path for path in folder.rglob("*.parquet") if not _hidden(path, folder))
     except OSError as error:
         raise DRFError(f"--output {folder}: cannot be read ({error.strerror})") from error
-    for path in found:
+    for path in existing:
         if _mark_of(path) != mark:
             raise UsageError(
                 f"--output {folder}: {path.relative_to(folder)} is not from an earlier run of "

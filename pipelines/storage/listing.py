@@ -25,17 +25,17 @@ def list_files(
         listed = fs.find(folder, detail=True).values() if recursive else fs.ls(folder, detail=True)
     except FileNotFoundError:
         return {}
-    found = {
+    files = {
         info["name"][len(prefix) :]: info
         for info in listed
         # A name that ends in "/" is a folder as some tools make them in object stores.
         if info["type"] == "file" and info["name"].startswith(prefix) and info["name"][-1] != "/"
     }
-    return dict(sorted(found.items()))
+    return dict(sorted(files.items()))
 
 
 def _list_local(folder: str, prefix: str, recursive: bool) -> dict[str, dict[str, Any]]:
-    found: dict[str, dict[str, Any]] = {}
+    files: dict[str, dict[str, Any]] = {}
     # Each with the folders, as they really are, that links on the way to it led to.
     pending: list[tuple[str, tuple[str, ...]]] = [(folder, ())]
     while pending:
@@ -63,5 +63,5 @@ def _list_local(folder: str, prefix: str, recursive: bool) -> dict[str, dict[str
                     continue
                 # A link to nothing is there, and for its reader to complain about.
                 size = 0
-            found[entry.path[len(prefix) :]] = {"size": size}
-    return dict(sorted(found.items()))
+            files[entry.path[len(prefix) :]] = {"size": size}
+    return dict(sorted(files.items()))

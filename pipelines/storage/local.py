@@ -14,10 +14,10 @@ def cache_folder(name: str) -> str | None:
 
     None where there is none: a container's user may have no home.
     """
-    if given := os.environ.get("DRF_CACHE"):
-        return str(Path(given).expanduser().absolute() / name)
-    if given := os.environ.get("XDG_CACHE_HOME"):
-        return str(Path(given) / "drf" / name)
+    if configured := os.environ.get("DRF_CACHE"):
+        return str(Path(configured).expanduser().absolute() / name)
+    if configured := os.environ.get("XDG_CACHE_HOME"):
+        return str(Path(configured) / "drf" / name)
     try:
         return str(Path.home() / ".cache" / "drf" / name)
     except RuntimeError:

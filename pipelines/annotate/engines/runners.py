@@ -48,9 +48,9 @@ def parse_beam_options(arguments: Sequence[str], own: Sequence[str] = ()) -> Pip
     no such runner or the runner lacks an option.
     """
     parser = _Parser(allow_abbrev=False, add_help=False)
-    for options in PipelineOptions.__subclasses__():
-        if options.__module__.startswith("apache_beam."):
-            options._add_argparse_args(parser)
+    for group in PipelineOptions.__subclasses__():
+        if group.__module__.startswith("apache_beam."):
+            group._add_argparse_args(parser)
     _, unknown = parser.parse_known_args(list(arguments))
     if unknown:
         name = unknown[0].split("=", 1)[0]
@@ -60,17 +60,17 @@ def parse_beam_options(arguments: Sequence[str], own: Sequence[str] = ()) -> Pip
         close = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {close[0]}?" if close else "`drf annotate --help` lists the options"
         raise UsageError(f"unknown option {name}: {hint}")
-    found = PipelineOptions(list(arguments))
-    if faults := PipelineOptionsValidator(found, choose_runner(found)).validate():
-        name = found.view_as(StandardOptions).runner
+    options = PipelineOptions(list(arguments))
+    if faults := PipelineOptionsValidator(options, choose_runner(options)).validate():
+        name = options.view_as(StandardOptions).runner
         raise UsageError(f"--runner {name}: {one_line(' '.join(faults))}")
-    return found
+    return options
 
 
 def count_workers(options: PipelineOptions) -> int:
     """How many work units the runner computes at once, as far as its options tell."""
-    given = options.get_all_options()
-    numbers = (given.get(name) for name in _PARALLELISM)
+    settings = options.get_all_options()
+    numbers = (settings.get(name) for name in _PARALLELISM)
     return max([1, *(number for number in numbers if isinstance(number, int))])
 
 
@@ -165,8 +165,8 @@ def as_one_line(error: Exception) -> BaseException:
 def quoted_error(text: str) -> tuple[type[DRFError], str] | None:
     """Kind and message of the last error of ours that a traceback ends in, None without one."""
     known = {kind.__name__: kind for kind in _subclasses(DRFError)}
-    found = _QUOTED_ERROR.finditer(_WHILE_RUNNING.sub("", text))
-    quoted = [match for match in found if match["name"] in known]
+    matches = _QUOTED_ERROR.finditer(_WHILE_RUNNING.sub("", text))
+    quoted = [match for match in matches if match["name"] in known]
     return (known[quoted[-1]["name"]], quoted[-1]["message"] or "") if quoted else None
 
 

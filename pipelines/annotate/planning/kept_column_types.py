@@ -44,8 +44,8 @@ def _check(file: InputFile, kept: Sequence[pa.Field], types: Types) -> InputFile
         if expected not in (field.type, _plain(field.type)):
             path = redact(file.path)
             way_out = "write the kept column with one type in all files, or choose another output"
-            found = str(field.type)
-            error = SchemaError(path, field.name, found, f"{expected} as in {where}", way_out)
+            type_here = str(field.type)
+            error = SchemaError(path, field.name, type_here, f"{expected} as in {where}", way_out)
             return FailedFile(path, file.source_file, file.partition, str(error))
     return file
 

@@ -149,8 +149,8 @@ def _read_output(store: Store, wanted: set[str]) -> _Output:
     ledgers = dict(zip(partitions, read, strict=True))
 
     def read_state(partition: str) -> PartitionState:
-        found = {tree: sizes[tree].get(partition, {}) for tree in layout.TREES}
-        return exact_state(store, partition, ledgers.get(partition), found)
+        held_sizes = {tree: sizes[tree].get(partition, {}) for tree in layout.TREES}
+        return exact_state(store, partition, ledgers.get(partition), held_sizes)
 
     held = {partition for folders in sizes.values() for partition in folders}
     held |= {partition for partition, ledger in ledgers.items() if ledger}
@@ -265,15 +265,15 @@ def _check_displaced(listing: InputListing, output: _Output) -> None:
     """Refuse inputs that would take the place of other inputs' annotations."""
     listed = [(f.source_file, f.partition, f.path, f.identity) for f in listing.files]
     failed = [(f.source_file, f.partition, f.path, None) for f in listing.failed]
-    found = [
+    displaceable = [
         (path, ledger.files[name], identity)
         for name, partition, path, identity in (*listed, *failed)
         if (ledger := output.partition(partition).ledger)
         and name in ledger.files
         and ledger.files[name].path != redact(path)
     ]
-    displaced = in_parallel(lambda one: displaces(one[1], one[0], one[2]), found)
-    for (path, published, _), is_displaced in zip(found, displaced, strict=True):
+    displaced = in_parallel(lambda one: displaces(one[1], one[0], one[2]), displaceable)
+    for (path, published, _), is_displaced in zip(displaceable, displaced, strict=True):
         if is_displaced:
             raise UsageError(
                 f"--input: {redact(path)} would replace the annotations of {published.path}, "
