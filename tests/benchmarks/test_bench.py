@@ -22,11 +22,10 @@ from tests.benchmarks import (
     bench_feeding,
     bench_gpu,
     bench_memory,
-    bench_missing,
     bench_overhead,
-    bench_processes,
     bench_stages,
     bench_startup,
+    bench_ways,
     processes,
 )
 from tests.benchmarks.many_posts import Originals, changed_image, read_posts
@@ -148,7 +147,7 @@ def test_starts_are_measured(bench: Bench, sample: Path) -> None:
 
 def test_missing_modalities_are_measured_by_share(bench: Bench, sample: Path) -> None:
     page = bench(
-        bench_missing.main, "--posts", str(sample), *("--count", "30", "--shares", "0", "1")
+        bench_ways.main, "missing", "--posts", str(sample), *("--count", "30", "--shares", "0", "1")
     )
     names = {"as they come", "100% of images missing", "100% of texts missing"}
     assert names <= set(figures(page))
@@ -156,7 +155,7 @@ def test_missing_modalities_are_measured_by_share(bench: Bench, sample: Path) ->
 
 def test_processes_are_compared(bench: Bench, sample: Path) -> None:
     page = bench(
-        bench_processes.main, "--posts", str(sample), *("--count", "30", "--rounds", "1"),
+        bench_ways.main, "processes", "--posts", str(sample), *("--count", "30", "--rounds", "1"),
     )  # fmt: skip
     assert {"one process", "2 processes"} <= set(figures(page))
 
