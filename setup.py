@@ -28,7 +28,7 @@ setup(
         "schemas": ["py.typed"],
         "pipelines.annotate.report": ["templates/*"],
         "drf_core": ["py.typed", "default_checkpoint/*", "training/*.md"],
-        "pipelines": ["py.typed", "train/recipes/*.json", "sample_posts/*.parquet"],
+        "pipelines": ["py.typed", "train/recipes/*.json", "sample/*.parquet"],
     },
     zip_safe=False,
     install_requires=[

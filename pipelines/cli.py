@@ -39,7 +39,9 @@ class _Command(NamedTuple):
 _COMMANDS = {
     "annotate": _Command("pipelines.annotate.command", "annotate files of posts", True),
     "train": _Command("pipelines.train.command", "train a checkpoint"),
-    "sample": _Command("pipelines.sample", "write a small sample corpus of posts, some broken"),
+    "sample": _Command(
+        "pipelines.sample.command", "write a small sample corpus of posts, some broken"
+    ),
     "import": _Command(
         "pipelines.importing.command", "turn a corpus as distributed into posts (Parquet)"
     ),

@@ -11,7 +11,6 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 from apache_beam.transforms.resources import parse_resource_hints
 
-from pipelines.annotate.engines import flink
 from pipelines.annotate.engines.faults import (
     cancelled_on_faults,
     faults_told,
@@ -81,14 +80,13 @@ def run(plan: Plan, start: RunStart, options: PipelineOptions) -> None:
     next run goes on from there. UsageError where a --resource_hint is none.
     """
     hints = _take_resource_hints(options)
-    flink.name_job(options, plan.options.run_id)
     pipeline = beam.Pipeline(runner=choose_runner(options), options=options)
     build(pipeline, plan, start, hints)
     store, run_id = open_store(plan.options.output), plan.options.run_id
     forget_faults(store, run_id)
     try:
         with show_progress(plan):
-            run_pipeline(pipeline, partial(cancelled_on_faults, store, run_id))
+            run_pipeline(pipeline, run_id, partial(cancelled_on_faults, store, run_id))
     finally:
         with contextlib.suppress(DRFError):
             forget_faults(store, run_id)

@@ -20,7 +20,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.sample import make_sample
+from pipelines.sample.command import make_sample
 from schemas.posts import PostColumns, check_posts_schema, coerce_posts
 
 NIGHTS = Path(__file__).resolve().parents[3] / "shared" / "corpora" / "nightly"

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from drf_core.decoding.images import decode_image
-from pipelines.sample import make_sample
+from pipelines.sample.command import make_sample
 from tests.benchmarks import (
     bench_annotate,
     bench_feeding,

@@ -1,4 +1,4 @@
-"""Draws and writes the sample's posts, which ship in the package as pipelines/sample_posts.
+"""Draws and writes the sample's posts, which ship in the package as pipelines/sample.
 
 Nothing is downloaded, and nobody's posts are in it. The same versions of Pillow and pyarrow make
 the same bytes.
@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from pipelines.sample import MARK, NIGHTS
+from pipelines.sample.command import MARK, NIGHTS
 from tests.data.sample_images import draw
 
 _ROW_GROUP_ROWS = 16

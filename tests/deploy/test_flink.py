@@ -21,7 +21,7 @@ import pipelines.console.version
 from pipelines.annotate.output import layout
 from pipelines.annotate.output.commits import committed_keys
 from pipelines.cli import main
-from pipelines.sample import make_sample
+from pipelines.sample.command import make_sample
 from pipelines.storage.checkpoints import DEFAULT_MODEL, resolve_model
 from pipelines.storage.files import open_store
 from tests.conftest import SHARED

@@ -346,7 +346,7 @@ def test_what_the_core_warns_of_is_told(
     def warn(folder: str) -> None:
         logging.getLogger("drf_core.runtimes.frozen_encoder").warning("torch encodes the images")
 
-    monkeypatch.setattr("pipelines.sample.make_sample", warn)
+    monkeypatch.setattr("pipelines.sample.command.make_sample", warn)
     assert drf("sample", tmp_path / "sample").err == "drf: warning: torch encodes the images\n"
 
 

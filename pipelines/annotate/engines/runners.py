@@ -96,6 +96,7 @@ def choose_runner(options: PipelineOptions) -> PipelineRunner:
 
 def run_pipeline(
     pipeline: beam.Pipeline,
+    run_id: str,
     while_running: Callable[[Callable[[], object]], contextlib.AbstractContextManager[None]],
 ) -> None:
     """Run to the end; raise JobError, or the worker's own DRFError, in one line.
@@ -104,6 +105,7 @@ def run_pipeline(
     while_running: what goes on beside a job that an engine elsewhere runs; it is given a
     function that cancels the job.
     """
+    flink.name_job(pipeline.options, run_id)
     with _quiet_root_logger():
         try:
             result = pipeline.run()

@@ -25,7 +25,7 @@ from drf_core.runtimes.choice import choose_runtime
 from drf_core.runtimes.openvino_encoders import OpenVINOEncoders
 from drf_core.runtimes.openvino_graphs import IMAGE, TEXT, image_graph, text_graph
 from drf_core.runtimes.quantised import quantise, save_quantised
-from pipelines.sample import make_sample
+from pipelines.sample.command import make_sample
 from pipelines.storage.checkpoints import DEFAULT_MODEL, resolve_model
 from schemas.posts import MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS
 from tests.conftest import LABELS, SHARED

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from pipelines.sample import NIGHTS, make_sample
+from pipelines.sample.command import NIGHTS, make_sample
 from schemas.errors import UsageError
 from schemas.posts import PostColumns, check_posts_schema
 from tests.data.draw_sample import night_bytes

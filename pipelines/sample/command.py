@@ -15,7 +15,7 @@ from schemas.errors import DRFError, UsageError
 # In the metadata of its files, so that those of another version can be told from a user's own.
 MARK = "drf.sample"
 
-NIGHTS = sorted(Path(__file__).with_name("sample_posts").glob("*.parquet"))
+NIGHTS = sorted(Path(__file__).parent.glob("*.parquet"))
 
 
 def add_sample_arguments(parser: argparse.ArgumentParser) -> None:

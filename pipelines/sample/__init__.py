@@ -1,0 +1,1 @@
+"""The job behind `drf sample`, and the posts that it writes."""
