@@ -32,6 +32,7 @@ setup(
     },
     zip_safe=False,
     install_requires=[
+        "aiohttp>=3.10,<4",
         "apache-beam>=2.77,<3",
         "fastavro>=1.9,<2",
         "fsspec[http]>=2024.6",

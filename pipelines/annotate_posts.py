@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import datetime
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import apache_beam as beam
 from apache_beam.ml.inference.base import KeyedModelHandler, RunInference
+from apache_beam.transforms.window import BoundedWindow
+from apache_beam.utils.timestamp import Timestamp
+from apache_beam.utils.windowed_value import WindowedValue
 
-from drf_core.annotator import Prediction, PreparedPost
+from drf_core.annotator import Prediction
 from drf_core.checkpoint import read_checkpoint
+from pipelines.annotate.fetch.arrivals import Arrivals
+from pipelines.annotate.fetch.fetcher import CONCURRENCY, PER_HOST, Fetched, shared_fetcher
 from pipelines.annotate.plan import RowOptions
-from pipelines.annotate.work.fetch import ImageFetcher
 from pipelines.annotate.work.model import DRFModelHandler, ModelFailure
 from pipelines.annotate.work.prepare import DeadLetter, model_failed, no_post_id, prepare_post
 from pipelines.annotate.work.rows import prediction_fields
@@ -24,6 +28,12 @@ from schemas.annotations import ANNOTATIONS_SCHEMA_VERSION, check_kept_names
 
 Row = dict[str, Any]
 _DEAD_LETTERS = "dead_letters"
+
+# A prepared post, or a dead letter, as Beam takes it from a DoFn.
+_Prepared = Any
+
+# Images of a bundle that are asked for ahead of what is prepared.
+_FETCH_AHEAD = 256
 
 
 class AnnotatedPosts(NamedTuple):
@@ -52,6 +62,7 @@ class AnnotatePosts(beam.PTransform):
     device: auto, cpu or cuda. runtime: what encodes, one of drf_core.runtimes.names.RUNTIMES.
     threads: per process, 0 for all cores.
     batch_size: posts per forward.
+    fetch_concurrency, fetch_per_host: images that a process fetches at a time, and from one host.
 
     Raises CheckpointError where there is no such model, UsageError where a kept field has
     the name of an annotation column.
@@ -67,12 +78,20 @@ class AnnotatePosts(beam.PTransform):
         runtime: str = "auto",
         threads: int = 0,
         batch_size: int = 64,
+        fetch_concurrency: int = CONCURRENCY,
+        fetch_per_host: int = PER_HOST,
     ) -> None:
         super().__init__()
         check_kept_names(keep)
         checkpoint = read_checkpoint(resolve_model(model))
         self._keep = tuple(keep)
         self._options = RowOptions(keep=self._keep, image_uri_prefixes=tuple(image_uri_prefixes))
+        self._fetcher = (
+            tuple(image_uri_prefixes),
+            self._options.max_image_bytes,
+            fetch_concurrency,
+            fetch_per_host,
+        )
         self._labels = checkpoint.labels
         self._columns = {
             "model_id": redact(model),
@@ -92,7 +111,7 @@ class AnnotatePosts(beam.PTransform):
     def expand(self, posts: beam.PCollection[Mapping[str, Any]]) -> AnnotatedPosts:
         """Check and decode before batching, so that a broken post never costs its batch."""
         prepared = posts | "Prepare" >> beam.ParDo(
-            _Prepare(self._handler, self._options)
+            _Prepare(self._handler, self._options, self._fetcher)
         ).with_outputs(_DEAD_LETTERS, main="prepared")
         results = prepared.prepared | "Predict" >> RunInference(KeyedModelHandler(self._handler))
         annotated = results | "ToRows" >> beam.ParDo(
@@ -105,36 +124,76 @@ class AnnotatePosts(beam.PTransform):
         return AnnotatedPosts(annotated.annotations, dead_letters)
 
 
-class _Prepare(beam.DoFn):
-    """A post -> ({post_id and kept fields}, PreparedPost), or a dead letter."""
+class _Waiting(NamedTuple):
+    """A post that waits for its image."""
 
-    def __init__(self, handler: DRFModelHandler, options: RowOptions) -> None:
+    post: Mapping[str, Any]
+    timestamp: Timestamp
+    window: BoundedWindow
+
+
+class _Prepare(beam.DoFn):
+    """A post -> ({post_id and kept fields}, PreparedPost), or a dead letter.
+
+    fetcher: the arguments of shared_fetcher.
+    """
+
+    def __init__(
+        self, handler: DRFModelHandler, options: RowOptions, fetcher: tuple[Any, ...]
+    ) -> None:
         self._handler = handler
         self._options = options
+        self._fetcher = fetcher
 
     def setup(self) -> None:
         self._annotator = self._handler.load_model()
-        self._fetcher = ImageFetcher(
-            self._options.image_uri_prefixes, self._options.max_image_bytes
-        )
+
+    def start_bundle(self) -> None:
+        self._arrivals: Arrivals[_Waiting] = Arrivals(shared_fetcher(*self._fetcher))
 
     def process(
-        self, post: Mapping[str, Any]
-    ) -> Iterator[tuple[Row, PreparedPost] | beam.pvalue.TaggedOutput]:
+        self,
+        post: Mapping[str, Any],
+        timestamp: Any = beam.DoFn.TimestampParam,
+        window: Any = beam.DoFn.WindowParam,
+    ) -> Iterator[_Prepared]:
+        uri = post.get("image_uri")
+        if uri and not post.get("image") and post.get("post_id") is not None:
+            self._arrivals.add(uri, _Waiting(post, timestamp, window))
+            yield from self._arrived(self._arrivals.take())
+            while len(self._arrivals) > _FETCH_AHEAD:
+                yield from self._arrived(self._arrivals.take(wait=True))
+        else:
+            yield self._prepare(post, post.get("image"), None, lambda value: value)
+
+    def finish_bundle(self) -> Iterator[_Prepared]:
+        for came in self._arrivals.rest():
+            yield from self._arrived(came)
+
+    def _arrived(self, came: Sequence[tuple[_Waiting, Fetched]]) -> Iterator[_Prepared]:
+        for (post, timestamp, window), fetched in came:
+
+            def at_its_time(value: Any, at: Any = (timestamp, (window,))) -> WindowedValue:
+                return WindowedValue(value, *at)
+
+            yield self._prepare(post, fetched.content, fetched.reason, at_its_time)
+
+    def _prepare(
+        self,
+        post: Mapping[str, Any],
+        image: bytes | None,
+        image_reason: str | None,
+        placed: Callable[[Any], Any],
+    ) -> _Prepared:
+        """placed: puts a value into the window and at the time that its post has."""
         post_id = post.get("post_id")
         row = {"post_id": None if post_id is None else str(post_id)}
         result = no_post_id(row["post_id"]) or prepare_post(
-            self._annotator,
-            self._fetcher,
-            self._options,
-            post.get("text"),
-            post.get("image"),
-            post.get("image_uri"),
+            self._annotator, self._options, post.get("text"), image, image_reason
         )
         if isinstance(result, DeadLetter):
-            yield _dead_letter(row, result)
-        else:
-            yield row | {name: post.get(name) for name in self._options.keep}, result
+            return beam.pvalue.TaggedOutput(_DEAD_LETTERS, placed(_dead_letter(row, result)))
+        return placed((row | {name: post.get(name) for name in self._options.keep}, result))
 
 
 class _ToRows(beam.DoFn):
@@ -149,7 +208,8 @@ class _ToRows(beam.DoFn):
     ) -> Iterator[Row | beam.pvalue.TaggedOutput]:
         row, prediction = result
         if isinstance(prediction, ModelFailure):
-            yield _dead_letter(row, model_failed(prediction.error))
+            letter = _dead_letter(row, model_failed(prediction.error))
+            yield beam.pvalue.TaggedOutput(_DEAD_LETTERS, letter)
             return
         annotated_at = datetime.datetime.now(datetime.timezone.utc)
         kept = {name: value for name, value in row.items() if name != "post_id"}
@@ -162,13 +222,10 @@ class _ToRows(beam.DoFn):
         }
 
 
-def _dead_letter(row: Row, letter: DeadLetter) -> beam.pvalue.TaggedOutput:
-    return beam.pvalue.TaggedOutput(
-        _DEAD_LETTERS,
-        {
-            "post_id": row["post_id"],
-            "stage": letter.stage,
-            "reason": letter.reason,
-            "message": letter.message,
-        },
-    )
+def _dead_letter(row: Row, letter: DeadLetter) -> Row:
+    return {
+        "post_id": row["post_id"],
+        "stage": letter.stage,
+        "reason": letter.reason,
+        "message": letter.message,
+    }

@@ -74,6 +74,8 @@ class Manifest:
     runtimes: rows computed by this run, by what encoded them ("openvino f32 on cpu").
     computed_rows, skipped_rows: rows inferred by this run, and rows found done. phases: seconds
     by what the run did, in order. report: where its page lies, null where there is none.
+    fetched: addresses of images that this run asked for, by host, then by what became of them:
+    fetched, or the reason.
     """
 
     run_id: str
@@ -95,6 +97,7 @@ class Manifest:
     pruned: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     runtimes: dict[str, int] = field(default_factory=dict)
+    fetched: dict[str, dict[str, int]] = field(default_factory=dict)
     computed_rows: int = 0
     skipped_rows: int = 0
     seconds: float = 0.0

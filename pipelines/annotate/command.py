@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from drf_core.checkpoint import read_checkpoint
 from drf_core.runtimes.names import RUNTIMES
+from pipelines.annotate.fetch.addresses import check_prefix
 from pipelines.annotate.finish import RunStart, close_without_computing
 from pipelines.annotate.manifest import read_manifest
 from pipelines.annotate.output.commits import sweep_staging
@@ -22,7 +23,6 @@ from pipelines.annotate.planning.shards import SHARD_ROWS
 from pipelines.annotate.publish.intents import replay_intents
 from pipelines.annotate.report.model_facts import read_model_facts
 from pipelines.annotate.summary import closing_error, first_of, format_summary
-from pipelines.annotate.work.fetch import check_prefix
 from pipelines.console.messages import complain
 from pipelines.console.options import (
     add_device_options,
@@ -81,6 +81,20 @@ def add_annotate_arguments(parser: argparse.ArgumentParser) -> None:
         "--image-uri-prefix",
         "URL",
         "images are fetched only from below these; without one, none is fetched",
+    )
+    add(
+        "--fetch-concurrency",
+        type=positive,
+        default=JobOptions.fetch_concurrency,
+        metavar="N",
+        help="images that each worker fetches at a time (default %(default)s)",
+    )
+    add(
+        "--fetch-per-host",
+        type=positive,
+        default=JobOptions.fetch_per_host,
+        metavar="N",
+        help="of them from one host (default %(default)s)",
     )
     add("--run-id", metavar="ID", help="name of the run; default: its start")
     add(
@@ -282,6 +296,8 @@ def job_options(arguments: argparse.Namespace, started: datetime) -> JobOptions:
         runtime=arguments.runtime,
         batch_size=arguments.batch_size,
         threads=arguments.threads,
+        fetch_concurrency=arguments.fetch_concurrency,
+        fetch_per_host=arguments.fetch_per_host,
         max_dead_letter_share=arguments.max_dead_letter_share,
         strict=arguments.strict,
         feature_cache=arguments.feature_cache and _absolute(arguments.feature_cache),

@@ -44,7 +44,8 @@ class ClosedPartition:
     """What became of a partition; rows computed by this run, and rows found committed.
 
     runtimes: rows computed by what encoded them; notes: what workers said of that. began, ended:
-    when the first of its shards was begun and the last one committed, 0 where none was.
+    when the first of its shards was begun and the last one committed, 0 where none was. fetched:
+    addresses by host and what became of them.
     """
 
     result: PartitionResult
@@ -54,6 +55,7 @@ class ClosedPartition:
     notes: tuple[str, ...] = ()
     began: float = 0.0
     ended: float = 0.0
+    fetched: Mapping[tuple[str, str], int] = field(default_factory=dict)
 
 
 def partitions_to_publish(plan: Plan) -> list[PartitionTask]:
@@ -86,7 +88,10 @@ def close_partition(
         # Trying again at once would not help, and the other partitions can be published.
         result = PartitionResult(task.partition, "incomplete", message=str(error))
     runtimes: Counter[str] = Counter()
+    fetched: Counter[tuple[str, str]] = Counter()
     for outcome in outcomes:
+        for host, what, addresses in outcome.fetched:
+            fetched[host, what] += addresses
         if outcome.runtime:
             runtimes[outcome.runtime] += outcome.rows
     return ClosedPartition(
@@ -96,6 +101,7 @@ def close_partition(
             outcome.rows for outcome in outcomes if not outcome.computed and outcome.failure is None
         ),
         runtimes=runtimes,
+        fetched=fetched,
         notes=tuple(sorted({outcome.note for outcome in outcomes if outcome.note})),
         began=min((outcome.began for outcome in outcomes if outcome.began), default=0.0),
         ended=max((outcome.ended for outcome in outcomes), default=0.0),
@@ -115,6 +121,7 @@ def close_run(plan: Plan, closed: Iterable[ClosedPartition], start: RunStart) ->
         warnings=[*start.warnings, *sorted({note for one in partitions for note in one.notes})],
         runtimes=sum((Counter(one.runtimes) for one in partitions), Counter()),
         phases=_phases(start, partitions),
+        fetched=sum((Counter(one.fetched) for one in partitions), Counter()),
     )
     if start.report:
         manifest = _report(plan, manifest, start.facts)

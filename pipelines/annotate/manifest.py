@@ -40,13 +40,15 @@ def build_manifest(
     warnings: Iterable[str] = (),
     runtimes: Mapping[str, int] | None = None,
     phases: Mapping[str, float] | None = None,
+    fetched: Mapping[tuple[str, str], int] | None = None,
 ) -> Manifest:
     """Return the manifest of a run that ends now.
 
     results: of publishing, by partition; a partition without one was settled already.
     started: UTC. computed_rows: inferred by this run. found_rows: of the plan's units, what
     workers found committed. options: more than the plan's, no credentials. runtimes: rows
-    computed by what encoded them. phases: seconds by what the run did.
+    computed by what encoded them. phases: seconds by what the run did. fetched: addresses by
+    host and what became of them.
     Totals are sums over the published files of the run's input. A file that is not published
     shows the parts of its earlier version, which stay, and counts nowhere.
     """
@@ -95,10 +97,18 @@ def build_manifest(
         ],
         runtimes=dict(sorted((runtimes or {}).items())),
         phases=dict(phases or {}),
+        fetched=_by_host(fetched or {}),
         computed_rows=computed_rows,
         skipped_rows=readable - planned + found_rows,
         seconds=(finished - started).total_seconds(),
     )
+
+
+def _by_host(fetched: Mapping[tuple[str, str], int]) -> dict[str, dict[str, int]]:
+    hosts: dict[str, dict[str, int]] = {}
+    for (host, what), addresses in sorted(fetched.items()):
+        hosts.setdefault(host, {})[what] = addresses
+    return hosts
 
 
 def write_manifest(output: str, manifest: Manifest) -> str:

@@ -74,7 +74,8 @@ class JobOptions:
     model_revision: content hash, checked by each worker; so is package_version.
     labels: the checkpoint's labels, in the order of its probabilities.
     device: auto, cpu or cuda. runtime: what encodes. batch_size: posts per forward. threads:
-        per process, 0 for all cores.
+        per process, 0 for all cores. fetch_concurrency, fetch_per_host: requests for images at
+        a time, per process, to all hosts and to each.
     feature_cache: fsspec URL of a folder that keeps encoders' features, None for no cache.
     """
 
@@ -90,6 +91,8 @@ class JobOptions:
     runtime: str = "auto"
     batch_size: int = 64
     threads: int = 0
+    fetch_concurrency: int = 256
+    fetch_per_host: int = 16
     max_dead_letter_share: float = 0.05
     strict: bool = False
     feature_cache: str | None = None
@@ -104,6 +107,8 @@ class ShardOutcome:
         (corrupt page, input changed since planning, worker killed three times), else None.
     runtime: what encoded it; note: why that is not what was meant to. None where not computed.
     began, ended: when it was computed, in seconds since 1970; 0 where it was not.
+    fetched: host, what became of addresses there (fetched, or the reason), and how many: those
+        that the work unit asked since its last outcome.
     """
 
     key: str
@@ -118,6 +123,7 @@ class ShardOutcome:
     note: str | None = None
     began: float = 0.0
     ended: float = 0.0
+    fetched: tuple[tuple[str, str, int], ...] = ()
 
 
 @dataclass(frozen=True)

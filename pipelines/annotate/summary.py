@@ -25,6 +25,7 @@ def format_summary(manifest: Manifest, output: str) -> str:
             reasons = _counts(totals.reasons.get(name, {}))
             shares = _shares(states, totals.annotations)
             lines += _row(name, f"{shares}: {reasons}" if reasons else shares)
+    lines += _hosts(manifest)
     if totals.dead_letters:
         reasons = _counts(totals.dead_letter_reasons)
         lines += _row("dead letters", f"{totals.dead_letters:,}  ({reasons})")
@@ -104,6 +105,23 @@ def _runtimes(manifest: Manifest) -> list[str]:
     if len(names) < 2:
         return [f"encoded by {name}" for name in names]
     return [f"encoded by {_shares(names, sum(names.values()))}"]
+
+
+def _hosts(manifest: Manifest) -> list[str]:
+    """What became of addresses, of the hosts with the most failures, then with the most."""
+
+    def failures(host: str) -> tuple[int, int]:
+        counts = manifest.fetched[host]
+        total = sum(counts.values())
+        return counts.get("fetched", 0) - total, -total
+
+    return _list(
+        "fetched from",
+        [
+            f"{host}  {_counts(manifest.fetched[host])}"
+            for host in sorted(manifest.fetched, key=failures)
+        ],
+    )
 
 
 def _troubles(manifest: Manifest) -> list[str]:

@@ -36,7 +36,7 @@ from pipelines.posts.inputs import InputListing, input_gone
 from pipelines.storage.files import Store, in_parallel, open_store
 from pipelines.storage.redaction import reason_of, redact
 from schemas.errors import UsageError
-from schemas.reasons import DeadLetterReason, ModalityReason
+from schemas.reasons import FETCH_REASONS, DeadLetterReason, ModalityReason
 
 
 def make_plan(
@@ -51,13 +51,14 @@ def make_plan(
 ) -> Plan:
     """Return what is to be done for the inputs listed, and what is done already.
 
-    retry: shards with one of these reasons are computed once more. prune: orphans are
+    retry: shards with one of these reasons are computed once more; fetch_failed stands for all
+    reasons of addresses. prune: orphans are
     removed. workers: how many units are computed at once, so that none idles.
     Raises UsageError where the output holds another label set or another input's annotations
     under the name of one listed, or a reason is unknown, and OutputError where the output
     cannot be read.
     """
-    _check_reasons(retry)
+    retry = _known_reasons(retry)
     store = open_store(options.output)
     wanted = {file.partition for file in listing.files} | {f.partition for f in listing.failed}
     output = _read_output(store, wanted)
@@ -66,7 +67,7 @@ def make_plan(
     listing = _fail_other_types(store, listing, output, options)
     cut = {f.source_file: cut_shards(f, options, shard_rows, shard_bytes) for f in listing.files}
     generations = iter(
-        in_parallel(lambda shard: _choose(shard, store, output, set(retry)), chain(*cut.values()))
+        in_parallel(lambda shard: _choose(shard, store, output, retry), chain(*cut.values()))
     )
     chosen = {name: tuple(islice(generations, len(shards))) for name, shards in cut.items()}
     done = _committed(store, (shard for shards in chosen.values() for shard in shards), output)
@@ -281,8 +282,9 @@ def _check_displaced(listing: InputListing, output: _Output) -> None:
             )
 
 
-def _check_reasons(retry: Collection[str]) -> None:
+def _known_reasons(retry: Collection[str]) -> set[str]:
     known = [str(reason) for reason in (*ModalityReason, *DeadLetterReason)]
     for reason in retry:
         if reason not in known:
             raise UsageError(f"--retry {reason}: unknown reason; it is one of {', '.join(known)}")
+    return {*retry, *(FETCH_REASONS if "fetch_failed" in retry else ())}

@@ -8,7 +8,6 @@ from functools import partial
 from drf_core.annotator import Annotator, PreparedPost
 from pipelines.annotate.plan import RowOptions
 from pipelines.annotate.work.feature_cache import FeatureCache
-from pipelines.annotate.work.fetch import ImageFetcher
 from schemas.reasons import DeadLetterReason, ModalityReason
 
 
@@ -41,29 +40,25 @@ def model_failed(error: str) -> DeadLetter:
 
 def prepare_post(
     annotator: Annotator,
-    fetcher: ImageFetcher,
     options: RowOptions,
     text: str | None,
     image: bytes | memoryview | None,
-    image_uri: str | None,
+    image_reason: str | None = None,
     cache: FeatureCache | None = None,
 ) -> PreparedPost | DeadLetter:
-    """Decode, resize and tokenise one post; fetch its image first where only a URI came.
+    """Decode, resize and tokenise one post.
 
-    cache: answers for what is known.
+    image_reason: why its image could not be fetched. cache: answers for what is known.
 
     Safe to call from many threads. Damaged input is no error here: it ends in a reason of
     its modality, and in a dead letter only where neither modality is left.
     """
-    reason = None
-    if not image and image_uri:
-        image, reason = fetcher.fetch(image_uri)
     prepare = annotator.prepare if cache is None else partial(cache.prepare, annotator)
     try:
         prepared = prepare(
             text,
             image,
-            image_reason=reason,
+            image_reason=image_reason,
             max_image_pixels=options.max_image_pixels,
             max_image_bytes=options.max_image_bytes,
         )

@@ -1,4 +1,4 @@
-"""The posts of a work unit: read, checked and handed to a pool that prepares them, in order."""
+"""The posts of a work unit: read, checked, their images fetched, and prepared by a pool."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import pyarrow as pa
 
 from drf_core.annotator import PreparedPost
+from pipelines.annotate.fetch.arrivals import Arrivals
+from pipelines.annotate.fetch.fetcher import Fetched
 from pipelines.annotate.plan import Shard
 from pipelines.annotate.work.contents import Content, contents_of, views
 from pipelines.annotate.work.prepare import DeadLetter, no_post_id
@@ -25,6 +28,9 @@ from schemas.posts import PostsLayout, kept_columns
 LOOK_AHEAD_POSTS = 256
 LOOK_AHEAD_BYTES = 64 << 20
 
+# Addresses that are asked for ahead of what is prepared: enough to keep every connection busy.
+FETCH_AHEAD = 1024
+
 # Posts that a thread prepares at a time: waking it for each would cost more than some posts do.
 # Few enough that all threads have their share of what is ahead.
 _LEAST_AT_ONCE = 8
@@ -34,7 +40,9 @@ _TURNS_AHEAD = 4
 _MOST_ANSWERS = 8192
 
 Posts = tuple[PostsLayout, Iterable[tuple[Shard, int, pa.RecordBatch]]]
-Prepare = Callable[[str | None, memoryview | None, str | None], PreparedPost | DeadLetter]
+Image = bytes | memoryview | None
+# Text, image, why there is no image.
+Prepare = Callable[[str | None, Image, str | None], PreparedPost | DeadLetter]
 
 
 class InputChangedError(DRFError):
@@ -53,13 +61,19 @@ class Answer:
     result: Result | None = None
 
 
+# A post that waits for its image: its answer and its text.
+Waiting = tuple[Answer, str | None]
+
+# What the model must see, as futures of a few posts each.
+Prepared = list[Future[list[tuple[Answer, PreparedPost | DeadLetter]]]]
+
+
 @dataclass
 class Chunk:
     """Consecutive rows of one shard on their way from the file to the part.
 
-    answers: per row. prepared: what the model must see for those that are not known yet, as
-    futures of a few posts each. kept: the columns named with --keep. bytes: of the rows as
-    read.
+    answers: per row. prepared: of those that are not known yet and wait for no image. kept: the
+    columns named with --keep. bytes: of the rows as read.
     """
 
     shard: Shard
@@ -67,7 +81,7 @@ class Chunk:
     first_row: int
     post_ids: list[str | None]
     answers: list[Answer]
-    prepared: list[Future[list[tuple[Answer, PreparedPost | DeadLetter]]]]
+    prepared: Prepared
     kept: pa.RecordBatch
     bytes: int
 
@@ -75,6 +89,15 @@ class Chunk:
     def complete(self) -> bool:
         """Whether every row has its result."""
         return all(answer.result is not None for answer in self.answers)
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """Posts of earlier chunks whose images have come. bytes: of the images."""
+
+    prepared: Prepared
+    posts: int
+    bytes: int
 
 
 @dataclass(frozen=True)
@@ -91,28 +114,37 @@ def stream_posts(
     begin: Callable[[Shard], None],
     read: Callable[[Sequence[Shard]], Posts],
     prepare: Prepare,
+    arrivals: Arrivals[Waiting],
     pool: Executor,
     threads: int,
-) -> Iterator[Chunk | ShardEnd]:
+) -> Iterator[Chunk | Arrival | ShardEnd]:
     """Yield each shard's rows as chunks, then its end; a shard that fails ends early.
+
+    Posts whose images are behind addresses follow their chunk as the images come.
 
     begin: called before a shard's rows are read.
     read: opens one file for its shards, in row order; gives the layout and the coerced posts
         with their shard and first source row. Raises a lasting error where it can never be
         read as planned, anything else where the fault may pass.
-    prepare: text, image, image_uri -> what the model takes; runs on `pool`, once for posts of
+    prepare: text, image, image_reason -> what the model takes; runs on `pool`, once for posts of
         the same content.
+    arrivals: fetches images.
     threads: of the pool.
     """
     answers = _Answers()
-    at_once = max(_LEAST_AT_ONCE, LOOK_AHEAD_POSTS // (_TURNS_AHEAD * threads))
+    submit = _Submit(
+        prepare, pool, max(_LEAST_AT_ONCE, LOOK_AHEAD_POSTS // (_TURNS_AHEAD * threads))
+    )
     for _, of_file in itertools.groupby(shards, key=lambda shard: shard.path):
         waiting = list(of_file)
         begin(waiting[0])
         try:
             layout, batches = read(tuple(waiting))
             for shard, first_row, posts in batches:
-                yield _chunk(shard, layout, first_row, posts, answers, prepare, pool, at_once)
+                yield _chunk(shard, layout, first_row, posts, answers, submit, arrivals)
+                yield from submit.arrived(arrivals.take())
+                while len(arrivals) > FETCH_AHEAD:
+                    yield from submit.arrived(arrivals.take(wait=True))
                 if first_row + posts.num_rows == shard.first_row + shard.rows:
                     yield ShardEnd(waiting.pop(0), layout)
                     if waiting:
@@ -123,6 +155,47 @@ def stream_posts(
         else:
             for shard in waiting:
                 yield ShardEnd(shard, layout)
+    for posts in arrivals.rest():
+        yield from submit.arrived(posts)
+
+
+class _New(NamedTuple):
+    """A post whose answer is not known yet. image_reason: why it has no image."""
+
+    answer: Answer
+    text: str | None
+    image: Image
+    image_reason: str | None = None
+
+
+class _Submit:
+    """Hands posts to the pool, a few at a time."""
+
+    def __init__(self, prepare: Prepare, pool: Executor, at_once: int) -> None:
+        self._prepare = prepare
+        self._pool = pool
+        self._at_once = at_once
+
+    def __call__(self, posts: Sequence[_New]) -> Prepared:
+        def prepare(some: Sequence[_New]) -> list[tuple[Answer, PreparedPost | DeadLetter]]:
+            return [
+                (post.answer, self._prepare(post.text, post.image, post.image_reason))
+                for post in some
+            ]
+
+        return [
+            self._pool.submit(prepare, posts[start : start + self._at_once])
+            for start in range(0, len(posts), self._at_once)
+        ]
+
+    def arrived(self, came: Sequence[tuple[Waiting, Fetched]]) -> Iterator[Arrival]:
+        """Yield what has arrived, if anything has."""
+        if came:
+            yield Arrival(
+                self([_New(*waited, got.content, got.reason) for waited, got in came]),
+                posts=len(came),
+                bytes=sum(len(got.content or b"") for _, got in came),
+            )
 
 
 class _Answers:
@@ -146,48 +219,43 @@ def _chunk(
     first_row: int,
     posts: pa.RecordBatch,
     answers: _Answers,
-    prepare: Prepare,
-    pool: Executor,
-    at_once: int,
+    submit: _Submit,
+    arrivals: Arrivals[Waiting],
 ) -> Chunk:
     post_ids, texts, uris = (
         posts.column(name).to_pylist() for name in ("post_id", "text", "image_uri")
     )
     images = views(posts.column("image"))
-
-    def prepare_rows(
-        rows: Sequence[tuple[int, Answer]],
-    ) -> list[tuple[Answer, PreparedPost | DeadLetter]]:
-        return [(answer, prepare(texts[row], images[row], uris[row])) for row, answer in rows]
-
     contents = contents_of(texts, images, uris)
     of_rows: list[Answer] = []
-    new: list[tuple[int, Answer]] = []
+    new: list[_New] = []
     for row, (post_id, content) in enumerate(zip(post_ids, contents, strict=True)):
         if (letter := no_post_id(post_id)) is not None:
             of_rows.append(Answer(letter))
             continue
         answer, is_new = answers.find(content)
         of_rows.append(answer)
-        if is_new:
-            new.append((row, answer))
+        if not is_new:
+            continue
+        if uris[row] and not images[row]:
+            arrivals.add(uris[row], (answer, texts[row]))
+        else:
+            new.append(_New(answer, texts[row], images[row]))
     return Chunk(
         shard=shard,
         layout=layout,
         first_row=first_row,
         post_ids=post_ids,
         answers=of_rows,
-        prepared=[
-            pool.submit(prepare_rows, new[start : start + at_once])
-            for start in range(0, len(new), at_once)
-        ],
+        prepared=submit(new),
         kept=kept_columns(posts, layout),
         bytes=posts.nbytes,
     )
 
 
-def look_ahead_cost(item: Chunk | ShardEnd) -> float:
+def look_ahead_cost(item: Chunk | Arrival | ShardEnd) -> float:
     """The share of a worker's look-ahead that an item takes, by its posts and their bytes."""
     if isinstance(item, ShardEnd):
         return 0.0
-    return len(item.post_ids) / LOOK_AHEAD_POSTS + item.bytes / LOOK_AHEAD_BYTES
+    posts = item.posts if isinstance(item, Arrival) else len(item.post_ids)
+    return posts / LOOK_AHEAD_POSTS + item.bytes / LOOK_AHEAD_BYTES

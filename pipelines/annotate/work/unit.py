@@ -11,6 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 from drf_core.annotator import PreparedPost
 from drf_core.runtimes.choice import available_cores
+from pipelines.annotate.fetch.arrivals import Arrivals
+from pipelines.annotate.fetch.fetcher import shared_fetcher
 from pipelines.annotate.output.commits import (
     Attempt,
     CommitRecord,
@@ -21,16 +23,19 @@ from pipelines.annotate.output.commits import (
 )
 from pipelines.annotate.plan import JobOptions, Shard, ShardOutcome, WorkUnit
 from pipelines.annotate.work.feature_cache import FeatureCache, open_cache
-from pipelines.annotate.work.fetch import ImageFetcher
 from pipelines.annotate.work.model import DRFModelHandler, ModelFailure
 from pipelines.annotate.work.prepare import DeadLetter, model_failed, prepare_post
 from pipelines.annotate.work.rows import RunColumns, build_rows
 from pipelines.annotate.work.stream import (
     Answer,
+    Arrival,
     Chunk,
+    Image,
     InputChangedError,
     Posts,
+    Prepared,
     ShardEnd,
+    Waiting,
     look_ahead_cost,
     stream_posts,
 )
@@ -89,7 +94,14 @@ class _Annotation:
         self._handler = handler
         self._model = handler.load_model()
         self._cache = open_cache(options, self._model)
-        self._fetcher = ImageFetcher(options.rows.image_uri_prefixes, options.rows.max_image_bytes)
+        self._arrivals: Arrivals[Waiting] = Arrivals(
+            shared_fetcher(
+                options.rows.image_uri_prefixes,
+                options.rows.max_image_bytes,
+                options.fetch_concurrency,
+                options.fetch_per_host,
+            )
+        )
         self._run = RunColumns(
             options.labels, options.model_id, options.model_revision, options.run_id
         )
@@ -104,13 +116,16 @@ class _Annotation:
     def run(self) -> Iterator[ShardOutcome]:
         threads = available_cores()
         pool = ThreadPoolExecutor(threads, "decode")
-        posts = stream_posts(self._shards, self._begin, self._read, self._prepare, pool, threads)
+        posts = stream_posts(
+            self._shards, self._begin, self._read, self._prepare, self._arrivals, pool, threads
+        )
         ahead = look_ahead(posts, look_ahead_cost)
         try:
             for item in ahead:
-                self._waiting.append(item)
-                if isinstance(item, Chunk):
-                    self._collect(item)
+                if not isinstance(item, Arrival):
+                    self._waiting.append(item)
+                if not isinstance(item, ShardEnd):
+                    self._collect(item.prepared)
                 yield from self._settle()
                 # A copy: the reading thread begins attempts meanwhile.
                 for key, attempt in list(self._attempts.items()):
@@ -121,6 +136,7 @@ class _Annotation:
             yield from self._settle()
         finally:
             ahead.close()
+            self._arrivals.close()
             pool.shutdown(cancel_futures=True)
             for staged in self._staged.values():
                 staged.discard()
@@ -147,15 +163,13 @@ class _Annotation:
         return layout, read_unit_rows(fs, path, shards, layout, schema=schema)
 
     def _prepare(
-        self, text: str | None, image: memoryview | None, image_uri: str | None
+        self, text: str | None, image: Image, image_reason: str | None
     ) -> PreparedPost | DeadLetter:
-        return prepare_post(
-            self._model, self._fetcher, self._options.rows, text, image, image_uri, self._cache
-        )
+        return prepare_post(self._model, self._options.rows, text, image, image_reason, self._cache)
 
-    def _collect(self, chunk: Chunk) -> None:
+    def _collect(self, futures: Prepared) -> None:
         """Put what the model must see into the batch; the rest has its answer already."""
-        for future in chunk.prepared:
+        for future in futures:
             for answer, prepared in future.result():
                 if isinstance(prepared, DeadLetter):
                     answer.result = prepared
@@ -163,7 +177,7 @@ class _Annotation:
                 self._batch.append((answer, prepared))
                 if len(self._batch) >= self._options.batch_size:
                     self._predict()
-        chunk.prepared.clear()
+        futures.clear()
 
     def _predict(self) -> None:
         """Predict the batch, however full it is."""
@@ -251,7 +265,7 @@ class _Annotation:
             staged.discard()
         if attempt := self._attempts.pop(shard.key, None):
             attempt.end()
-        return outcome
+        return dataclasses.replace(outcome, fetched=self._arrivals.take_counts())
 
 
 def _committed(shard: Shard, record: CommitRecord, computed: bool) -> ShardOutcome:

@@ -300,7 +300,7 @@ def test_passing_faults_are_tried_again_with_retry_only(
     write_posts(tmp_path / "in" / "others.parquet", make_posts(20))
     options = ("--image-uri-prefix", pictures)
     annotate(tmp_path / "in", *options)
-    assert sum(row["image_reason"] == "fetch_failed" for row in output.annotations) == 3
+    assert sum(row["image_reason"] == "gone" for row in output.annotations) == 3
     (pictures / "late.jpg").write_bytes(make_posts(1)[0]["image"])
     inferred.clear()
 

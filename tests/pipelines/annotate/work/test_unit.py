@@ -245,7 +245,7 @@ def test_images_behind_uris_are_fetched_only_below_the_prefixes(
     reasons = {row["post_id"]: row["image_reason"] for row in annotations(shard, fetching)}
     assert reasons == {
         "fetched": None,
-        "gone": "fetch_failed",
+        "gone": "gone",
         "outside": "not_allowed",
         "climbing": "not_allowed",
     }
