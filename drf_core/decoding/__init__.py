@@ -1,1 +1,5 @@
 """From bytes to what an encoder takes: images decoded and resized, texts that say something."""
+
+# Goes up whenever decoding, resizing or tokenising gives other pixels, tokens or reasons for the
+# same bytes: what was annotated or encoded with the former is then not taken for up to date.
+PREPARATION_VERSION = 1

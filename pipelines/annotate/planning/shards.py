@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from drf_core.decoding import PREPARATION_VERSION
 from pipelines.annotate.plan import JobOptions, RowOptions, Shard, WorkUnit
 from pipelines.posts.files import InputFile, RowGroup
 from pipelines.storage.files import to_json
@@ -107,6 +108,7 @@ def _base_key(file: InputFile, options: JobOptions, cut: _Range) -> str:
         options.model_revision,
         _as_json(options.rows),
         ANNOTATIONS_SCHEMA_VERSION,
+        PREPARATION_VERSION,
     ]
     return hashlib.sha256(to_json(depends_on)).hexdigest()[:40]
 

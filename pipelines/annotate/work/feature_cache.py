@@ -18,14 +18,12 @@ import numpy as np
 
 from drf_core.annotator import Annotator, PreparedPost
 from drf_core.checkpoint import encoder_revisions
+from drf_core.decoding import PREPARATION_VERSION
 from drf_core.runtimes.interface import Runtime
 from pipelines.annotate.plan import JobOptions
 from pipelines.annotate.work.feature_files import KEY_BYTES, FeatureFiles
 from pipelines.storage.checkpoints import resolve_model
 from pipelines.storage.files import open_store, to_json
-
-# Goes up when decoding, resizing or tokenising change what an encoder sees.
-_PREPARATION = 1
 
 
 @dataclass(frozen=True)
@@ -138,8 +136,8 @@ def _cache(
     """One for all work units of a process: its index is read once. revision: of the model."""
     of_encoder = encoder_revisions(resolve_model(model), runtime.precision == "int8")
     depends_on = {
-        "text": [of_encoder["text"], str(runtime), _PREPARATION],
-        "image": [of_encoder["image"], str(runtime), _PREPARATION, *limits],
+        "text": [of_encoder["text"], str(runtime), PREPARATION_VERSION],
+        "image": [of_encoder["image"], str(runtime), PREPARATION_VERSION, *limits],
     }
     folders = {
         modality: f"{modality}-{hashlib.sha256(to_json(on)).hexdigest()[:16]}"

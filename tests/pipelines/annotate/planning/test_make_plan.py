@@ -21,6 +21,7 @@ from pipelines.annotate.output.ledger import (
     write_ledger,
 )
 from pipelines.annotate.plan import RowOptions, Shard, WorkUnit
+from pipelines.annotate.planning import shards
 from pipelines.annotate.planning.make_plan import describe_plan, make_plan
 from pipelines.annotate.planning.shards import cut_shards, fill_units, in_generation
 from pipelines.posts.files import InputFile, RowGroup
@@ -146,6 +147,11 @@ class TestKeys:
         ]
         assert self.key() not in others
         assert len(set(others)) == 4
+
+    def test_a_key_depends_on_how_posts_are_prepared(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        before = self.key()
+        monkeypatch.setattr(shards, "PREPARATION_VERSION", 1_000)
+        assert self.key() != before
 
     def test_do_not_depend_on_the_order_of_prefixes(self) -> None:
         one, other = ("s3://a/", "s3://b/"), ("s3://b/", "s3://a/")
