@@ -22,6 +22,7 @@ from schemas.posts import parse_columns
 if TYPE_CHECKING:
     from drf_core.checkpoint import CheckpointInfo
     from drf_core.evaluation.protocol import Cell
+    from pipelines.evaluate.details import PostPlace
     from pipelines.evaluate.features import ViewStore
     from pipelines.evaluate.posts import EvaluationPosts
     from pipelines.evaluate.records import EvaluatedModel, Record
@@ -95,11 +96,18 @@ def run_evaluate(args: argparse.Namespace) -> int:
     say(about_posts)
     store = ViewStore(output / "_features", read.posts, corpus_hash(read.posts), args.seed)
     every_cell = cells(len(read.posts), args.seed)
-    models = [_evaluate_model(args, name, infos[name], labels, store, every_cell) for name in names]
+    local_folder(f"{args.output}/predictions")
+    models = [
+        _evaluate_model(args, name, infos[name], labels, store, every_cell, read.places)
+        for name in names
+    ]
     records_of_models = records(models, baseline, every_cell, len(read.posts))
-    _write(args, output, records_of_models, models, baseline, read, about_posts)
+    _write(args, output, records_of_models, models, baseline, read, labels, about_posts)
     store.clear()
-    say(f"results.md, results.parquet, results.json and accuracy.png are in {args.output}")
+    say(
+        "results.md, accuracy.png, reliability.png, results.json and, as Parquet, results, labels "
+        f"and predictions/ are in {args.output}"
+    )
     return 0
 
 
@@ -156,6 +164,7 @@ def _evaluate_model(
     labels: Sequence[str],
     store: ViewStore,
     every_cell: Sequence[Cell],
+    places: Sequence[PostPlace],
 ) -> EvaluatedModel:
     import dataclasses
 
@@ -164,6 +173,7 @@ def _evaluate_model(
     from drf_core.annotator import Annotator
     from drf_core.evaluation.figures import figures
     from drf_core.evaluation.predictions import outcomes
+    from pipelines.evaluate.details import look_into, write_predictions
     from pipelines.evaluate.records import EvaluatedModel
 
     annotator = Annotator.from_pretrained(info.folder, args.device, args.threads)
@@ -177,8 +187,11 @@ def _evaluate_model(
     config = annotator.model.config
     truth = np.array([post.label for post in store.posts])
     measured = figures(predicted, truth, config.quality_threshold, RESAMPLES, args.seed)
+    path = Path(args.output, "predictions", f"{name}.parquet")
+    write_predictions(path, name, labels, places, truth, every_cell, predicted)
     kinds = getattr(config, "trained_kinds", None)
-    return EvaluatedModel(name, info.revision, kinds, measured)
+    details = look_into(truth, every_cell, predicted)
+    return EvaluatedModel(name, info.revision, kinds, measured, details)
 
 
 def _describe_posts(args: argparse.Namespace, read: EvaluationPosts, labels: Sequence[str]) -> str:
@@ -206,6 +219,7 @@ def _write(
     models: Sequence[EvaluatedModel],
     baseline: str | None,
     read: EvaluationPosts,
+    labels: Sequence[str],
     about_posts: str,
 ) -> None:
     import dataclasses
@@ -213,7 +227,8 @@ def _write(
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from pipelines.evaluate.plot import draw_accuracy
+    from pipelines.evaluate.details import describe_labels, write_label_figures
+    from pipelines.evaluate.plot import draw_accuracy, draw_reliability
     from pipelines.evaluate.report import Facts, closing_table, write_report
 
     parser = argparse.ArgumentParser()
@@ -229,7 +244,7 @@ def _write(
     left_out = {
         field.name: getattr(read, field.name)
         for field in dataclasses.fields(read)
-        if field.name != "posts"
+        if field.name not in ("posts", "places")
     }
     about: dict[str, Any] = {
         "schema_version": EVALUATION_SCHEMA_VERSION,
@@ -247,9 +262,21 @@ def _write(
     schema = EVALUATION_SCHEMA.with_metadata({"drf": json.dumps(about)})
     table = pa.Table.from_pylist(list(made), schema=schema)
     whole = json.dumps({**about, "records": list(made)}, indent=1, ensure_ascii=False) + "\n"
-    page = write_report(made, facts, "accuracy.png")
-    write_whole(output / "accuracy.png", lambda path: draw_accuracy(made, [path]))
-    write_whole(output / "accuracy.svg", lambda path: draw_accuracy(made, [path]))
+    counts = Counter(post.label for post in read.posts)
+    label, most = counts.most_common(1)[0]
+    always = (f"always {labels[label]}", most / len(read.posts))
+    details = {model.name: model.details for model in models}
+    confusions = {name: describe_labels(labels, of_model) for name, of_model in details.items()}
+    page = write_report(made, facts, "accuracy.png", confusions, "reliability.png")
+    for kind in ("png", "svg"):
+        write_whole(output / f"accuracy.{kind}", lambda path: draw_accuracy(made, path, always))
+        write_whole(
+            output / f"reliability.{kind}",
+            lambda path: draw_reliability(
+                {name: of_model.reliabilities for name, of_model in details.items()}, path
+            ),
+        )
+    write_label_figures(output / "labels.parquet", labels, details)
     write_whole(output / "results.parquet", lambda path: pq.write_table(table, path))
     write_whole(output / "results.json", lambda path: path.write_text(whole, encoding="utf-8"))
     write_whole(output / "results.md", lambda path: path.write_text(page, encoding="utf-8"))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from tqdm import tqdm
 
 from drf_core.corpus.posts import TrainingPost, usable
+from pipelines.evaluate.details import PostPlace
 from pipelines.posts.duplicates import fingerprint, near_duplicates
 from pipelines.posts.labelled import stream_training_rows
 from schemas.errors import SchemaError, UsageError
@@ -20,9 +21,13 @@ _LONGEST_LABEL_SHOWN = 40
 
 @dataclass(frozen=True)
 class EvaluationPosts:
-    """The posts to evaluate on, and how many of those read were left out, by reason."""
+    """The posts to evaluate on, and how many of those read were left out, by reason.
+
+    places: where each post came from.
+    """
 
     posts: list[TrainingPost]
+    places: list[PostPlace]
     unlabelled: int = 0
     unusable: int = 0
     same_text: int = 0
@@ -50,6 +55,7 @@ def read_evaluation_posts(
         )
     index = {label: number for number, label in enumerate(labels)}
     posts: list[TrainingPost] = []
+    places: list[PostPlace] = []
     unlabelled = unusable = 0
     for row in stream_training_rows(paths, columns, label_column):
         if row.label is None:
@@ -60,6 +66,7 @@ def read_evaluation_posts(
         post = TrainingPost(row.text, row.image, index[row.label])
         if usable(post):
             posts.append(post)
+            places.append(PostPlace(row.post_id, row.file, row.row))
         else:
             unusable += 1
     if not posts:
@@ -68,21 +75,27 @@ def read_evaluation_posts(
             "evaluating needs labelled posts (--label-column names another column)"
         )
     if not excluded:
-        return EvaluationPosts(posts, unlabelled, unusable)
+        return EvaluationPosts(posts, places, unlabelled, unusable)
     stream = stream_training_rows(excluded, columns, None, "--exclude-near-duplicates-of")
     others = [
         fingerprint(row.text, row.image)
         for row in tqdm(stream, "posts to exclude", unit=" posts", disable=None)
     ]
     text, image = near_duplicates([fingerprint(post.text, post.image) for post in posts], others)
-    kept = [post for post, alike in zip(posts, text | image, strict=True) if not alike]
+    kept = [number for number, alike in enumerate(text | image) if not alike]
     if not kept:
         raise UsageError(
             "--exclude-near-duplicates-of: every post shares its text or image with those; "
             "evaluate on posts that were held back"
         )
     return EvaluationPosts(
-        kept, unlabelled, unusable, int(text.sum()), int(image.sum()), int((text | image).sum())
+        [posts[number] for number in kept],
+        [places[number] for number in kept],
+        unlabelled,
+        unusable,
+        int(text.sum()),
+        int(image.sum()),
+        int((text | image).sum()),
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from drf_core.evaluation.bootstrap import differences, interval
 from drf_core.evaluation.figures import METRICS, Figures
 from drf_core.evaluation.protocol import Cell, groups, met_in_training
+from pipelines.evaluate.details import Details
 from schemas.evaluation import EVALUATION_SCHEMA
 
 Record = dict[str, Any]
@@ -27,6 +28,7 @@ class EvaluatedModel:
     revision: str
     trained_kinds: Mapping[str, Sequence[str]] | None
     figures: Figures
+    details: Details
 
 
 def records(

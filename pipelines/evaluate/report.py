@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from drf_core.evaluation.protocol import FIXED
 from pipelines.evaluate.records import Record
 
 _LOWER_IS_BETTER = {"calibration_error"}
@@ -100,8 +101,18 @@ def with_interval(record: Record | None) -> str:
     return f"{100 * record['difference']:+.1f} [{low:+.1f}, {high:+.1f}]{mark(record)}"
 
 
-def write_report(records: Sequence[Record], facts: Facts, plot: str) -> str:
-    """The Markdown page; plot: name of the image file beside it."""
+def write_report(
+    records: Sequence[Record],
+    facts: Facts,
+    plot: str,
+    labels: Mapping[str, str],
+    reliability: str,
+) -> str:
+    """The Markdown page.
+
+    plot, reliability: names of the image files beside it. labels: by model, the tables of what
+    is taken for what.
+    """
     groups, cells = Table(records, "group"), Table(records, "cell")
     others = [model for model in cells.models if model != facts.baseline]
     parts = ["# Evaluation", _introduction(facts), "## Means over cells"]
@@ -122,11 +133,20 @@ def write_report(records: Sequence[Record], facts: Facts, plot: str) -> str:
     parts += ["## Every cell", f"![accuracy over the share of disrupted posts]({plot})"]
     for metric in ("accuracy", "weighted_f1"):
         parts.append(_grid(cells, metric, with_difference, met=True))
+    parts += ["## Label by label", _LABEL_NOTES]
+    for model, tables in labels.items():
+        parts += [f"### {model}: labels", tables]
+    parts += [f"![accuracy over confidence]({reliability})"]
     parts += ["## Quality, calibration, recovery", _DIAGNOSTIC_NOTES]
     for model in cells.models:
         parts += [f"### {model}", _diagnostics(cells, model)]
     return "\n\n".join(parts) + "\n"
 
+
+_LABEL_NOTES = f"""\
+Posts by their label (rows) and what the model called them (columns): undisrupted, and over the
+cells of {FIXED}. `labels.parquet` has precision, recall and F1 of every label in every cell,
+`predictions/` a row per post and cell."""
 
 _DIAGNOSTIC_NOTES = """\
 Quality AUROC: chance that an undisrupted post's quality exceeds that of one the cell damages.

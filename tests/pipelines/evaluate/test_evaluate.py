@@ -181,6 +181,31 @@ def test_json_and_parquet_hold_the_same_and_say_how_they_were_made(evaluated: Pa
     assert about["command"].startswith("drf evaluate --posts")
 
 
+def test_what_a_model_said_of_each_post_can_be_counted_again(evaluated: Path, posts: Path) -> None:
+    said = pq.read_table(evaluated / "predictions" / "other.parquet").to_pylist()
+    names = [cell.name for cell in cells(36)]
+    assert [(row["cell"], row["source_row"]) for row in said] == [
+        (name, row) for name in names for row in range(36)
+    ]
+    assert [row["post_id"] for row in said[:36]] == pq.read_table(posts)["post_id"].to_pylist()
+    figures = {(r["model"], r["cell"], r["label"]): r for r in pq.read_table(
+        evaluated / "labels.parquet").to_pylist()}  # fmt: skip
+    for name in ("clean", "text discard"):
+        rows = of(said, cell=name)
+        right = [row["label"] == row["predicted"] for row in rows]
+        [record] = of(records(evaluated), model="other", cell=name, metric="accuracy", scope="cell")
+        assert np.isclose(np.mean(right), record["value"])
+        for label in LABELS:
+            given = [row for row in rows if row["predicted"] == label]
+            assert figures["other", name, label]["predicted"] == len(given)
+            assert figures["other", name, label]["posts"] == 12
+        assert all(row["probabilities"][row["predicted"]] == row["confidence"] for row in rows)
+    gone = of(said, cell="text discard")
+    assert not any(row["text_present"] for row in gone) and all(r["image_present"] for r in gone)
+    damaged = of(said, cell="image blur")
+    assert all(row["image_damaged"] and not row["text_damaged"] for row in damaged)
+
+
 def test_the_report_shows_every_cell_the_command_and_the_plot(evaluated: Path) -> None:
     page = (evaluated / "results.md").read_text()
     assert "drf evaluate --posts" in page and "](accuracy.png)" in page
@@ -190,8 +215,17 @@ def test_the_report_shows_every_cell_the_command_and_the_plot(evaluated: Path) -
     assert Image.open(evaluated / "accuracy.png").size[0] > 800
     assert "<svg" in (evaluated / "accuracy.svg").read_text()[:1000]
     assert {path.name for path in evaluated.iterdir()} == {
-        "accuracy.png", "accuracy.svg", "results.json", "results.md", "results.parquet",
-    }  # fmt: skip
+        "accuracy.png",
+        "accuracy.svg",
+        "reliability.png",
+        "reliability.svg",
+        "predictions",
+        "labels.parquet",
+        "results.json",
+        "results.md",
+        "results.parquet",
+    }
+    assert "](reliability.png)" in page and page.count("labels (rows) as") == 4  # fmt: skip
 
 
 def test_repeated_it_gives_the_same_records(evaluate: Evaluate, evaluated: Path, tmp_path: Path):
