@@ -35,12 +35,15 @@ from schemas.posts import parse_columns
 EMPTY = "neither text nor image"
 NO_SPLIT = "in no split file"
 
+# What posts without labels are written as: there is nothing to train and to judge apart.
+_UNLABELLED = "posts"
+
 _IMPORTERS: dict[str, Callable[[argparse.Namespace], Corpus]] = {
     "mvsa-single": lambda args: read_mvsa(Path(args.source), annotators=1),
     "mvsa-multiple": lambda args: read_mvsa(Path(args.source), annotators=3),
     "tumemo": lambda args: read_tumemo(Path(args.source)),
     "table": lambda args: read_table(
-        Path(args.source), parse_columns(args.column), args.label_column or "label"
+        Path(args.source), parse_columns(args.column), _label_column(args)
     ),
 }
 
@@ -60,7 +63,12 @@ def add_import_arguments(parser: argparse.ArgumentParser) -> None:
         help="published splits instead: files with the post ids of train, dev and test",
     )
     add_column_option(parser, "table: ")
-    add("--label-column", metavar="NAME", help="table: the column of labels (default: label)")
+    add(
+        "--label-column",
+        metavar="NAME",
+        help="table: the column of labels (default: label); empty for posts without, which become "
+        "one file",
+    )
 
 
 def run_import(args: argparse.Namespace) -> int:
@@ -75,14 +83,19 @@ def run_import(args: argparse.Namespace) -> int:
     check_output(output, mark)
     corpus = _IMPORTERS[args.corpus](args)
     published = read_split_files(args.splits, corpus.ids(), corpus.name) if args.splits else None
+    unlabelled = args.label_column == ""
     names = [name for name in SPLITS if published is None or name in published.values()]
+    if unlabelled:
+        names = [_UNLABELLED]
     report = ImportReport(corpus.labels, {name: Counter() for name in names})
     report.dropped.update(corpus.dropped.values())
     posts, groups = _look_at(corpus.posts, published, report)
     if not posts:
         dropped = f" ({counted(report.dropped)})" if report.dropped else ""
         raise UsageError(f"{args.source}: no post is left{dropped}")
-    if published is None:
+    if unlabelled:
+        splits = [_UNLABELLED] * len(posts)
+    elif published is None:
         splits = assign_splits([post.post_id for post in posts], groups, args.seed)
     else:
         splits = [published[post.post_id] for post in posts]
@@ -98,7 +111,14 @@ def run_import(args: argparse.Namespace) -> int:
     return 0
 
 
+def _label_column(args: argparse.Namespace) -> str | None:
+    """The column of labels, None where --label-column= says that there is none."""
+    return "label" if args.label_column is None else args.label_column or None
+
+
 def _check(args: argparse.Namespace) -> None:
+    if args.splits and args.label_column == "":
+        raise UsageError("--splits: posts without labels are not split; leave it out")
     for option in ("source", "output"):
         if "://" in getattr(args, option):
             name = "SOURCE" if option == "source" else "--output"

@@ -11,14 +11,14 @@ from schemas.errors import DRFError, UsageError
 
 @dataclass(frozen=True, slots=True)
 class RawPost:
-    """A labelled post.
+    """A post, labelled or not.
 
     text: the text itself, or the file that holds it. image: the image's file. None where the
     corpus names none. where: where the post was read, as messages name it ("FILE: line 12").
     """
 
     post_id: str
-    label: str
+    label: str | None
     text: str | Path | None
     image: Path | None
     where: str

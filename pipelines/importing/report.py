@@ -25,7 +25,7 @@ class ImportReport:
     """
 
     labels: tuple[str, ...]
-    splits: dict[str, Counter[str]]
+    splits: dict[str, Counter[str | None]]
     dropped: Counter[str] = field(default_factory=Counter)
     texts: Counter[str] = field(default_factory=Counter)
     images: Counter[str] = field(default_factory=Counter)

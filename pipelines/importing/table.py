@@ -21,17 +21,17 @@ _JSON_LINES = (".jsonl", ".ndjson")
 Row = dict[str, Any]
 
 
-def read_table(path: Path, columns: PostColumns, label_column: str) -> Corpus:
-    """Return the labelled posts of a table in UTF-8; the first row of csv and tsv names columns.
+def read_table(path: Path, columns: PostColumns, label_column: str | None) -> Corpus:
+    """Return the posts of a table in UTF-8; the first row of csv and tsv names columns.
 
     The image column holds paths, absolute or relative to the table's folder. columns.text or
-    .image None: the corpus has none. Posts without a label are dropped. The labels are those
-    that occur.
+    .image None: the corpus has none. Posts without a label are dropped, unless label_column is
+    None: no post has one then. The labels are those that occur.
     Raises UsageError for a path that is no such table or labels in a column of another part,
     SchemaError for a missing column, DRFError naming the row for what cannot be read, has no or
     a repeated id, a URL for an image, or a value of the wrong type.
     """
-    if label_column in (columns.post_id, columns.text, columns.image):
+    if label_column is not None and label_column in (columns.post_id, columns.text, columns.image):
         raise UsageError(
             f"--label-column {label_column}: is read as another part of the post; "
             "name the column that holds the labels"
@@ -47,11 +47,12 @@ def read_table(path: Path, columns: PostColumns, label_column: str) -> Corpus:
         post_id = (_text(row, columns.post_id, where, numbers=True) or "").strip()
         check_new(post_id, seen, where)
         label = _text(row, label_column, where)
-        if label is None:
+        if label is None and label_column is not None:
             corpus.dropped[post_id] = NO_LABEL
             continue
-        label = label.strip()
-        labels.add(label)
+        if label is not None:
+            label = label.strip()
+            labels.add(label)
         image = _text(row, columns.image, where)
         if image and "://" in image:
             raise DRFError(
@@ -75,7 +76,7 @@ def read_table(path: Path, columns: PostColumns, label_column: str) -> Corpus:
     if not corpus.posts:
         raise UsageError(
             f"{path}: no post has a label in column {label_column!r}; name another with "
-            "--label-column"
+            "--label-column, or say --label-column= for posts without labels"
         )
     corpus.labels = tuple(sorted(labels))
     return corpus
@@ -140,7 +141,9 @@ def _json_row(content: str, where: str) -> Row:
 
 def _missing(role: str, name: str, columns: Iterable[str], where: str) -> SchemaError:
     option = "--label-column NAME" if role == "label" else f"--column {role}=NAME"
-    none = f", or say --column {role}=" if role in ("text", "image") else ""
+    none = {"post_id": "", "label": ", or say --label-column="}.get(
+        role, f", or say --column {role}="
+    )
     expected = "the path of the image's file" if role == "image" else f"the post's {role}"
     way_out = f"name it with {option}{none} (the table has {', '.join(columns)})"
     return SchemaError(where, name, "no such column", expected, way_out)

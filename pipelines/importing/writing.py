@@ -32,7 +32,7 @@ _SCRATCH = ".importing-"
 _GROUP_ROWS = 512
 _GROUP_BYTES = 32 * 1024 * 1024
 
-Row = tuple[str, str | None, bytes | None, str, str]
+Row = tuple[str, str | None, bytes | None, str | None, str]
 
 
 class SplitWriter:

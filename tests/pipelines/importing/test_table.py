@@ -168,3 +168,13 @@ def test_columns_are_named_for_tables_only(drf: Drf, tmp_path: Path):
     arguments = ("--output", tmp_path / "out", "--column", "image_uri=u")
     run = drf("import", "table", tmp_path / "p.csv", *arguments)
     assert run.code == 2 and "say image=NAME" in run.err
+
+
+def test_posts_without_labels_become_one_file(drf: Drf, tmp_path: Path):
+    table = write_table(tmp_path / "posts.csv")
+    run = drf("import", "table", table, "--output", tmp_path / "out", *NAMED, "--label-column=")
+    assert run.code == 0, run.err
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["posts.parquet"]
+    posts = posts_in(tmp_path / "out")
+    assert [*posts] == [row[0] for row in ROWS]
+    assert {post["label"] for post in posts.values()} == {None}
