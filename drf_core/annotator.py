@@ -128,6 +128,11 @@ class Annotator:
         return cls(model, processor, encoders)
 
     @property
+    def batch_size(self) -> int:
+        """Posts per forward that fill its device."""
+        return 256 if self.device.type == "cuda" else 64
+
+    @property
     def runtime(self) -> Runtime:
         """What encodes, with which arithmetic, and where."""
         return self._encoders.runtime

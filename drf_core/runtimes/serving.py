@@ -42,7 +42,7 @@ def serve(
     chosen = choose_runtime(runtime, device)
     if chosen.make == "torch":
         model = load_model(folder).to(chosen.device).eval()
-        return model, TorchEncoders(model, processor, captured=True)
+        return model, TorchEncoders(model, processor, for_serving=True)
     loaded: list[DRFModel] = []
 
     def convert() -> Mapping[str, Any]:

@@ -28,6 +28,7 @@ from pipelines.console.options import (
     add_device_options,
     add_post_columns_options,
     add_repeatable,
+    not_negative,
     positive,
     share,
 )
@@ -130,7 +131,13 @@ def add_annotate_arguments(parser: argparse.ArgumentParser) -> None:
         help="keep encoders' features in this folder, and do not encode what is there; for "
         "annotating again with another model on the same encoders",
     )
-    add("--batch-size", type=positive, default=64, metavar="N", help="posts per forward")
+    add(
+        "--batch-size",
+        type=not_negative,
+        default=0,
+        metavar="N",
+        help="posts per forward; default: 64 on a CPU, 256 on a GPU",
+    )
     add(
         "--shard-rows",
         type=positive,

@@ -73,9 +73,9 @@ class JobOptions:
     model: folder or fsspec URL workers can reach; model_id: the name the user gave.
     model_revision: content hash, checked by each worker; so is package_version.
     labels: the checkpoint's labels, in the order of its probabilities.
-    device: auto, cpu or cuda. runtime: what encodes. batch_size: posts per forward. threads:
-        per process, 0 for all cores. fetch_concurrency, fetch_per_host: requests for images at
-        a time, per process, to all hosts and to each.
+    device: auto, cpu or cuda. runtime: what encodes. batch_size: posts per forward, 0 for what
+        fills the device. threads: per process, 0 for all cores. fetch_concurrency,
+        fetch_per_host: requests for images at a time, per process, to all hosts and to each.
     feature_cache: fsspec URL of a folder that keeps encoders' features, None for no cache.
     """
 
@@ -89,7 +89,7 @@ class JobOptions:
     rows: RowOptions = RowOptions()
     device: str = "auto"
     runtime: str = "auto"
-    batch_size: int = 64
+    batch_size: int = 0
     threads: int = 0
     fetch_concurrency: int = 256
     fetch_per_host: int = 16

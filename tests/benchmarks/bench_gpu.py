@@ -58,13 +58,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     model, processor = full_size(arguments.hidden, arguments.layers, arguments.heads)
     work = operations(model, processor, arguments.tokens)
     model.to(choose_device(arguments.device))
-    annotator = Annotator(model, processor, TorchEncoders(model, processor, captured=True))
+    annotator = Annotator(model, processor, TorchEncoders(model, processor, for_serving=True))
     posts = random_posts(arguments.batch_size, arguments.tokens, processor)
     features = [
         annotator.encode_texts([post.token_ids for post in posts]),
         annotator.encode_images([post.pixels for post in posts]),
     ]
-    annotator.predict(posts)  # what is compiled or captured, is now
+    annotator.predict(posts)  # libraries initialise themselves in the first
 
     def median(step: Callable[[], object]) -> float:
         """Seconds per post."""

@@ -24,6 +24,7 @@ class NoOpAnnotator:
     def __init__(self, folder: str, *options: Any) -> None:
         self.labels = read_checkpoint(folder).labels
         self.runtime = Runtime("none", "f32", "cpu")
+        self.batch_size = 64
         present = ModalityPrediction("present", 0.5, 0.5, None)
         probabilities = (1.0, *(0.0 for _ in self.labels[1:]))
         self._prediction = Prediction(self.labels[0], 1.0, probabilities, present, present)

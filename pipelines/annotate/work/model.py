@@ -78,7 +78,6 @@ class DRFModelHandler(ModelHandler[PreparedPost, Prediction | ModelFailure, Anno
             device=options.device,
             runtime=options.runtime,
             threads=options.threads,
-            batch_size=options.batch_size,
         )
 
     def load_model(self) -> Annotator:

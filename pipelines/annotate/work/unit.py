@@ -175,7 +175,7 @@ class _Annotation:
                     answer.result = prepared
                     continue
                 self._batch.append((answer, prepared))
-                if len(self._batch) >= self._options.batch_size:
+                if len(self._batch) >= (self._options.batch_size or self._model.batch_size):
                     self._predict()
         futures.clear()
 
