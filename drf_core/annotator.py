@@ -10,7 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from drf_core.decoding.decoders import Decoded, Decoders, Item
 from drf_core.decoding.images import decode_image
+from drf_core.decoding.preparation import ImageLimits
 from drf_core.decoding.texts import text_reason
 from drf_core.model.modeling_drf import DRFModel
 from drf_core.model.processing_drf import DRFProcessor
@@ -20,6 +22,7 @@ from drf_core.runtimes.serving import serve
 from drf_core.runtimes.torch_encoders import TorchEncoders
 from schemas.annotations import MODALITIES
 from schemas.posts import MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS
+from schemas.reasons import ModalityReason
 
 
 @dataclass(frozen=True)
@@ -88,10 +91,15 @@ class Annotator:
     """A checkpoint on a device, ready to predict; `prepare` may be called from any thread.
 
     encoders: what encodes texts and images; the model's own, run by torch, by default.
+    decoders: child processes in which posts are prepared; by default it is done in this one.
     """
 
     def __init__(
-        self, model: DRFModel, processor: DRFProcessor, encoders: Encoders | None = None
+        self,
+        model: DRFModel,
+        processor: DRFProcessor,
+        encoders: Encoders | None = None,
+        decoders: Decoders | None = None,
     ) -> None:
         self.model = model.eval()
         self.processor = processor
@@ -99,6 +107,7 @@ class Annotator:
         self.labels = model.config.labels
         self._encoders: Encoders = encoders or TorchEncoders(model, processor)
         self._largest_batch: int | None = None
+        self._decoders = decoders
         # The first call sets the tokenizer's truncation; set by several threads at once, it
         # fails ("Already borrowed").
         processor.token_ids("", model.config.max_text_tokens)
@@ -111,13 +120,15 @@ class Annotator:
         threads: int = 0,
         runtime: str = "torch",
         cache: str | None = None,
+        decode_seconds: float | None = None,
     ) -> Annotator:
         """Load a checkpoint folder.
 
         device: auto (a GPU where there is one), cpu or cuda. threads: of this process's
         computing, 0 for one per core this process may use. runtime: what encodes (see
         `choose_runtime`); with another than torch, the model is without its own encoders.
-        cache: folder that keeps converted encoders for the next start. Raises DeviceError for
+        cache: folder that keeps converted encoders for the next start. decode_seconds: prepare
+        posts in child processes, so long at most each text or image. Raises DeviceError for
         a device or runtime that is asked for and absent, and CheckpointError for weights that
         are damaged, missing or do not fit.
         """
@@ -125,7 +136,12 @@ class Annotator:
         torch.set_num_threads(threads)
         processor = DRFProcessor.from_pretrained(folder, local_files_only=True)
         model, encoders = serve(folder, processor, runtime, device, threads, cache)
-        return cls(model, processor, encoders)
+        decoders = None
+        if decode_seconds is not None:
+            preparation = processor.preparation(folder, model.config.max_text_tokens)
+            decoders = Decoders(preparation, decode_seconds)
+            decoders.start(available_cores())
+        return cls(model, processor, encoders, decoders)
 
     @property
     def batch_size(self) -> int:
@@ -150,7 +166,11 @@ class Annotator:
 
         image: the encoded file; max_image_pixels, max_image_bytes: limits above which it is
         too_large. image_reason: why an image never arrived (not_allowed, fetch_failed).
+        Raises MemoryError where the machine has too little.
         """
+        if self._decoders is not None:
+            limits = ImageLimits(max_image_pixels, max_image_bytes)
+            return _prepare_in(self._decoders, text, image, image_reason, limits)
         no_text = text_reason(text)
         ids = None
         if no_text is None and text is not None:
@@ -288,6 +308,29 @@ class Annotator:
             modalities["text"],
             modalities["image"],
         )
+
+
+def _prepare_in(
+    decoders: Decoders,
+    text: str | None,
+    image: bytes | memoryview | None,
+    image_reason: str | None,
+    limits: ImageLimits,
+) -> PreparedPost:
+    items = {}
+    if text is not None:
+        items["text"] = Item("text", text.encode("utf-8", "replace"))
+    if image and image_reason is None:
+        items["image"] = Item("image", image)
+    found = dict(zip(items, decoders.decode(list(items.values()), limits), strict=True))
+    missing = Decoded(None, ModalityReason.MISSING)
+    words, picture = found.get("text", missing), found.get("image", missing)
+    return PreparedPost(
+        None if words.array is None else words.array.tolist(),
+        picture.array,
+        words.reason,
+        image_reason or picture.reason,
+    )
 
 
 def _out_of_memory(error: BaseException) -> bool:

@@ -18,6 +18,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -38,8 +39,6 @@ _START_SECONDS = 120.0
 # From closing its link to its end.
 _DYING_SECONDS = 2.0
 _MODULES = "numpy,PIL.Image,pyarrow.parquet,tokenizers"
-# The unit in which the system tells the most memory that a process had.
-_MAXRSS_BYTES = 1 if sys.platform == "darwin" else 1024
 
 
 @dataclass(frozen=True)
@@ -57,16 +56,13 @@ class ChildLostError(Exception):
     """A child died, overran its time or ran out of memory at a task.
 
     why: "died", "timed_out" or "memory" (and lives). signal: that it died of, where that was not
-    ours. peak: bytes it held at most, resident. used: seconds of a processor, for this answer.
+    ours. used: seconds of a processor, for this answer.
     """
 
-    def __init__(
-        self, why: str, signal: int | None = None, peak: int = 0, used: float = 0.0
-    ) -> None:
+    def __init__(self, why: str, signal: int | None = None, used: float = 0.0) -> None:
         super().__init__(why)
         self.why = why
         self.signal = signal
-        self.peak = peak
         self.used = used
 
 
@@ -180,7 +176,6 @@ class Child:
         return ChildLostError(
             why,
             signal=os.WTERMSIG(status) if why == "died" and os.WIFSIGNALED(status) else None,
-            peak=usage.ru_maxrss * _MAXRSS_BYTES if usage else 0,
             used=usage.ru_utime + usage.ru_stime - self._used if usage else 0.0,
         )
 
@@ -202,6 +197,15 @@ class Child:
             return found[1], found[2]
 
 
+_ALL: weakref.WeakSet[Children] = weakref.WeakSet()
+
+
+def stop_all_children() -> None:
+    """End all children of this process at once: it is being interrupted."""
+    for children in list(_ALL):
+        children.stop()
+
+
 class Children:
     """Child processes that are lent one task at a time; safe to use from many threads.
 
@@ -210,15 +214,19 @@ class Children:
     """
 
     def __init__(self) -> None:
+        _ALL.add(self)
         self._idle: list[Child] = []
         self._lent: set[Child] = set()
         self._lock = threading.Lock()
 
     @contextlib.contextmanager
-    def borrow(self) -> Iterator[Child]:
-        """Lend a child; one in whose task something was raised is ended, not lent again."""
+    def borrow(self, fresh: bool = False) -> Iterator[Child]:
+        """Lend a child; one in whose task something was raised is ended, not lent again.
+
+        fresh: one that did nothing before.
+        """
         with self._lock:
-            child = self._idle.pop() if self._idle else None
+            child = self._idle.pop() if self._idle and not fresh else None
         child = child or Child()
         with self._lock:
             self._lent.add(child)

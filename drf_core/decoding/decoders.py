@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import signal
 import threading
 from collections.abc import Iterator, Sequence
@@ -11,16 +12,19 @@ from typing import Any
 import numpy as np
 
 from drf_core.decoding.children import Child, ChildLostError, Children, Limits
+from drf_core.decoding.containers import open_container
 from drf_core.decoding.link import Buffer
-from drf_core.decoding.preparation import Preparation, as_message
+from drf_core.decoding.preparation import ImageLimits, Preparation, as_message
 from schemas.reasons import ModalityReason
 
 # What decodes beside others has this much memory; what needs more has more, one at a time. So
 # the whole is bounded, and what is too large does not depend on how many decode at once.
 _BESIDE_OTHERS = 256 << 20
 _ALONE = 1 << 30
-# Below this a child that the system killed is not what filled its memory.
-_SUSPICIOUS_BYTES = 256 << 20
+# What decodes in less is not what filled the machine's memory when the system killed a child.
+_SUSPICIOUS_BYTES = 128 << 20
+
+_IMAGES = ImageLimits()
 
 _SET_UP = "drf_core.decoding.preparation:set_up"
 _PREPARE = "drf_core.decoding.preparation:prepare"
@@ -68,8 +72,8 @@ class Decoders:
         """End all children; what is being decoded ends with ChildrenStoppedError."""
         self._children.stop()
 
-    def decode(self, items: Sequence[Item]) -> list[Decoded]:
-        """Prepare items, in their order.
+    def decode(self, items: Sequence[Item], images: ImageLimits = _IMAGES) -> list[Decoded]:
+        """Prepare items, in their order. images: which of them are decoded at all.
 
         Raises MemoryError where the machine, not an item, lacks memory, and
         ChildrenStoppedError.
@@ -81,45 +85,59 @@ class Decoders:
             suspect = None
             with self._children.borrow() as child:
                 try:
-                    for answer in self._answers(child, items[len(done) :], limits):
+                    for answer in self._answers(child, items[len(done) :], images, limits):
                         if answer is None:
                             short_of_memory.append(len(done))
                         done.append(answer or _TOO_LARGE)
                 except ChildLostError as error:
                     suspect = error
             if suspect is not None:
-                done.append(self._alone(items[len(done)], suspect))
+                done.append(self._alone(items[len(done)], images, suspect))
         for place in short_of_memory:
-            done[place] = self._alone(items[place], ChildLostError("memory"))
+            done[place] = self._alone(items[place], images, ChildLostError("memory"))
         return done
 
     def _answers(
-        self, child: Child, items: Sequence[Item], limits: Limits
+        self, child: Child, items: Sequence[Item], images: ImageLimits, limits: Limits
     ) -> Iterator[Decoded | None]:
         """Yield the items' answers, None for one that ran out of memory."""
         if child.setup is not self._preparation:
             child.ask(_SET_UP, as_message(self._preparation), limits=_SET_UP_LIMITS)
             child.answer()
             child.setup = self._preparation
-        message = {"kinds": [item.kind for item in items], "alone": limits.memory == _ALONE}
+        message = {
+            "kinds": [item.kind for item in items],
+            "images": dataclasses.asdict(images),
+            "alone": limits.memory == _ALONE,
+        }
         child.ask(_PREPARE, message, [item.data for item in items], limits)
         for item in items:
             answer, buffers = child.answer()
             yield None if answer.get("memory") else _decoded(item.kind, answer, buffers)
 
-    def _alone(self, item: Item, suspect: ChildLostError) -> Decoded:
-        seconds = self._seconds
-        if suspect.why == "timed_out":
-            if suspect.used >= seconds / 4:
-                return Decoded(None, ModalityReason.TIMED_OUT)
-            # The machine had something else to do for most of that time.
-            seconds *= 3
-        with self._one_alone, self._children.borrow() as child:
-            try:
-                (answer,) = self._answers(child, [item], Limits(seconds, _ALONE))
-            except ChildLostError as error:
-                return Decoded(None, _reason(error))
-        return answer or _TOO_LARGE
+    def _alone(self, item: Item, images: ImageLimits, suspect: ChildLostError) -> Decoded:
+        if suspect.why == "timed_out" and not self._starved(suspect):
+            return Decoded(None, ModalityReason.TIMED_OUT)
+        # What killed a child may have done so by what it did for others before.
+        fresh = suspect.why == "died"
+        with self._one_alone:
+            for seconds in (self._seconds, 3 * self._seconds):
+                if suspect.why == "timed_out" and seconds == self._seconds:
+                    continue
+                try:
+                    with self._children.borrow(fresh) as child:
+                        limits = Limits(seconds, _ALONE)
+                        (answer,) = self._answers(child, [item], images, limits)
+                    return answer or _TOO_LARGE
+                except ChildLostError as error:
+                    suspect = error
+                    if suspect.why != "timed_out" or not self._starved(suspect):
+                        break
+        return Decoded(None, _reason(item, suspect))
+
+    def _starved(self, suspect: ChildLostError) -> bool:
+        """Whether the machine had something else to do for most of the time that was given."""
+        return suspect.used < self._seconds / 4
 
 
 def _decoded(kind: str, answer: dict[str, Any], buffers: Sequence[Any]) -> Decoded:
@@ -129,17 +147,18 @@ def _decoded(kind: str, answer: dict[str, Any], buffers: Sequence[Any]) -> Decod
     return Decoded(array.reshape(answer["shape"]), None)
 
 
-def _reason(error: ChildLostError) -> ModalityReason:
+def _reason(item: Item, error: ChildLostError) -> ModalityReason:
     """Why an item that ended its child although it was alone cannot be used."""
     if error.why == "timed_out":
         return ModalityReason.TIMED_OUT
     if error.why == "memory":
         return ModalityReason.TOO_LARGE
     if error.signal == signal.SIGKILL:
-        if error.peak < _SUSPICIOUS_BYTES:
+        size = open_container(memoryview(item.data)) if item.kind == "image" else None
+        if size is None or (size.size is not None and size.memory < _SUSPICIOUS_BYTES):
             raise MemoryError(
-                "the system ended a process that decodes, which held little memory itself: "
-                "the machine has too little, run again with fewer workers or more memory"
+                "the system ended a process that decodes a small text or image: the machine "
+                "has too little memory, run again with fewer workers or more of it"
             )
         return ModalityReason.TOO_LARGE
     return ModalityReason.UNDECODABLE

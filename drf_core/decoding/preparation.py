@@ -37,7 +37,6 @@ class Preparation:
 
     tokenizer: the tokenizers library's own JSON, cut at max_tokens; None, as resizing, where
     another library is needed: then `processor` (module:function) makes it from `folder`.
-    max_pixels, max_bytes, more_formats: see `decode_image`.
     """
 
     folder: str
@@ -46,6 +45,12 @@ class Preparation:
     tokenizer: str | None
     resizing: Resizing | None
     target: int | None
+
+
+@dataclass(frozen=True)
+class ImageLimits:
+    """Which images are decoded at all; see `decode_image`."""
+
     max_pixels: int = MAX_IMAGE_PIXELS
     max_bytes: int = MAX_IMAGE_BYTES
     more_formats: tuple[str, ...] = ()
@@ -78,7 +83,7 @@ def set_up(message: dict[str, Any], buffers: list[Buffer], link: Link) -> None:
         sides = resizing["size"], resizing["crop"]
         size, crop = (tuple(side) if isinstance(side, list) else side for side in sides)
         fields["resizing"] = Resizing(size, crop, resizing["resample"])
-    preparation = Preparation(**{**fields, "more_formats": tuple(fields["more_formats"])})
+    preparation = Preparation(**fields)
     if preparation.tokenizer is not None and preparation.resizing is not None:
         preparer: Preparer = _Light(preparation.tokenizer, preparation.resizing, preparation.target)
     else:
@@ -91,9 +96,9 @@ def set_up(message: dict[str, Any], buffers: list[Buffer], link: Link) -> None:
 def prepare(message: dict[str, Any], buffers: list[Buffer], link: Link) -> None:
     """Prepare texts and images one by one; answers each with its reason, or its numbers.
 
-    kinds: "text" or "image" for each buffer. alone: whether no other is decoded beside them. An
-    answer has the reason, or token ids (int32) or pixels (uint8, of the shape) as its buffer; or
-    `memory` where there was too little of it.
+    kinds: "text" or "image" for each buffer. images: the fields of ImageLimits. alone: whether
+    no other is decoded beside them. An answer has the reason, or token ids (int32) or pixels
+    (uint8, of the shape) as its buffer; or `memory` where there was too little of it.
     """
     assert _ready is not None
     for kind, buffer in zip(message["kinds"], buffers, strict=True):
@@ -104,7 +109,7 @@ def prepare(message: dict[str, Any], buffers: list[Buffer], link: Link) -> None:
             if kind == "text":
                 reason, array = _text(*_ready, buffer)
             else:
-                reason, array = _image(*_ready, buffer, memory)
+                reason, array = _image(*_ready, buffer, message["images"], memory)
         except MemoryError:
             if not granted():
                 raise
@@ -135,14 +140,16 @@ def _text(
 
 
 def _image(
-    preparation: Preparation, preparer: Preparer, data: Buffer, memory: int | None
+    preparation: Preparation,
+    preparer: Preparer,
+    data: Buffer,
+    limits: dict[str, Any],
+    memory: int | None,
 ) -> tuple[ModalityReason | None, np.ndarray | None]:
     picture, reason = decode_image(
         bytes(data),
-        max_pixels=preparation.max_pixels,
-        max_bytes=preparation.max_bytes,
+        **limits,
         target=preparation.target,
-        more_formats=preparation.more_formats,
         memory=memory,
     )
     return reason, None if picture is None else np.ascontiguousarray(preparer.pixels(picture))

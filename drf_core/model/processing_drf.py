@@ -104,10 +104,10 @@ class DRFProcessor(ProcessorMixin):
             return self._resize(image)
         return whole_pixels(self.image_processor, image)
 
-    def preparation(self, folder: str, max_tokens: int, **limits: Any) -> Preparation:
+    def preparation(self, folder: str, max_tokens: int) -> Preparation:
         """What `token_ids` and `pixels` do, as child processes are told it.
 
-        folder: the checkpoint's. limits: max_pixels, max_bytes and more_formats of `decode_image`.
+        folder: the checkpoint's.
         """
         # The first call sets the tokenizer's truncation.
         self.token_ids("", max_tokens)
@@ -120,7 +120,6 @@ class DRFProcessor(ProcessorMixin):
             tokenizer=backend.to_str() if backend is not None and known else None,
             resizing=self._resize,
             target=self.target,
-            **limits,
         )
 
     def normalise(self, pixels: torch.Tensor) -> torch.Tensor:

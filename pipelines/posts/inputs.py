@@ -5,19 +5,19 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import fsspec
 import pyarrow as pa
-import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
 from pipelines.posts.date_folders import DateFolders
 from pipelines.posts.files import CorruptInputError, FailedFile, InputFile, RowGroup
 from pipelines.posts.names import as_text, check_names, is_text, name_of, once_each, without_query
-from pipelines.posts.records import KINDS, Survey, is_records_file, survey
+from pipelines.posts.reading import parse, parse_buffer
+from pipelines.posts.records import KINDS, is_records_file
 from pipelines.storage.backends import checksum, open_url
 from pipelines.storage.files import in_parallel, open_store
 from pipelines.storage.listing import list_files
@@ -53,31 +53,32 @@ class InputListing:
 
 @dataclass(frozen=True)
 class Footer:
-    """What a file says of its rows: Parquet in its footer, records when they are surveyed.
+    """What a file says of its rows: Parquet in its footer, records when they are counted.
 
-    identity: of the file's content, see input_identity.
+    identity: of the file's content, see input_identity. schema: the file's columns. groups: of
+    each row group its rows, and the bytes of each column (nested ones by their leaves) or, as "",
+    of all, uncompressed.
     """
 
     identity: str
-    said: pq.FileMetaData | Survey
-
-    @property
-    def schema(self) -> pa.Schema:
-        """The file's columns."""
-        if isinstance(self.said, Survey):
-            return self.said.schema
-        return self.said.schema.to_arrow_schema()
+    schema: pa.Schema
+    groups: tuple[tuple[int, Mapping[str, int]], ...]
 
     @property
     def rows(self) -> int:
         """Rows of the file."""
-        return self.said.rows if isinstance(self.said, Survey) else self.said.num_rows
+        return sum(rows for rows, _ in self.groups)
 
     def row_groups(self, columns: Sequence[str]) -> tuple[RowGroup, ...]:
         """The row groups, with the bytes of these columns; a file of records is one."""
-        if isinstance(self.said, Survey):
-            return (RowGroup(self.said.rows, self.said.bytes),)
-        return tuple(_row_groups(self.said, columns))
+        # A nested column's leaves are named "image.bytes", "image.path".
+        prefixes = tuple(f"{column}." for column in columns)
+        return tuple(
+            RowGroup(
+                rows, sum(n for leaf, n in sizes.items() if f"{leaf}.".startswith((".", *prefixes)))
+            )
+            for rows, sizes in self.groups
+        )
 
 
 def list_inputs(
@@ -179,7 +180,8 @@ def read_footer(
         raise CorruptInputError(f"{shown} is empty (0 bytes); write it again")
     tail = _read_range(fs, path, max(0, size - _TAIL_BYTES), size)
     if is_records_file(path):
-        return Footer(_identity(fs, path, info, tail), survey(fs, path, shown))
+        said = parse("count_records", fs, path, {"shown": shown}, shown)
+        return _footer(_identity(fs, path, info, tail), *said)
     if size < 12 or tail[-4:] != b"PAR1":
         raise CorruptInputError(
             f"{shown} does not end as a Parquet file does: cut short, or something else; "
@@ -192,12 +194,18 @@ def read_footer(
         tail = _read_range(fs, path, size - length, size)
     footer = tail[-length:]
     try:
-        metadata = pq.read_metadata(pa.BufferReader(footer))
-    except (OSError, pa.ArrowException) as error:
+        said = parse_buffer("read_footer", {"size": size}, footer)
+    except CorruptInputError as error:
         raise CorruptInputError(
-            f"{shown} has a corrupt Parquet footer ({reason_of(error)}); write it again"
+            f"{shown} has a corrupt Parquet footer ({error}); write it again"
         ) from error
-    return Footer(_identity(fs, path, info, footer), metadata)
+    return _footer(_identity(fs, path, info, footer), *said)
+
+
+def _footer(identity: str, answer: dict[str, Any], buffers: Sequence[Any]) -> Footer:
+    """What a child found in a file, as it answered."""
+    schema = pa.ipc.read_schema(pa.py_buffer(buffers[0]))
+    return Footer(identity, schema, tuple((rows, sizes) for rows, sizes in answer["groups"]))
 
 
 def _info(fs: fsspec.AbstractFileSystem, path: str) -> dict[str, Any]:
@@ -397,17 +405,3 @@ def _check_columns(
     schemas = [one.schema for one in looked_at if one.schema is not None]
     if len(schemas) == len(looked_at) and (lacked := describe_missing(schemas, columns)):
         raise UsageError(f"{option}: {lacked}")
-
-
-def _row_groups(metadata: pq.FileMetaData, columns: Sequence[str]) -> Iterable[RowGroup]:
-    # A nested column's leaves are named "image.bytes", "image.path".
-    prefixes = tuple(f"{column}." for column in columns)
-    for index in range(metadata.num_row_groups):
-        group = metadata.row_group(index)
-        leaves = (group.column(i) for i in range(group.num_columns))
-        size = sum(
-            leaf.total_uncompressed_size
-            for leaf in leaves
-            if f"{leaf.path_in_schema}.".startswith(prefixes)
-        )
-        yield RowGroup(group.num_rows, size)

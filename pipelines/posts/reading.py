@@ -1,4 +1,4 @@
-"""Posts from a file in small batches: only the rows and columns that are needed.
+"""Posts from a file in small batches, parsed in a child process: only the rows that are needed.
 
 Memory is bounded by the batch, not by Parquet's row group: column chunks are streamed page by
 page, and one pass over a row group serves all shards that lie in it. A file of records is one
@@ -8,25 +8,29 @@ row group, read from its first record on.
 from __future__ import annotations
 
 import contextlib
-import io
 from collections.abc import Collection, Generator, Iterator, Sequence
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import fsspec
 import pyarrow as pa
-import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
+from drf_core.decoding.children import ChildLostError, Children, Limits, TaskRaisedError
 from pipelines.posts.files import CorruptInputError
-from pipelines.posts.records import is_records_file, read_records
+from pipelines.posts.records import is_records_file
 from pipelines.storage.retrying import retry
 from schemas.posts import PostsLayout, coerce_posts
 
-# A request to an object store of this size costs little more than a smaller one; of a local
-# file, what stays in the processor's cache is read fastest.
-_BUFFER_BYTES = 4 << 20
-_LOCAL_BUFFER_BYTES = 256 << 10
-_BATCH_BYTES = 32 << 20
+# A file that an object store gives in one request comes whole.
+_WHOLE_BYTES = 4 << 20
+
+# Rows of a batch are this many times fewer where a batch could not be read.
+_FEWER = 16
+
+_LIMITS = Limits(seconds=60.0, memory=768 << 20)
+_READERS = Children()
+_TASKS = "pipelines.posts.parsing"
 
 
 class RowRange(Protocol):
@@ -49,28 +53,6 @@ class RowRange(Protocol):
 
 
 _Range = TypeVar("_Range", bound=RowRange)
-
-
-class _WatchedFile:
-    """A file that remembers what its reads raised.
-
-    Arrow raises OSError for damaged pages and failing disks alike; what this file raised
-    itself is a passing fault of the store, all else is the file's content.
-    """
-
-    def __init__(self, file: Any) -> None:
-        self._file = file
-        self.error: Exception | None = None
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._file, name)
-
-    def read(self, size: int = -1) -> bytes:
-        try:
-            return retry(lambda: self._file.read(size))
-        except Exception as error:
-            self.error = error
-            raise
 
 
 def read_unit_rows(
@@ -97,7 +79,9 @@ def read_unit_rows(
     where = f"{shards[0].source_file}: rows {shards[0].first_row} to {end - 1}"
     missing = sum(shard.rows for shard in shards)
     groups = {group for shard in shards for group in shard.row_groups}
-    batches = read_batches(fs, path, where, layout.read, batch_rows, schema, groups)
+    batches = read_batches(
+        fs, path, where, layout.read, batch_rows, schema, groups, shards[0].first_row
+    )
     with contextlib.closing(batches):
         for row, batch in batches:
             for shard in shards:
@@ -120,93 +104,143 @@ def read_batches(
     batch_rows: int,
     schema: pa.Schema | None = None,
     row_groups: Collection[int] | None = None,
+    first: int = 0,
 ) -> Generator[tuple[int, pa.RecordBatch], None, None]:
-    """Yield (source row of the first row, rows as they lie in the file).
+    """Yield (source row of the first row, rows as they lie in the file), from row `first` on.
 
     where: what messages call the file or its part. schema: of a file of records, as
     `read_footer` found it. row_groups: those wanted, None for all.
+    A batch that cannot be read is read in smaller ones: a dictionary may hold few bytes that
+    many rows are made of. Raises CorruptInputError, and what the store raises.
+    """
+    message = {
+        "columns": list(dict.fromkeys(columns)),
+        "groups": None if row_groups is None else sorted(row_groups),
+        "shown": where,
+    }
+    given = memoryview(schema.serialize()) if schema is not None and is_records_file(path) else b""
+    while True:
+        asked = {**message, "first": first, "batch_rows": batch_rows}
+        try:
+            with contextlib.closing(_answers("read_rows", fs, path, asked, [given])) as answers:
+                for answer, buffers in answers:
+                    if "end" in answer:
+                        return
+                    batch = _batch(buffers[0], where)
+                    yield answer["row"], batch
+                    first = answer["row"] + batch.num_rows
+        except _Unreadable as error:
+            if batch_rows == 1 or error.lasting:
+                raise CorruptInputError(
+                    f"{where} cannot be read ({error}); write the file again"
+                ) from error
+            batch_rows = max(1, batch_rows // _FEWER)
+
+
+def parse(
+    task: str, fs: fsspec.AbstractFileSystem, path: str, message: dict[str, Any], shown: str
+) -> tuple[dict[str, Any], list[Any]]:
+    """Return the one answer of a task of pipelines.posts.parsing that looks at a whole file.
+
     Raises CorruptInputError, and what the store raises.
     """
-    if is_records_file(path):
-        assert schema is not None
-        row = 0
-        for batch in read_records(fs, path, where, schema, columns, batch_rows):
-            yield row, batch
-            row += batch.num_rows
-        return
-    with _opened(fs, path) as file:
-        yield from _row_group_batches(file, where, row_groups, columns, batch_rows)
+    try:
+        with contextlib.closing(_answers(task, fs, path, message, [])) as answers:
+            return next(answers)
+    except _Unreadable as error:
+        raise CorruptInputError(f"{shown} cannot be read ({error}); write it again") from error
 
 
-def _row_group_batches(
-    file: _WatchedFile | pa.NativeFile,
-    where: str,
-    wanted: Collection[int] | None,
-    columns: Sequence[str],
-    batch_rows: int,
-) -> Iterator[tuple[int, pa.RecordBatch]]:
-    with _explained(file, where):
-        # Buffered and not pre-buffered: else a whole column chunk is held in memory.
-        parquet = pq.ParquetFile(
-            file,
-            buffer_size=_BUFFER_BYTES if isinstance(file, _WatchedFile) else _LOCAL_BUFFER_BYTES,
-            pre_buffer=False,
-            page_checksum_verification=True,
-        )
-    row = 0
-    for group in range(parquet.num_row_groups):
-        metadata = parquet.metadata.row_group(group)
-        if (wanted is None or group in wanted) and metadata.num_rows:
-            row_bytes = max(1, metadata.total_byte_size // metadata.num_rows)
-            batches = parquet.iter_batches(
-                min(batch_rows, max(1, _BATCH_BYTES // row_bytes)),
-                row_groups=[group],
-                columns=list(columns),
-                use_threads=False,
-            )
-            first_row = row
+def parse_buffer(
+    task: str, message: dict[str, Any], buffer: bytes
+) -> tuple[dict[str, Any], list[Any]]:
+    """Return the one answer of a task that looks at a buffer. Raises CorruptInputError."""
+    try:
+        with _explained(), _READERS.borrow() as child:
+            child.ask(f"{_TASKS}:{task}", message, [buffer], _LIMITS)
+            return child.answer()
+    except _Unreadable as error:
+        raise CorruptInputError(str(error)) from error
+
+
+class _Unreadable(Exception):
+    """A child could not read something. lasting: whether fewer rows at once will not help."""
+
+    def __init__(self, why: str, lasting: bool = False) -> None:
+        super().__init__(why)
+        self.lasting = lasting
+
+
+def _answers(
+    task: str,
+    fs: fsspec.AbstractFileSystem,
+    path: str,
+    message: dict[str, Any],
+    buffers: Sequence[Any],
+) -> Generator[tuple[dict[str, Any], list[Any]], None, None]:
+    """Yield a task's answers, and read for it what lies in a store."""
+    with contextlib.ExitStack() as stack:
+        whole: list[Any] = []
+        file, size = None, 0
+        if type(fs) is not LocalFileSystem:
+            # Columns are read in turns, which a store's read-ahead would answer by reading twice.
+            options = {"cache_type": "none"} if fs.async_impl else {}
+            file = stack.enter_context(fs.open(path, "rb", **options))
+            size = file.seek(0, 2)
+            file.seek(0)
+            if size <= _WHOLE_BYTES:
+                whole = [retry(file.read)]
+        local = path if file is None else ""
+        asked = {**message, "path": local, "name": path, "size": size}
+        stack.enter_context(_explained())
+        child = stack.enter_context(_READERS.borrow())
+        child.ask(f"{_TASKS}:{task}", asked, [*buffers, *whole], _LIMITS)
+        done = False
+        try:
             while True:
-                with _explained(file, where):
-                    batch = next(batches, None)
-                if batch is None:
-                    break
-                yield first_row, batch
-                first_row += batch.num_rows
-        row += metadata.num_rows
+                answer, found = child.answer()
+                if "read" in answer:
+                    start, length = answer["read"]
+                    child.tell({}, [retry(partial(_range, file, start, length))])
+                    continue
+                done = "end" in answer or "groups" in answer
+                yield answer, found
+                if done:
+                    return
+        finally:
+            # What it still has to say would be taken for the answer to the next task.
+            child.lost |= not done
+
+
+def _range(file: Any, start: int, length: int) -> bytes:
+    file.seek(start)
+    return bytes(file.read(length))
+
+
+def _batch(buffer: Any, where: str) -> pa.RecordBatch:
+    """A batch as a child sent it, its own bounds checked before anything relies on them."""
+    try:
+        (batch,) = pa.ipc.open_stream(pa.py_buffer(buffer))
+        batch.validate(full=True)
+    except (pa.ArrowException, ValueError) as error:
+        raise _Unreadable(str(error).splitlines()[0][:200]) from error
+    return batch
 
 
 @contextlib.contextmanager
-def _opened(fs: fsspec.AbstractFileSystem, path: str) -> Iterator[_WatchedFile | pa.NativeFile]:
-    if type(fs) is LocalFileSystem:
-        # Arrow's own reading: half the work of going through a file of Python's.
-        with pa.OSFile(path) as native:
-            yield native
-        return
-    # Columns are read in turns, which a store's read-ahead would answer by reading twice.
-    options = {"cache_type": "none"} if fs.async_impl else {}
-    with fs.open(path, "rb", **options) as file:
-        if fs.async_impl and file.size <= _BUFFER_BYTES:
-            # Footer and columns of a small file in one request.
-            yield _WatchedFile(io.BytesIO(retry(file.read)))
-        else:
-            yield _WatchedFile(file)
-
-
-@contextlib.contextmanager
-def _explained(file: _WatchedFile | pa.NativeFile, what: str) -> Iterator[None]:
-    """Turn what Arrow says of damaged content into one line; let the store's faults pass."""
+def _explained() -> Iterator[None]:
+    """Turn what a child's end says of the content into one line; let the machine's faults pass."""
     try:
         yield
-    except (OSError, pa.ArrowException) as error:
-        if _from_store(file, error):
-            raise
-        said = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        raise CorruptInputError(f"{what} cannot be read ({said}); write the file again") from error
-
-
-def _from_store(file: _WatchedFile | pa.NativeFile, error: Exception) -> bool:
-    """Whether reading the file failed, rather than making sense of what was read."""
-    if isinstance(file, _WatchedFile):
-        return file.error is not None
-    # Arrow passes on the number of what the system refused; damaged pages have none.
-    return isinstance(error, OSError) and error.errno is not None
+    except TaskRaisedError as error:
+        if error.type in ("CorruptInputError", "ValueError", "KeyError", "IndexError", "TypeError"):
+            raise _Unreadable(error.text) from error
+        if error.number is not None:
+            raise OSError(error.number, error.text) from error
+        raise _Unreadable(f"{error.type}: {error.text}") from error
+    except ChildLostError as error:
+        why = {
+            "timed_out": f"it takes more than {_LIMITS.seconds:.0f} seconds",
+            "memory": f"it takes more than {_LIMITS.memory >> 20} MB of memory",
+        }.get(error.why, "its reader crashed")
+        raise _Unreadable(why, lasting=error.why == "timed_out") from error

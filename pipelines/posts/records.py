@@ -20,7 +20,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import fsspec
 import pyarrow as pa
 
 from pipelines.posts.files import CorruptInputError
@@ -52,27 +51,28 @@ def is_records_file(name: str, in_folder: bool = False) -> bool:
     return _format_of(name) is not None and not (in_folder and plain.endswith(".json"))
 
 
-def survey(fs: fsspec.AbstractFileSystem, path: str, shown: str) -> Survey:
+def survey(file: Any, name: str, shown: str) -> Survey:
     """Count a file's records and find their types.
 
-    shown: what messages call the file. A field whose values have no type in common is text.
+    file: opened, as it lies in its store; name: that says its format. shown: what messages
+    call the file. A field whose values have no type in common is text.
     Raises CorruptInputError, naming the record; what the store raises passes through.
     """
     types: dict[str, pa.DataType] = {}
     rows = 0
-    with _opened(fs, path) as (records, file):
+    with _opened(file, name) as (records, plain):
         for chunk in _chunks(records, shown, _SURVEYED_AT_ONCE):
             rows += len(chunk)
             for name in dict.fromkeys(name for record in chunk for name in record):
                 values = [record.get(name) for record in chunk]
                 types[name] = _common_type(types.get(name, pa.null()), values)
-        size = file.tell()
+        size = plain.tell()
     return Survey(pa.schema(list(types.items())), rows, size)
 
 
 def read_records(
-    fs: fsspec.AbstractFileSystem,
-    path: str,
+    file: Any,
+    name: str,
     shown: str,
     schema: pa.Schema,
     columns: Sequence[str],
@@ -80,11 +80,11 @@ def read_records(
 ) -> Iterator[pa.RecordBatch]:
     """Yield all records of a file in batches, in their order.
 
-    shown: what messages call the file. schema: as `survey` found it. columns: those to be
-    read. Raises as `survey` does.
+    file, name: see `survey`. shown: what messages call the file. schema: as `survey` found it.
+    columns: those to be read. Raises as `survey` does.
     """
     fields = [schema.field(name) for name in columns]
-    with _opened(fs, path) as (records, _):
+    with _opened(file, name) as (records, _):
         for chunk in _chunks(records, shown, batch_rows):
             arrays = [_array([record.get(f.name) for record in chunk], f.type) for f in fields]
             yield pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields))
@@ -96,14 +96,11 @@ def _format_of(name: str) -> Callable[[Any, str], Iterator[Record]] | None:
 
 
 @contextlib.contextmanager
-def _opened(
-    fs: fsspec.AbstractFileSystem, path: str
-) -> Iterator[tuple[Iterator[Record], io.IOBase]]:
-    read = _format_of(path)
-    assert read is not None, path
-    compression = "gzip" if path.lower().endswith(".gz") else None
-    with fs.open(path, "rb", compression=compression) as file:
-        yield read(file, path), file
+def _opened(file: Any, name: str) -> Iterator[tuple[Iterator[Record], Any]]:
+    read = _format_of(name)
+    assert read is not None, name
+    plain = gzip.GzipFile(fileobj=file) if name.lower().endswith(".gz") else file
+    yield read(plain, name), plain
 
 
 def _chunks(records: Iterator[Record], shown: str, size: int) -> Iterator[list[Record]]:

@@ -34,10 +34,6 @@ class HostilePreparer:
             time.sleep(60)
         if text == "memory":
             bytearray(8 << 30)
-        if text == "abort with memory":
-            held = bytearray(300 << 20)
-            held[:: 1 << 12] = b"x" * len(held[:: 1 << 12])
-            os.kill(os.getpid(), signal.SIGKILL)
         if text == "killed":
             os.kill(os.getpid(), signal.SIGKILL)
         if text == "more than beside others":

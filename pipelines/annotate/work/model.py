@@ -22,6 +22,9 @@ from pipelines.storage.local import cache_folder
 _MODELS: dict[tuple[object, ...], Shared] = {}
 _MODELS_LOCK = threading.Lock()
 
+# That one text or image may take; the usual one takes milliseconds.
+DECODE_SECONDS = 10.0
+
 # From this many posts on, a batch in which not one post can be predicted on its own says
 # that the model or its device is broken, not the posts.
 _BROKEN_MODEL_POSTS = 8
@@ -105,7 +108,12 @@ class DRFModelHandler(ModelHandler[PreparedPost, Prediction | ModelFailure, Anno
         # One line per weight file and process is noise in a worker's log.
         disable_progress_bar()
         return Annotator.from_pretrained(
-            folder, self._device, self._threads, self._runtime, cache_folder("encoders")
+            folder,
+            self._device,
+            self._threads,
+            self._runtime,
+            cache_folder("encoders"),
+            DECODE_SECONDS,
         )
 
     def run_inference(

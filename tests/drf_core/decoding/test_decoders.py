@@ -38,7 +38,6 @@ def texts(*values: str) -> list[Item]:
         ("exit", "undecodable"),
         ("for ever", "timed_out"),
         ("memory", "too_large"),
-        ("abort with memory", "too_large"),
     ],
 )
 def test_what_ends_a_process_costs_itself_alone(decoders: Decoders, text: str, reason: str) -> None:

@@ -15,7 +15,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from drf_core.decoding.child import described
+from drf_core.decoding.children import TaskRaisedError
 from pipelines.annotate.plan import Shard
+from pipelines.posts import parsing, reading
 from pipelines.posts.files import CorruptInputError
 from pipelines.posts.reading import read_unit_rows
 from schemas.posts import PostColumns, check_posts_schema
@@ -232,20 +235,19 @@ def test_a_disk_that_fails_is_not_taken_for_a_corrupt_file(tmp_path: Path):
         # Pages of two rows, so that there is something left to read.
         write_batch_size=2,
     )
-    batches = read_rows(FS, str(path), make_shard(path, 0, 20, (0,)), layout_of(path), batch_rows=2)
-    next(batches)
-    # The file that Arrow has open turns into one that cannot be read.
-    (opened,) = (
-        int(link.name)
-        for link in Path("/proc/self/fd").iterdir()
-        if link.exists() and link.resolve() == path.resolve()
-    )
-    unreadable = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(unreadable, opened)
-    os.close(unreadable)
-
-    with pytest.raises(OSError, match="Bad file descriptor"):
-        list(batches)
+    message = {"path": str(path), "first": 0, "groups": [0], "batch_rows": 2, "columns": ["image"]}
+    with pa.OSFile(str(path)) as file:
+        batches = parsing._batches(file, message, None)
+        next(batches)
+        # The file that Arrow has open turns into one that cannot be read.
+        unreadable = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(unreadable, file.fileno())
+        os.close(unreadable)
+        with pytest.raises(OSError, match="Bad file descriptor") as raised, parsing._described():
+            list(batches)
+    # So a child says it, and so its parent raises it.
+    with pytest.raises(OSError, match="Bad file descriptor"), reading._explained():
+        raise TaskRaisedError(described(raised.value))
 
 
 class RangeHandler(http.server.BaseHTTPRequestHandler):

@@ -11,12 +11,9 @@ from typing import Any
 import fastavro
 import pyarrow as pa
 import pytest
-from fsspec.implementations.local import LocalFileSystem
 
 from pipelines.posts.files import CorruptInputError
-from pipelines.posts.records import is_records_file, read_records, survey
-
-FS = LocalFileSystem()
+from pipelines.posts.records import Survey, is_records_file, read_records, survey
 
 
 def written(path: Path, content: str | bytes) -> str:
@@ -25,10 +22,16 @@ def written(path: Path, content: str | bytes) -> str:
     return str(path)
 
 
+def surveyed(path: str) -> Survey:
+    with open(path, "rb") as file:
+        return survey(file, path, "it")
+
+
 def rows(path: str, batch_rows: int = 2) -> list[dict[str, Any]]:
     """The file's records, with the types and the count that the survey promised."""
-    found = survey(FS, path, "it")
-    batches = list(read_records(FS, path, "it", found.schema, found.schema.names, batch_rows))
+    found = surveyed(path)
+    with open(path, "rb") as file:
+        batches = list(read_records(file, path, "it", found.schema, found.schema.names, batch_rows))
     assert all(batch.num_rows <= batch_rows for batch in batches)
     table = pa.Table.from_batches(batches, schema=found.schema)
     assert table.num_rows == found.rows
@@ -68,7 +71,7 @@ def test_json_fields_may_come_late_and_texts_stay_texts(tmp_path: Path, name: st
     assert len(found) == 301
     assert found[0] == {"id": 0, "text": "2026-11-20 10:00:00", "lang": None, "score": None}
     assert found[300]["lang"] == "en"
-    assert survey(FS, path, "it").schema.field("id").type == pa.int64()
+    assert surveyed(path).schema.field("id").type == pa.int64()
 
 
 def test_json_values_of_many_types_become_text(tmp_path: Path) -> None:
@@ -116,7 +119,7 @@ def test_damage_is_told_by_record_and_quotes_nothing(
 ) -> None:
     path = written(tmp_path / name, content)
     with pytest.raises(CorruptInputError, match=says) as raised:
-        survey(FS, path, "it")
+        surveyed(path)
     assert "secret" not in str(raised.value) and "\n" not in str(raised.value)
 
 
@@ -124,7 +127,7 @@ def test_a_compressed_file_that_was_cut_short_is_damaged(tmp_path: Path) -> None
     whole = gzip.compress(b"id,text\n" + b"".join(b"%d,x%d\n" % (n, n * n) for n in range(9999)))
     (tmp_path / "a.csv.gz").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(CorruptInputError, match="record"):
-        survey(FS, str(tmp_path / "a.csv.gz"), "it")
+        surveyed(str(tmp_path / "a.csv.gz"))
 
 
 def test_other_files_are_no_records() -> None:

@@ -1,0 +1,197 @@
+"""What a child process does with an input file: its footer, its records, its rows.
+
+Tasks for `drf_core.decoding.children`: each gets a message and buffers and answers over the link.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from drf_core.decoding.link import Buffer, Link
+from pipelines.posts.files import CorruptInputError
+from pipelines.posts.records import is_records_file, read_records, survey
+
+# A request to an object store of this size costs little more than a smaller one; of a local
+# file, what stays in the processor's cache is read fastest.
+_BUFFER_BYTES = 4 << 20
+_LOCAL_BUFFER_BYTES = 256 << 10
+_BATCH_BYTES = 32 << 20
+
+# A footer that claims more rows for each byte of its file is wrong: ids alone take more, however
+# they are packed.
+_MOST_ROWS_PER_BYTE = 2_000
+
+# Spark's default, INT96, holds what int64 does not in nanoseconds: 9999-12-31 became 1816.
+_INT96_UNIT = "us"
+
+
+def read_footer(message: dict[str, Any], buffers: list[Buffer], link: Link) -> None:
+    """Answer what a Parquet footer says. size: of its file; the buffer: the footer.
+
+    groups: of each row group its rows and the bytes of each column, uncompressed; the buffer: the
+    schema.
+    """
+    with _described():
+        file = pq.ParquetFile(
+            pa.BufferReader(pa.py_buffer(buffers[0])), coerce_int96_timestamp_unit=_INT96_UNIT
+        )
+        metadata = file.metadata
+        groups = []
+        for index in range(metadata.num_row_groups):
+            group = metadata.row_group(index)
+            leaves = [group.column(i) for i in range(group.num_columns)]
+            sizes = {leaf.path_in_schema: leaf.total_uncompressed_size for leaf in leaves}
+            groups.append((group.num_rows, sizes))
+        rows = sum(rows for rows, _ in groups)
+        if any(rows < 0 for rows, _ in groups) or rows != metadata.num_rows:
+            raise CorruptInputError("its row groups do not add up")
+        if rows > _MOST_ROWS_PER_BYTE * message["size"]:
+            raise CorruptInputError(f"it claims {rows:,} rows in {message['size']:,} bytes")
+        schema = file.schema_arrow.remove_metadata()
+    link.send({"groups": groups}, [memoryview(schema.serialize())])
+
+
+def count_records(message: dict[str, Any], buffers: list[Buffer], link: Link) -> None:
+    """Answer how many records a file has, and of which types."""
+    with _opened(message, buffers, link) as file:
+        found = survey(file, message["name"], message["shown"])
+    link.send({"groups": [(found.rows, {"": found.bytes})]}, [memoryview(found.schema.serialize())])
+
+
+def read_rows(message: dict[str, Any], buffers: list[Buffer], link: Link) -> None:
+    """Answer with batches of rows as they lie in the file, then {"end": true}.
+
+    columns: to read. batch_rows: at most so many in a batch. groups: row groups wanted, null for
+    all; first: of the rows wanted. The first buffer: the schema, of a file of records. Each answer
+    has the row of its first one, and the batch as its buffer.
+    """
+    schema = pa.ipc.read_schema(pa.py_buffer(buffers[0])) if len(buffers[0]) else None
+    with _opened(message, buffers[1:], link) as file, _described():
+        for row, batch in _batches(file, message, schema):
+            start = max(0, message["first"] - row)
+            if start < batch.num_rows:
+                rest = batch.slice(start)
+                link.send({"row": row + start}, [_as_stream(rest)])
+    link.send({"end": True})
+
+
+def _batches(
+    file: Any, message: dict[str, Any], schema: pa.Schema | None
+) -> Iterator[tuple[int, pa.RecordBatch]]:
+    columns, batch_rows = message["columns"], message["batch_rows"]
+    if schema is not None:
+        row = 0
+        for batch in read_records(
+            file, message["name"], message["shown"], schema, columns, batch_rows
+        ):
+            yield row, batch
+            row += batch.num_rows
+        return
+    # Buffered and not pre-buffered: else a whole column chunk is held in memory.
+    parquet = pq.ParquetFile(
+        file,
+        buffer_size=_LOCAL_BUFFER_BYTES if message["path"] else _BUFFER_BYTES,
+        pre_buffer=False,
+        page_checksum_verification=True,
+        coerce_int96_timestamp_unit=_INT96_UNIT,
+    )
+    groups = message["groups"]
+    row = 0
+    for group in range(parquet.num_row_groups):
+        metadata = parquet.metadata.row_group(group)
+        needed = (groups is None or group in groups) and row + metadata.num_rows > message["first"]
+        if needed and metadata.num_rows:
+            row_bytes = max(1, metadata.total_byte_size // metadata.num_rows)
+            first_row = row
+            for batch in parquet.iter_batches(
+                min(batch_rows, max(1, _BATCH_BYTES // row_bytes)),
+                row_groups=[group],
+                columns=columns,
+                use_threads=False,
+            ):
+                yield first_row, batch
+                first_row += batch.num_rows
+            if first_row != row + metadata.num_rows:
+                raise CorruptInputError(
+                    f"row group {group} has {first_row - row} rows, its footer says "
+                    f"{metadata.num_rows}"
+                )
+        row += metadata.num_rows
+
+
+def _as_stream(batch: pa.RecordBatch) -> memoryview:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    return memoryview(sink.getvalue())
+
+
+@contextlib.contextmanager
+def _opened(message: dict[str, Any], buffers: Sequence[Buffer], link: Link) -> Iterator[Any]:
+    """The file: on this disk at `path`, or the buffer it came as, or read by the parent."""
+    if message["path"]:
+        is_records = is_records_file(message["path"])
+        # Arrow's own reading: half the work of going through a file of Python's.
+        with (open if is_records else pa.OSFile)(message["path"], "rb") as file:
+            yield file
+    elif buffers:
+        yield io.BytesIO(buffers[0])
+    else:
+        file = _ParentsFile(link, message["size"])
+        # Parquet's reader has a buffer for each column.
+        yield io.BufferedReader(file, _BUFFER_BYTES) if is_records_file(message["name"]) else file
+
+
+class _ParentsFile(io.RawIOBase):
+    """A file that the parent reads: credentials stay with it."""
+
+    def __init__(self, link: Link, size: int) -> None:
+        self._link = link
+        self._size = size
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
+        self._position = max(0, start + offset)
+        return self._position
+
+    def readinto(self, into: Any) -> int:
+        size = max(0, min(len(into), self._size - self._position))
+        if size:
+            self._link.send({"read": [self._position, size]})
+            _, (data,) = self._link.receive()
+            size = len(data)
+            into[:size] = data
+            self._position += size
+        return size
+
+
+@contextlib.contextmanager
+def _described() -> Iterator[None]:
+    """Name what is wrong with the content; what the disk refuses keeps its number."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        raise CorruptInputError(str(error)) from error
+    except pa.ArrowException as error:
+        if isinstance(error, MemoryError):
+            raise
+        raise CorruptInputError(str(error)) from error
