@@ -50,7 +50,7 @@ def _option(schema: pa.Schema, role: str, columns: PostColumns) -> str:
     roles = ("image", "image_uri") if role == "image" else (role,)
     for one in roles:
         fitting = {
-            re.sub(r"[\W_]", "", field.name).lower(): field.name
+            re.sub(r"[\W_]", "", field.name).lower().removesuffix("s"): field.name
             for field in schema
             if field.name not in used
             and fits_role(field.type, one)

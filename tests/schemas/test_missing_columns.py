@@ -23,6 +23,7 @@ def said(columns: PostColumns | None = None, **names: pa.DataType) -> str | None
         ({"ID": TEXT, "Body": TEXT, "photo": BYTES},
          "--column post_id=ID --column text=Body --column image=photo"),
         ({"post_id": TEXT, "text": TEXT, "image_url": TEXT}, "--column image_uri=image_url"),
+        ({"post_id": TEXT, "text": TEXT, "photos": pa.list_(TEXT)}, "--column image=photos"),
         ({"post_id": TEXT, "text": TEXT}, "--column image="),
         ({"a": TEXT, "text": TEXT, "image": BYTES}, "--column post_id=NAME"),
         ({"post id": TEXT, "text": TEXT, "image": BYTES}, "--column post_id='post id'"),

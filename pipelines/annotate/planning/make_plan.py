@@ -38,6 +38,9 @@ from pipelines.storage.redaction import reason_of, redact
 from schemas.errors import UsageError
 from schemas.reasons import FETCH_REASONS, DeadLetterReason, ModalityReason
 
+# More would hide what comes behind them.
+_MOST_FILES_SHOWN = 20
+
 
 def make_plan(
     options: JobOptions,
@@ -102,11 +105,13 @@ def describe_plan(plan: Plan) -> str:
         f"{len(plan.files)} files, {rows:,} posts; to annotate: {sum(todo.values()):,} posts of "
         f"{len(todo)} files in {len(plan.units)} work units"
     ]
+    open_files = [file for file in plan.files if file.source_file in todo]
     lines += [
         f"  {file.source_file}: {todo[file.source_file]:,} of {file.rows:,} posts"
-        for file in plan.files
-        if file.source_file in todo
+        for file in open_files[:_MOST_FILES_SHOWN]
     ]
+    if len(open_files) > _MOST_FILES_SHOWN:
+        lines.append(f"  and {len(open_files) - _MOST_FILES_SHOWN:,} more")
     lines += [f"publish: {partition or '(no partition)'}" for partition in plan.publish]
     lines += [f"failed: {file.source_file}: {file.error}" for file in plan.failed_files]
     verb = "prune" if plan.prune else "orphan (input gone; --prune removes its parts)"
