@@ -17,6 +17,25 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 LABELS = ("negative", "neutral", "positive")
 
 
+# Tests that are not quick: by the fixtures that they take, which run a job, train, or need a store
+# or many real posts, and by where they lie.
+_COSTLY_FIXTURES = {"drf", "annotate", "shared", "remote", "gs", "s3"}
+_COSTLY_ROOMS = (
+    *("benchmarks/", "deploy/", "pipelines/train/", "pipelines/evaluate/", "drf_core/runtimes/"),
+    *("test_readme.py", "drf_core/test_default_checkpoint.py", "pipelines/test_annotate_posts.py"),
+    *("pipelines/annotate/test_", "pipelines/annotate/publish/test_publishing_killed.py"),
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what `tests/run --quick` runs."""
+    for item in items:
+        room = item.path.relative_to(Path(__file__).parent).as_posix()
+        costly = _COSTLY_FIXTURES.intersection(getattr(item, "fixturenames", ()))
+        if not costly and not room.startswith(_COSTLY_ROOMS):
+            item.add_marker(pytest.mark.quick)
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of real posts and encoders beside the repository."""

@@ -29,10 +29,7 @@ from schemas.posts import ROLES, PostColumns, check_posts_schema
 
 # One read of this size gets most footers whole.
 _TAIL_BYTES = 64 * 1024
-
 _MAGIC = re.compile(r"[*?\[]")
-
-_COLUMNS = PostColumns()
 
 
 @dataclass(frozen=True)
@@ -83,7 +80,7 @@ class Footer:
 
 def list_inputs(
     paths: Sequence[str],
-    columns: PostColumns = _COLUMNS,
+    columns: PostColumns = PostColumns(),
     keep: Sequence[str] = (),
     output: str | None = None,
     option: str = "--input",
@@ -135,11 +132,6 @@ def list_inputs(
     )
 
 
-def open_input(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    """Return an input URL's file system and its path there."""
-    return open_url(url)
-
-
 def input_identity(fs: fsspec.AbstractFileSystem, path: str) -> str:
     """Return what identifies a file's content.
 
@@ -151,7 +143,7 @@ def input_identity(fs: fsspec.AbstractFileSystem, path: str) -> str:
 
 def input_gone(url: str) -> bool:
     """Whether an input file is not there any more; OSError and the like where nobody knows."""
-    fs, path = open_input(url)
+    fs, path = open_url(url)
     try:
         _info(fs, path)
     except FileNotFoundError:
@@ -246,7 +238,7 @@ def _expand(
     """
     shown = redact(path)
     try:
-        fs, inner = open_input(path)
+        fs, inner = open_url(path)
         try:
             kind = _info(fs, inner)["type"]
         except FileNotFoundError:
@@ -370,7 +362,7 @@ def _look_at(
     if not is_text(url):
         return failed(f"{redact(url)}: the name is not UTF-8; rename the file")
     try:
-        fs, path = open_input(url)
+        fs, path = open_url(url)
         footer = read_footer(fs, path, info)
         schema = footer.schema
         layout = check_posts_schema(schema, columns, keep, redact(url))

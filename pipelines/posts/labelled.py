@@ -12,7 +12,7 @@ from drf_core.corpus.posts import UNLABELLED, TrainingPost, usable
 from pipelines.console.messages import say
 from pipelines.posts.duplicates import fingerprints, group_posts
 from pipelines.posts.files import CorruptInputError
-from pipelines.posts.inputs import list_inputs, open_input, read_footer
+from pipelines.posts.inputs import list_inputs, read_footer
 from pipelines.posts.reading import read_batches
 from pipelines.posts.splits import SPLITS, assign_splits
 from pipelines.storage.backends import open_url
@@ -69,7 +69,7 @@ def stream_training_rows(
 def _read_file(
     url: str, columns: PostColumns, label_column: str | None, name: str
 ) -> Iterator[LabelledRow]:
-    fs, path = open_input(url)
+    fs, path = open_url(url)
     schema = read_footer(fs, path).schema
     if columns.image not in schema.names and not columns.image_folder:
         if columns.image not in (None, PostColumns().image):

@@ -13,13 +13,14 @@ from pipelines.annotate.output.commits import find_commit
 from pipelines.annotate.plan import JobOptions, Shard, ShardOutcome, WorkUnit
 from pipelines.annotate.work.model import DRFModelHandler
 from pipelines.annotate.work.unit import annotate_unit
-from pipelines.posts.inputs import open_input, read_footer
+from pipelines.posts.inputs import read_footer
+from pipelines.storage.backends import open_url
 from pipelines.storage.files import open_store
 
 
 def shards_of(path: Path, rows: int | None = None) -> list[Shard]:
     """Shards of `rows` rows each over one file, cut without regard to row groups."""
-    footer = read_footer(*open_input(str(path)))
+    footer = read_footer(*open_url(str(path)))
     starts = [0]
     for group in footer.row_groups(()):
         starts.append(starts[-1] + group.rows)

@@ -19,7 +19,8 @@ from pipelines.annotate.output.partitions import (
 )
 from pipelines.annotate.plan import JobOptions
 from pipelines.annotate.publish.intents import Move
-from pipelines.posts.inputs import checksum_identity, open_input, read_footer
+from pipelines.posts.inputs import checksum_identity, read_footer
+from pipelines.storage.backends import open_url
 from pipelines.storage.files import Store, in_parallel
 from pipelines.storage.redaction import reason_of, redact
 from schemas.errors import DRFError
@@ -194,7 +195,7 @@ def _find_changed(files: Iterable[FileTask]) -> dict[str, str]:
 def _why_changed(file: FileTask) -> str | None:
     shown = redact(file.path)
     try:
-        fs, path = open_input(file.path)
+        fs, path = open_url(file.path)
         if checksum_identity(fs, path) == file.identity:
             return None
         footer = read_footer(fs, path)

@@ -39,8 +39,9 @@ from pipelines.annotate.work.stream import (
     look_ahead_cost,
     stream_posts,
 )
-from pipelines.posts.inputs import open_input, read_footer
+from pipelines.posts.inputs import read_footer
 from pipelines.posts.reading import read_unit_rows
+from pipelines.storage.backends import open_url
 from pipelines.storage.files import Store, in_parallel, open_store
 from pipelines.threads import look_ahead
 from schemas.errors import DRFError
@@ -149,7 +150,7 @@ class _Annotation:
     def _read(self, shards: Sequence[Shard]) -> Posts:
         """Open the shards' file, if it still is what was planned."""
         first, rows = shards[0], self._options.rows
-        fs, path = open_input(first.path)
+        fs, path = open_url(first.path)
         try:
             footer = read_footer(fs, path)
         except FileNotFoundError as error:

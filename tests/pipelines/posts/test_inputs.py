@@ -10,8 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.posts.files import RowGroup
-from pipelines.posts.inputs import input_gone, input_identity, list_inputs, open_input, read_footer
+from pipelines.posts.inputs import input_gone, input_identity, list_inputs, read_footer
 from pipelines.posts.names import name_of
+from pipelines.storage.backends import open_url
 from schemas.errors import UsageError
 from schemas.posts import PostColumns
 from tests.data.corpora import (
@@ -265,7 +266,7 @@ class TestFooters:
 
     def test_larger_than_one_read_are_read_whole(self, tmp_path: Path) -> None:
         path = write_posts(tmp_path / "a.parquet", make_posts(400), row_group_rows=1)
-        assert len(read_footer(*open_input(str(path))).groups) == 400
+        assert len(read_footer(*open_url(str(path))).groups) == 400
 
     @pytest.mark.parametrize(
         ("content", "says"),
@@ -318,7 +319,7 @@ class TestFooters:
 
 class TestIdentity:
     def identity(self, path: Path) -> str:
-        return input_identity(*open_input(str(path)))
+        return input_identity(*open_url(str(path)))
 
     def test_is_the_same_for_the_same_file(self, nights: Path) -> None:
         path = nights / BOTH[0]
@@ -337,7 +338,7 @@ class TestIdentity:
     def test_is_the_checksum_where_the_store_has_one(
         self, nights: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        fs, path = open_input(str(nights / BOTH[0]))
+        fs, path = open_url(str(nights / BOTH[0]))
         info = {**fs.info(path), "ETag": '"abc"'}
         monkeypatch.setattr(fs, "info", lambda *_, **__: info)
         first = input_identity(fs, path)
@@ -363,7 +364,7 @@ class TestOtherStores:
             listing = list_inputs([f"memory://inputs/{path}"])
             assert [file.source_file for file in listing.files] == BOTH
         (file, _) = listing.files
-        fs, path = open_input(file.path)
+        fs, path = open_url(file.path)
         assert (fs.protocol, fs.exists(path)) == ("memory", True)
         assert file.row_groups[0].rows == 3
         with pytest.raises(UsageError, match="no such file, folder or bucket"):
