@@ -38,6 +38,11 @@ class _Command(NamedTuple):
 
 _COMMANDS = {
     "annotate": _Command("pipelines.annotate.command", "annotate files of posts", True),
+    "runs": _Command("pipelines.annotate.report.command", "list the runs of an output"),
+    "report": _Command(
+        "pipelines.annotate.report.command", "write the page of a run, with pictures if asked"
+    ),
+    "show": _Command("pipelines.annotate.report.command", "show what is known of one post"),
     "train": _Command("pipelines.train.command", "train a checkpoint"),
     "sample": _Command(
         "pipelines.sample.command", "write a small sample corpus of posts, some broken"

@@ -179,9 +179,11 @@ def _trust(
         **{f"{m}_state": night.states.get(m, {}) for m in MODALITIES},
     }
     rows = []
-    for column, values in histograms.moments.items():
-        for name in sorted(values, key=lambda name: -counts[column].get(name, 0)):
-            posts = counts[column].get(name, 0)
+    for column, of in counts.items():
+        values = histograms.moments.get(column, {})
+        for name, posts in _by_count(of):
+            if name not in values:
+                continue
             expected, lower, upper = expected_accuracy(Moments(posts, *values[name]))
             rows.append(
                 {
@@ -230,9 +232,13 @@ def _why(night: Night) -> dict[str, list[dict[str, Any]]]:
 def _counted(counts: Mapping[str, int], total: int) -> list[dict[str, Any]]:
     return [
         {"name": name, "posts": posts, "share": posts / total if total else 0.0}
-        for name, posts in sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+        for name, posts in _by_count(counts)
         if posts
     ]
+
+
+def _by_count(counts: Mapping[str, int]) -> list[tuple[str, int]]:
+    return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
 
 
 def _run(manifest: Manifest, nights: Sequence[RunNight]) -> dict[str, Any]:

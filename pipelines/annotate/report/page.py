@@ -109,9 +109,9 @@ def shown(text: object, most: int = 160) -> Markup:
     return Markup("<bdi>{}</bdi>{}").format(*_visible(str(text), most))
 
 
-def plain(text: object) -> str:
+def plain(text: object, most: int = 80) -> str:
     """The same where no tag may stand."""
-    return "".join(_visible(str(text), 80))
+    return "".join(_visible(str(text), most))
 
 
 def _visible(whole: str, most: int) -> tuple[str, str]:
@@ -149,4 +149,6 @@ def _moment(text: str) -> Markup:
         moment = datetime.fromisoformat(text)
     except ValueError:
         return escape(text)
-    return Markup('<time datetime="{}">{:%Y-%m-%d %H:%M} UTC</time>').format(text, moment)
+    return Markup('<time datetime="{:%Y-%m-%dT%H:%MZ}">{:%Y-%m-%d %H:%M} UTC</time>').format(
+        moment, moment
+    )
