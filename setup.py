@@ -26,7 +26,7 @@ setup(
     ),
     package_data={
         "schemas": ["py.typed"],
-        "pipelines.annotate.report": ["templates/*"],
+        "pipelines.annotate.report.pages": ["templates/*"],
         "drf_core": ["py.typed", "default_checkpoint/*", "training/*.md"],
         "pipelines": ["py.typed", "train/recipes/*.json", "sample/*.parquet"],
     },

@@ -21,7 +21,7 @@ from pipelines.annotate.report.gather import RunNight, gather_nights
 from pipelines.annotate.report.history import RunLine, append_to_index, nights_of, read_index
 from pipelines.annotate.report.model_facts import ModelFacts, read_model_facts
 from pipelines.annotate.report.nights import Night
-from pipelines.annotate.report.page import plain, render_gallery, render_report
+from pipelines.annotate.report.pages.render import plain, render_gallery, render_report
 from pipelines.annotate.report.source_posts import (
     ledger_files,
     post_columns,

@@ -10,8 +10,9 @@ from typing import Any
 
 from pipelines.annotate.output.layout import ANNOTATIONS, LEDGER
 from pipelines.annotate.output.ledger import LedgerFile, read_ledger
-from pipelines.posts.inputs import Footer, open_input, read_footer
+from pipelines.posts.inputs import Footer, read_footer
 from pipelines.posts.reading import read_unit_rows
+from pipelines.storage.backends import open_url
 from pipelines.storage.files import Store
 from pipelines.storage.redaction import reason_of
 from schemas.posts import PostColumns, check_posts_schema
@@ -64,7 +65,7 @@ def read_source_posts(
 def _read(
     source_file: str, file: LedgerFile, rows: Iterable[int], columns: PostColumns
 ) -> dict[Place, SourcePost]:
-    fs, path = open_input(file.path)
+    fs, path = open_url(file.path)
     footer = read_footer(fs, path)
     if footer.identity != file.identity:
         raise ValueError("it changed since it was annotated")

@@ -13,7 +13,7 @@ import pytest
 from pipelines.annotate.finish import RunStart, close_partition, close_run
 from pipelines.annotate.output.partitions import partition_tasks
 from pipelines.annotate.report import write
-from pipelines.annotate.report.page import render_report, shown
+from pipelines.annotate.report.pages.render import render_report, shown
 from pipelines.annotate.summary import format_summary
 from schemas.manifest import Manifest
 from tests.data.corpora import damage_footer, make_posts, write_nights, write_posts

@@ -13,7 +13,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup, escape
 
-from pipelines.annotate.report import svg
+from pipelines.annotate.report.pages import svg
 from pipelines.annotate.report.significance import (
     ALARM_RATE,
     EXPECTED_BELOW,
@@ -78,7 +78,7 @@ def _render(template: str, **values: Any) -> str:
 @functools.cache
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("pipelines.annotate.report"),
+        loader=jinja2.PackageLoader("pipelines.annotate.report.pages"),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,

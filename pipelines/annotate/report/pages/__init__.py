@@ -1,0 +1,1 @@
+"""Reports, the index and galleries as HTML: templates, one style sheet, small plots."""
