@@ -7,7 +7,6 @@ result is written under another name first: a training killed while writing leav
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -20,7 +19,7 @@ from drf_core.corpus.posts import TrainingCorpus, TrainingPost
 from drf_core.corpus.views import FeatureViews, encode_views
 from drf_core.model.modeling_drf import DRFModel
 from drf_core.model.processing_drf import DRFProcessor
-from pipelines.storage.local import local_folder
+from pipelines.storage.local import local_folder, write_whole
 from schemas.errors import UsageError
 
 
@@ -109,7 +108,6 @@ def once(path: Path, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tens
     if path.exists():
         return load_file(path)
     tensors = compute()
-    unfinished = path.with_suffix(".unfinished")
-    save_file({name: value.contiguous() for name, value in tensors.items()}, unfinished)
-    os.replace(unfinished, path)
+    whole = {name: value.contiguous() for name, value in tensors.items()}
+    write_whole(path, lambda unfinished: save_file(whole, unfinished))
     return tensors
