@@ -19,7 +19,14 @@ from pipelines.annotate.fetch.arrivals import Arrivals
 from pipelines.annotate.fetch.fetcher import CONCURRENCY, PER_HOST, Fetched, shared_fetcher
 from pipelines.annotate.plan import RowOptions
 from pipelines.annotate.work.model import DRFModelHandler, ModelFailure
-from pipelines.annotate.work.prepare import DeadLetter, model_failed, no_post_id, prepare_post
+from pipelines.annotate.work.prepare import (
+    DeadLetter,
+    model_failed,
+    no_post_id,
+    plain_image,
+    plain_value,
+    prepare_post,
+)
 from pipelines.annotate.work.rows import prediction_fields
 from pipelines.console.version import package_version
 from pipelines.storage.checkpoints import DEFAULT_MODEL, resolve_model
@@ -157,14 +164,15 @@ class _Prepare(beam.DoFn):
         timestamp: Any = beam.DoFn.TimestampParam,
         window: Any = beam.DoFn.WindowParam,
     ) -> Iterator[_Prepared]:
-        uri = post.get("image_uri")
-        if uri and not post.get("image") and post.get("post_id") is not None:
+        post = _plain(post)
+        uri = post["image_uri"]
+        if uri and not post["image"] and post["post_id"] is not None:
             self._arrivals.add(uri, _Waiting(post, timestamp, window))
             yield from self._arrived(self._arrivals.take())
             while len(self._arrivals) > _FETCH_AHEAD:
                 yield from self._arrived(self._arrivals.take(wait=True))
         else:
-            yield self._prepare(post, post.get("image"), None, lambda value: value)
+            yield self._prepare(post, post["image"], None, lambda value: value)
 
     def finish_bundle(self) -> Iterator[_Prepared]:
         for came in self._arrivals.rest():
@@ -186,14 +194,31 @@ class _Prepare(beam.DoFn):
         placed: Callable[[Any], Any],
     ) -> _Prepared:
         """placed: puts a value into the window and at the time that its post has."""
-        post_id = post.get("post_id")
-        row = {"post_id": None if post_id is None else str(post_id)}
-        result = no_post_id(row["post_id"]) or prepare_post(
-            self._annotator, self._options, post.get("text"), image, image_reason
+        row = {"post_id": post["post_id"]}
+        result = no_post_id(post["post_id"]) or prepare_post(
+            self._annotator, self._options, post["text"], image, image_reason
         )
         if isinstance(result, DeadLetter):
             return beam.pvalue.TaggedOutput(_DEAD_LETTERS, placed(_dead_letter(row, result)))
         return placed((row | {name: post.get(name) for name in self._options.keep}, result))
+
+
+def _plain(post: Mapping[str, Any]) -> dict[str, Any]:
+    """A post whose values are what the job works on, whatever a table put in their place."""
+    post = post if isinstance(post, Mapping) else {}
+    image, path = plain_image(post.get("image"))
+    text = post.get("text")
+    if isinstance(text, bytes):
+        text = text.decode(errors="replace")
+    return {
+        **post,
+        "post_id": plain_value(post.get("post_id"), (str,)),
+        "text": text.decode(errors="replace")
+        if isinstance(text, bytes)
+        else plain_value(text, (str,)),
+        "image": image,
+        "image_uri": plain_value(post.get("image_uri"), (str,)) or path,
+    }
 
 
 class _ToRows(beam.DoFn):

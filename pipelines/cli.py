@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import textwrap
+import threading
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import NamedTuple, NoReturn
@@ -59,6 +60,9 @@ _COMMANDS = {
 }
 
 
+_INTERRUPTS = (signal.SIGTERM, signal.SIGINT)
+
+
 class _Parser(argparse.ArgumentParser):
     """Reports a usage error like any other: one line, no usage text."""
 
@@ -68,7 +72,7 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code. Prints one line for any error."""
-    terminated = signal.signal(signal.SIGTERM, _interrupt)
+    before = {number: signal.signal(number, _interrupt) for number in _INTERRUPTS}
     arguments = sys.argv[1:] if argv is None else list(argv)
     try:
         code = _run(arguments)
@@ -97,7 +101,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         complain(f"error: {type(error).__name__}: {error} (DRF_DEBUG=1 shows where)")
         return 1
     finally:
-        signal.signal(signal.SIGTERM, terminated)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _run(argv: list[str]) -> int:
@@ -184,7 +189,11 @@ def _forget_output() -> None:
 
 
 def _interrupt(signum: int, frame: object) -> NoReturn:
-    # A scheduler that stops the job shall find its attempts ended in an orderly way.
+    # A scheduler that stops the job shall find its attempts ended in an orderly way, and soon:
+    # nobody waits for what is being decoded. On a thread, as this one may hold any lock.
+    if "drf_core.decoding.children" in sys.modules:
+        stop = sys.modules["drf_core.decoding.children"].stop_all_children
+        threading.Thread(target=stop, name="stop-children").start()
     raise KeyboardInterrupt
 
 

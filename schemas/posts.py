@@ -17,6 +17,10 @@ from schemas.image_columns import decode_texts, first_of_lists, is_list, resolve
 
 POSTS_SCHEMA_VERSION = 1
 
+# Of a longer text the beginning is read, far more than any encoder sees; a longer id is none.
+MAX_TEXT_CHARACTERS = 65_536
+MAX_ID_CHARACTERS = 1_024
+
 # An image above either is too large, unless a job says otherwise.
 MAX_IMAGE_PIXELS = 50_000_000
 MAX_IMAGE_BYTES = 20_000_000

@@ -2,4 +2,4 @@
 
 # Goes up whenever decoding, resizing or tokenising gives other pixels, tokens or reasons for the
 # same bytes: what was annotated or encoded with the former is then not taken for up to date.
-PREPARATION_VERSION = 1
+PREPARATION_VERSION = 2

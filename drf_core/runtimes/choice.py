@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
+from pathlib import Path
 
 import torch
 
@@ -56,10 +59,42 @@ def choose_device(device: str) -> torch.device:
 
 
 def available_cores() -> int:
-    """Cores this process may run on (a container's share, not the machine's)."""
+    """Cores this process may use: those it may run on, and no more than its container's quota."""
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    return max(1, math.ceil(min(cores, quota_cores())))
+
+
+def quota_cores(root: str = "/sys/fs/cgroup", own: str = "/proc/self/cgroup") -> float:
+    """Cores that the control groups of this process grant it, infinity where they set no limit.
+
+    root: where they are mounted. own: names this process's own. Version 2 sets cpu.max in any of
+    the groups above it, version 1 a quota and a period.
+    """
+    folders = [root, f"{root}/cpu"]
+    with contextlib.suppress(OSError, ValueError), open(own, encoding="ascii") as file:
+        for line in file:
+            number, controllers, path = line.rstrip("\n").split(":", 2)
+            if number == "0" or "cpu" in controllers.split(","):
+                parts = [part for part in path.split("/") if part not in ("", "..")]
+                base = root if number == "0" else f"{root}/cpu"
+                folders += ["/".join([base, *parts[: i + 1]]) for i in range(len(parts))]
+    return min((_quota_of(folder) for folder in folders), default=math.inf)
+
+
+def _quota_of(folder: str) -> float:
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = Path(folder, "cpu.max").read_text(encoding="ascii").split()
+        return math.inf if quota == "max" else int(quota) / int(period)
+    with contextlib.suppress(OSError, ValueError, ZeroDivisionError):
+        quota, period = (
+            Path(folder, f"cpu.cfs_{name}_us").read_text(encoding="ascii")
+            for name in ("quota", "period")
+        )
+        return math.inf if int(quota) <= 0 else int(quota) / int(period)
+    return math.inf
 
 
 def _native_bf16() -> bool:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,21 +14,20 @@ from fsspec.implementations.local import LocalFileSystem
 
 from pipelines.posts.date_folders import DateFolders
 from pipelines.posts.files import CorruptInputError, FailedFile, InputFile, RowGroup
-from pipelines.posts.names import as_text, check_names, is_text, name_of, once_each, without_query
+from pipelines.posts.find import checksum_of, find_files, info_of, read_range, tell_skipped
+from pipelines.posts.kinds import kind_of
+from pipelines.posts.names import as_text, check_names, is_text, name_of, once_each
 from pipelines.posts.reading import parse, parse_buffer
-from pipelines.posts.records import KINDS, is_records_file
-from pipelines.storage.backends import checksum, open_url
-from pipelines.storage.files import in_parallel, open_store
-from pipelines.storage.listing import list_files
+from pipelines.posts.records import is_records_file
+from pipelines.storage.backends import open_url
+from pipelines.storage.files import in_parallel
 from pipelines.storage.redaction import reason_of, redact
-from pipelines.storage.retrying import retry
 from schemas.errors import DRFError, SchemaError, UsageError
 from schemas.missing_columns import describe_missing
 from schemas.posts import ROLES, PostColumns, check_posts_schema
 
 # One read of this size gets most footers whole.
 _TAIL_BYTES = 64 * 1024
-_MAGIC = re.compile(r"[*?\[]")
 
 
 @dataclass(frozen=True)
@@ -100,8 +98,9 @@ def list_inputs(
     infos: dict[str, Mapping[str, Any]] = {}
     roots: list[str] = []
     left_out: set[str] = set()
+    skipped: set[str] = set()
     for path in paths:
-        root, named_there, hidden = _expand(path, output, option)
+        root, named_there, hidden = find_files(path, output, option, skipped)
         roots.append(root)
         left_out.update(hidden)
         for url, name, info in named_there:
@@ -126,6 +125,7 @@ def list_inputs(
             *warnings,
             *(f"{f.source_file} has no rows" for f in readable if f.rows == 0),
             *(f"{f} is left out: its name begins with '{f[0]}'" for f in sorted(left_out)),
+            *tell_skipped(sorted(skipped)),
         ),
         roots=tuple(dict.fromkeys(roots)),
         kept={one.file.source_file: one.keep for one in looked_at},
@@ -145,7 +145,7 @@ def input_gone(url: str) -> bool:
     """Whether an input file is not there any more; OSError and the like where nobody knows."""
     fs, path = open_url(url)
     try:
-        _info(fs, path)
+        info_of(fs, path)
     except FileNotFoundError:
         return True
     return False
@@ -153,7 +153,7 @@ def input_gone(url: str) -> bool:
 
 def checksum_identity(fs: fsspec.AbstractFileSystem, path: str) -> str | None:
     """Return the identity of a file whose store has a checksum of it, without reading it."""
-    return _checksum(_info(fs, path))
+    return checksum_of(info_of(fs, path))
 
 
 def read_footer(
@@ -165,25 +165,24 @@ def read_footer(
     Raises FileNotFoundError, or CorruptInputError where there is no footer to be read, or a
     record that is none.
     """
-    info = _info(fs, path) if info is None else info
+    info = info_of(fs, path) if info is None else info
     size = int(info["size"])
     shown = redact(fs.unstrip_protocol(path)) if "://" in path else path
     if size == 0:
         raise CorruptInputError(f"{shown} is empty (0 bytes); write it again")
-    tail = _read_range(fs, path, max(0, size - _TAIL_BYTES), size)
+    tail = read_range(fs, path, max(0, size - _TAIL_BYTES), size)
     if is_records_file(path):
         said = parse("count_records", fs, path, {"shown": shown}, shown)
         return _footer(_identity(fs, path, info, tail), *said)
     if size < 12 or tail[-4:] != b"PAR1":
-        raise CorruptInputError(
-            f"{shown} does not end as a Parquet file does: cut short, or something else; "
-            "write it again"
-        )
+        kind = kind_of(tail if len(tail) == size else read_range(fs, path, 0, 64))
+        what = f"it is {kind}" if kind else "cut short, or something else; write it again"
+        raise CorruptInputError(f"{shown} does not end as a Parquet file does: {what}")
     length = int.from_bytes(tail[-8:-4], "little") + 8
     if length > size:
         raise CorruptInputError(f"{shown} has a corrupt Parquet footer; write it again")
     if length > len(tail):
-        tail = _read_range(fs, path, size - length, size)
+        tail = read_range(fs, path, size - length, size)
     footer = tail[-length:]
     try:
         said = parse_buffer("read_footer", {"size": size}, footer)
@@ -200,24 +199,10 @@ def _footer(identity: str, answer: dict[str, Any], buffers: Sequence[Any]) -> Fo
     return Footer(identity, schema, tuple((rows, sizes) for rows, sizes in answer["groups"]))
 
 
-def _info(fs: fsspec.AbstractFileSystem, path: str) -> dict[str, Any]:
-    fs.invalidate_cache(fs._parent(path))
-    return retry(lambda: fs.info(path))
-
-
-def _read_range(fs: fsspec.AbstractFileSystem, path: str, start: int, end: int) -> bytes:
-    return bytes(retry(lambda: fs.cat_file(path, start=start, end=end)))
-
-
-def _checksum(info: Mapping[str, Any]) -> str | None:
-    found = checksum(info)
-    return None if found is None else f"{found}:{info['size']}"
-
-
 def _identity(
     fs: fsspec.AbstractFileSystem, path: str, info: Mapping[str, Any], footer: bytes
 ) -> str:
-    if (found := _checksum(info)) is not None:
+    if (found := checksum_of(info)) is not None:
         return found
     if isinstance(fs, LocalFileSystem):
         modified = str(os.stat(path).st_mtime_ns)
@@ -227,110 +212,6 @@ def _identity(
         except NotImplementedError:
             modified = "unknown"
     return f"size:{info['size']}:modified:{modified}:footer:{hashlib.sha256(footer).hexdigest()}"
-
-
-def _expand(
-    path: str, output: str | None, option: str
-) -> tuple[str, list[tuple[str, str, Mapping[str, Any] | None]], set[str]]:
-    """Return root, [(URL, name relative to the root's folder, info)], and hidden partitions.
-
-    info: what a store's listing says of the file, which saves a request for each.
-    """
-    shown = redact(path)
-    try:
-        fs, inner = open_url(path)
-        try:
-            kind = _info(fs, inner)["type"]
-        except FileNotFoundError:
-            if not _MAGIC.search(inner):
-                what = "file, folder or bucket" if "://" in path else "file or folder"
-                raise UsageError(f"{option} {shown}: no such {what}") from None
-            kind = "glob"
-        url_of = _url_maker(path, inner, fs)
-        if kind == "file":
-            _check_apart(url_of(inner), False, output, shown)
-            name = without_query(inner).rpartition("/")[2]
-            return url_of(inner), [(url_of(inner), name, None)], set()
-        if kind == "directory":
-            root, below = inner.rstrip("/"), _files_below(fs, inner)
-        else:
-            root = inner[: _MAGIC.search(inner).start()].rpartition("/")[0]  # type: ignore[union-attr]
-            below = _matches(fs, inner, root)
-    except DRFError:
-        raise
-    except Exception as error:
-        raise UsageError(f"{option} {shown}: cannot be listed: {reason_of(error)}") from error
-    names = [name for name in below if not _hidden(name)]
-    if not names:
-        what = "matches no file"
-        if kind == "directory":
-            what = f"the folder holds no file of posts ({', '.join(KINDS)})"
-        raise UsageError(f"{option} {shown}: {what}")
-    _check_apart(url_of(root), kind == "directory", output, shown)
-    found = [(url_of(f"{root}/{name}"), name, below[name]) for name in names]
-    for url, _, _ in found:
-        _check_apart(url, False, output, shown)
-    # Nobody misses what a writer left behind (_temporary), but a partition may have been meant.
-    folders = {part for name in below for part in name.split("/")[:-1]}
-    return url_of(root), found, {part for part in folders if "=" in part and _hidden(part)}
-
-
-def _files_below(fs: fsspec.AbstractFileSystem, folder: str) -> dict[str, Mapping[str, Any] | None]:
-    """Return a folder's Parquet files, or where it has none its other files of posts."""
-    files = retry(lambda: list_files(fs, folder, recursive=True))
-    named: dict[str, Mapping[str, Any] | None] = {
-        name: info if _checksum(info) else None
-        for name, info in files.items()
-        if name.endswith(".parquet") or is_records_file(name, in_folder=True)
-    }
-    parquet = {name: info for name, info in named.items() if name.endswith(".parquet")}
-    return parquet if any(not _hidden(name) for name in parquet) else named
-
-
-def _matches(
-    fs: fsspec.AbstractFileSystem, pattern: str, root: str
-) -> dict[str, Mapping[str, Any] | None]:
-    found: dict[str, Mapping[str, Any] | None] = {}
-    for path, info in retry(lambda: fs.glob(pattern, detail=True)).items():
-        name = path[len(root) + 1 :]
-        if info["type"] == "directory":
-            below = _files_below(fs, path)
-            found |= {f"{name.rstrip('/')}/{inner}": info for inner, info in below.items()}
-        else:
-            found[name] = info if _checksum(info) else None
-    return dict(sorted(found.items()))
-
-
-def _hidden(name: str) -> bool:
-    return any(part.startswith((".", "_")) for part in name.split("/"))
-
-
-def _url_maker(path: str, inner: str, fs: fsspec.AbstractFileSystem) -> Callable[[str], str]:
-    """Return what makes a URL, with the host and user of `path`, of a path on its store."""
-    if isinstance(fs, LocalFileSystem):
-        return lambda found: found
-    given = path.rstrip("/")
-    if given.endswith(inner.rstrip("/")):
-        prefix = given[: len(given) - len(inner.rstrip("/"))]
-        return lambda found: prefix + found
-    return lambda found: str(fs.unstrip_protocol(found))
-
-
-def _check_apart(url: str, folder: bool, output: str | None, shown: str) -> None:
-    if output is None:
-        return
-    store = open_store(output)
-    out = store.root if store.local else str(store.fs.unstrip_protocol(store.root))
-    if url == out or url.startswith(out.rstrip("/") + "/"):
-        raise UsageError(
-            f"--input {shown}: lies in the output {redact(output)}; "
-            "annotations are no posts, name another folder"
-        )
-    if folder and out.startswith(url.rstrip("/") + "/"):
-        raise UsageError(
-            f"--output {redact(output)} lies in the input folder {shown}: the next run would "
-            "read annotations as posts; name a folder outside it"
-        )
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from drf_core.decoding.link import Buffer, Link
@@ -23,6 +24,8 @@ from pipelines.posts.records import is_records_file, read_records, survey
 _BUFFER_BYTES = 4 << 20
 _LOCAL_BUFFER_BYTES = 256 << 10
 _BATCH_BYTES = 32 << 20
+# What a dictionary's values may come to on all rows of a batch.
+_MOST_REPEATED_BYTES = 256 << 20
 
 # A footer that claims more rows for each byte of its file is wrong: ids alone take more, however
 # they are packed.
@@ -54,7 +57,7 @@ def read_footer(message: dict[str, Any], buffers: list[Buffer], link: Link) -> N
             raise CorruptInputError("its row groups do not add up")
         if rows > _MOST_ROWS_PER_BYTE * message["size"]:
             raise CorruptInputError(f"it claims {rows:,} rows in {message['size']:,} bytes")
-        schema = file.schema_arrow.remove_metadata()
+        schema = normal_schema(file.schema_arrow)
     link.send({"groups": groups}, [memoryview(schema.serialize())])
 
 
@@ -69,8 +72,9 @@ def read_rows(message: dict[str, Any], buffers: list[Buffer], link: Link) -> Non
     """Answer with batches of rows as they lie in the file, then {"end": true}.
 
     columns: to read. batch_rows: at most so many in a batch. groups: row groups wanted, null for
-    all; first: of the rows wanted. The first buffer: the schema, of a file of records. Each answer
-    has the row of its first one, and the batch as its buffer.
+    all; first: of the rows wanted. most: bytes of a value that are read, by column. The first
+    buffer: the schema, of a file of records. Each answer has the row of its first one, and the
+    batch as its buffer.
     """
     schema = pa.ipc.read_schema(pa.py_buffer(buffers[0])) if len(buffers[0]) else None
     with _opened(message, buffers[1:], link) as file, _described():
@@ -78,7 +82,7 @@ def read_rows(message: dict[str, Any], buffers: list[Buffer], link: Link) -> Non
             start = max(0, message["first"] - row)
             if start < batch.num_rows:
                 rest = batch.slice(start)
-                link.send({"row": row + start}, [_as_stream(rest)])
+                link.send({"row": row + start}, [_as_stream(_dense(rest, message["most"]))])
     link.send({"end": True})
 
 
@@ -124,6 +128,57 @@ def _batches(
                     f"{metadata.num_rows}"
                 )
         row += metadata.num_rows
+
+
+def normal_schema(schema: pa.Schema) -> pa.Schema:
+    """A file's columns as they are handed on: without encodings that only some writers use."""
+    return pa.schema([field.with_type(_normal_type(field.type)) for field in schema])
+
+
+def _normal_type(type_: pa.DataType) -> pa.DataType:
+    """The type that other readers find in Parquet: no dictionary, view or 64-bit offsets."""
+    if pa.types.is_dictionary(type_):
+        return _normal_type(type_.value_type)
+    if pa.types.is_large_string(type_) or type_ == pa.string_view():
+        return pa.string()
+    if pa.types.is_large_binary(type_) or type_ == pa.binary_view():
+        return pa.binary()
+    return type_
+
+
+def _dense(batch: pa.RecordBatch, most: dict[str, int]) -> pa.RecordBatch:
+    """A batch in its normal types; MemoryError where few bytes make too many of it.
+
+    most: bytes of a value that are read, by column.
+    """
+    columns = []
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        if name in most:
+            column = _cut(column, most[name])
+        if pa.types.is_dictionary(column.type):
+            values = column.dictionary
+            longest = values.nbytes if len(values) < 1000 else 0
+            if longest * len(column) > _MOST_REPEATED_BYTES and len(column) > 1:
+                raise MemoryError
+        wanted = _normal_type(column.type)
+        if wanted != column.type and column.nbytes > _MOST_REPEATED_BYTES and len(column) > 1:
+            raise MemoryError
+        columns.append(column if wanted == column.type else column.cast(wanted))
+    return pa.RecordBatch.from_arrays(columns, schema=normal_schema(batch.schema))
+
+
+def _cut(column: pa.Array, most: int) -> pa.Array:
+    """A column of texts without what lies behind their first bytes."""
+    if pa.types.is_dictionary(column.type):
+        values = _cut(column.dictionary, most)
+        return pa.DictionaryArray.from_arrays(column.indices, values)
+    if not pa.types.is_string(column.type) and not pa.types.is_large_string(column.type):
+        return column
+    if (pc.max(pc.binary_length(column)).as_py() or 0) <= most:
+        return column
+    cut = pc.binary_slice(column.cast(pa.large_binary()), 0, most).to_pylist()
+    texts = [None if value is None else value.decode("utf-8", "ignore") for value in cut]
+    return pa.array(texts, column.type)
 
 
 def _as_stream(batch: pa.RecordBatch) -> memoryview:

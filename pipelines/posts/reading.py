@@ -8,7 +8,7 @@ row group, read from its first record on.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Generator, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
@@ -20,7 +20,7 @@ from drf_core.decoding.children import ChildLostError, Children, Limits, TaskRai
 from pipelines.posts.files import CorruptInputError
 from pipelines.posts.records import is_records_file
 from pipelines.storage.retrying import retry
-from schemas.posts import PostsLayout, coerce_posts
+from schemas.posts import MAX_ID_CHARACTERS, MAX_TEXT_CHARACTERS, PostsLayout, coerce_posts
 
 # A file that an object store gives in one request comes whole.
 _WHOLE_BYTES = 4 << 20
@@ -79,8 +79,12 @@ def read_unit_rows(
     where = f"{shards[0].source_file}: rows {shards[0].first_row} to {end - 1}"
     missing = sum(shard.rows for shard in shards)
     groups = {group for shard in shards for group in shard.row_groups}
+    most = {layout.columns.post_id: 4 * (MAX_ID_CHARACTERS + 1)}
+    if layout.columns.text is not None:
+        most[layout.columns.text] = 4 * MAX_TEXT_CHARACTERS
+    most = {name: size for name, size in most.items() if name not in _names(layout.keep)}
     batches = read_batches(
-        fs, path, where, layout.read, batch_rows, schema, groups, shards[0].first_row
+        fs, path, where, layout.read, batch_rows, schema, groups, shards[0].first_row, most
     )
     with contextlib.closing(batches):
         for row, batch in batches:
@@ -105,11 +109,13 @@ def read_batches(
     schema: pa.Schema | None = None,
     row_groups: Collection[int] | None = None,
     first: int = 0,
+    most: Mapping[str, int] | None = None,
 ) -> Generator[tuple[int, pa.RecordBatch], None, None]:
     """Yield (source row of the first row, rows as they lie in the file), from row `first` on.
 
     where: what messages call the file or its part. schema: of a file of records, as
-    `read_footer` found it. row_groups: those wanted, None for all.
+    `read_footer` found it. row_groups: those wanted, None for all. most: bytes of a
+    value that are read, by column of texts.
     A batch that cannot be read is read in smaller ones: a dictionary may hold few bytes that
     many rows are made of. Raises CorruptInputError, and what the store raises.
     """
@@ -117,6 +123,7 @@ def read_batches(
         "columns": list(dict.fromkeys(columns)),
         "groups": None if row_groups is None else sorted(row_groups),
         "shown": where,
+        "most": dict(most or {}),
     }
     given = memoryview(schema.serialize()) if schema is not None and is_records_file(path) else b""
     while True:
@@ -135,6 +142,10 @@ def read_batches(
                     f"{where} cannot be read ({error}); write the file again"
                 ) from error
             batch_rows = max(1, batch_rows // _FEWER)
+
+
+def _names(fields: Sequence[pa.Field]) -> set[str]:
+    return {field.name for field in fields}
 
 
 def parse(

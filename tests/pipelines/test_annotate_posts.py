@@ -140,3 +140,23 @@ def test_a_batch_is_weighed_without_pickling_it() -> None:
     handler = DRFModelHandler()
 
     assert handler.get_num_bytes([object()] * 3) == 3  # type: ignore[list-item]
+
+
+def test_posts_may_hold_what_tables_put_in_the_place_of_values() -> None:
+    nan = float("nan")
+    picture = make_posts(1)[0]["image"]
+    posts: list[Any] = [
+        {"post_id": "a", "text": "a fine day", "image": nan, "image_uri": nan},
+        {"post_id": "b", "text": nan, "image": {"bytes": picture, "path": None}},
+        {"post_id": "c", "text": 12, "image": {"bytes": None, "path": "relative.jpg"}},
+        {"post_id": 4, "text": b"bytes \xff", "image": [1, 2]},
+        {"post_id": nan, "text": "no id"},
+        {"post_id": "f", "text": ["a", "list"], "image": bytearray(picture)},
+        {"post_id": "g", "text": "x" * 3_000_000, "image": object},
+    ]
+    annotations, dead_letters = annotate(posts)
+    assert [row["post_id"] for row in annotations] == ["4", "a", "b", "c", "f", "g"]
+    assert [row["image_reason"] for row in annotations] == [
+        *("undecodable", "missing", None, "not_allowed", None, "undecodable")
+    ]
+    assert [row["reason"] for row in dead_letters] == ["no_post_id"]

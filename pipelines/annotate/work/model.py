@@ -154,6 +154,9 @@ def _predict_each(
 ) -> list[Prediction | ModelFailure]:
     try:
         return list(annotator.predict(posts))
+    except (OSError, MemoryError):
+        # The machine's trouble, which may pass, and not what a post has done.
+        raise
     except Exception as error:
         if len(posts) == 1:
             return [ModelFailure(type(error).__name__)]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from drf_core.annotator import Annotator, PreparedPost
 from pipelines.annotate.plan import RowOptions
 from pipelines.annotate.work.feature_cache import FeatureCache
+from schemas.posts import MAX_ID_CHARACTERS
 from schemas.reasons import DeadLetterReason, ModalityReason
 
 
@@ -30,7 +34,41 @@ def no_post_id(post_id: str | None) -> DeadLetter | None:
         return DeadLetter("check", DeadLetterReason.NO_POST_ID, "post_id is null")
     if not post_id.strip():
         return DeadLetter("check", DeadLetterReason.NO_POST_ID, "post_id is blank")
+    if len(post_id) > MAX_ID_CHARACTERS:
+        long = f"post_id is longer than {MAX_ID_CHARACTERS:,} characters"
+        return DeadLetter("check", DeadLetterReason.NO_POST_ID, long)
     return None
+
+
+def plain_value(value: Any, kinds: tuple[type, ...]) -> Any:
+    """A value as posts have it: None for what pandas and others write in its place (NaN, NA).
+
+    kinds: it may have; a value of another becomes its text.
+    """
+    if value is None or isinstance(value, kinds):
+        return value
+    # Of all values, only those that stand for none are unlike themselves; NA does not say.
+    with contextlib.suppress(Exception):
+        if value != value:
+            return None
+    if type(value).__name__ in ("NAType", "NaTType"):
+        return None
+    with contextlib.suppress(Exception):
+        return str(value)
+    return None
+
+
+def plain_image(value: Any) -> tuple[bytes | None, str | None]:
+    """An image's bytes and address, of bytes or of Hugging Face's {bytes, path}.
+
+    What is neither has bytes that do not decode.
+    """
+    if isinstance(value, Mapping):
+        path = plain_value(value.get("path"), (str,))
+        return plain_image(value.get("bytes"))[0], path
+    if isinstance(value, bytes | bytearray | memoryview):
+        return bytes(value), None
+    return (None, None) if plain_value(value, ()) is None else (b"no image", None)
 
 
 def model_failed(error: str) -> DeadLetter:
@@ -51,23 +89,17 @@ def prepare_post(
     image_reason: why its image could not be fetched. cache: answers for what is known.
 
     Safe to call from many threads. Damaged input is no error here: it ends in a reason of
-    its modality, and in a dead letter only where neither modality is left.
+    its modality, and in a dead letter only where neither modality is left. What the machine does
+    (too little memory, an interrupt) is raised: no post is to blame.
     """
     prepare = annotator.prepare if cache is None else partial(cache.prepare, annotator)
-    try:
-        prepared = prepare(
-            text,
-            image,
-            image_reason=image_reason,
-            max_image_pixels=options.max_image_pixels,
-            max_image_bytes=options.max_image_bytes,
-        )
-    except MemoryError:
-        raise
-    except Exception as error:
-        return DeadLetter(
-            "decode", DeadLetterReason.MODEL_FAILED, f"preparing raised {type(error).__name__}"
-        )
+    prepared = prepare(
+        text,
+        image,
+        image_reason=image_reason,
+        max_image_pixels=options.max_image_pixels,
+        max_image_bytes=options.max_image_bytes,
+    )
     if prepared.usable:
         return prepared
     lost = (str(prepared.text_reason), str(prepared.image_reason))

@@ -1,0 +1,189 @@
+"""Which files input paths name: a file, what lies in a folder, what a glob matches."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from pipelines.posts.kinds import is_parquet_name, may_be_parquet, table_format
+from pipelines.posts.names import without_query
+from pipelines.posts.records import KINDS, is_records_file
+from pipelines.storage.backends import checksum, open_url
+from pipelines.storage.files import in_parallel, open_store
+from pipelines.storage.listing import list_files
+from pipelines.storage.redaction import reason_of, redact
+from pipelines.storage.retrying import retry
+from schemas.errors import DRFError, UsageError
+
+_MAGIC = re.compile(r"[*?\[]")
+
+# What a web server answers where there is no such file, and will be none.
+_GONE = (404, 410)
+
+
+def find_files(
+    path: str, output: str | None, option: str, skipped: set[str]
+) -> tuple[str, list[tuple[str, str, Mapping[str, Any] | None]], set[str]]:
+    """Return root, [(URL, name relative to the root's folder, info)], and hidden partitions.
+
+    skipped: gets the names of what a folder holds beside. info: what a store's listing says of
+    the file, which saves a request for each.
+    """
+    shown = redact(path)
+    try:
+        fs, inner = open_url(path)
+        try:
+            kind = info_of(fs, inner)["type"]
+        except FileNotFoundError:
+            if not _MAGIC.search(inner):
+                what = "file, folder or bucket" if "://" in path else "file or folder"
+                raise UsageError(f"{option} {shown}: no such {what}") from None
+            kind = "glob"
+        url_of = _url_maker(path, inner, fs)
+        if kind == "file":
+            _check_apart(url_of(inner), False, output, shown)
+            name = without_query(inner).rpartition("/")[2]
+            return url_of(inner), [(url_of(inner), name, None)], set()
+        if kind == "directory":
+            root, below = inner.rstrip("/"), _files_below(fs, inner, skipped)
+        else:
+            root = inner[: _MAGIC.search(inner).start()].rpartition("/")[0]  # type: ignore[union-attr]
+            below = _matches(fs, inner, root, skipped)
+    except UsageError as error:
+        raise error if str(error).startswith(option) else UsageError(f"{option} {error}") from error
+    except DRFError:
+        raise
+    except Exception as error:
+        raise UsageError(f"{option} {shown}: cannot be listed: {reason_of(error)}") from error
+    names = [name for name in below if not _hidden(name)]
+    if not names:
+        what = "matches no file"
+        if kind == "directory":
+            what = f"the folder holds no file of posts ({', '.join(KINDS)})"
+        raise UsageError(f"{option} {shown}: {what}")
+    _check_apart(url_of(root), kind == "directory", output, shown)
+    found = [(url_of(f"{root}/{name}"), name, below[name]) for name in names]
+    for url, _, _ in found:
+        _check_apart(url, False, output, shown)
+    # Nobody misses what a writer left behind (_temporary), but a partition may have been meant.
+    folders = {part for name in below for part in name.split("/")[:-1]}
+    return url_of(root), found, {part for part in folders if "=" in part and _hidden(part)}
+
+
+def _files_below(
+    fs: fsspec.AbstractFileSystem, folder: str, skipped: set[str]
+) -> dict[str, Mapping[str, Any] | None]:
+    """Return a folder's Parquet files, or where it has none its other files of posts.
+
+    skipped: gets the names of the others. A name that says nothing is asked for its first bytes.
+    Raises UsageError for the folder of a table whose files only its log tells apart.
+    """
+    files = retry(lambda: list_files(fs, folder, recursive=True))
+    if (table := table_format(files)) is not None:
+        raise UsageError(
+            f"{redact(folder)}: is {table}, whose folder also holds rows that were deleted or "
+            "replaced; write the rows that count as plain Parquet files and name those"
+        )
+    unknown = [
+        name
+        for name, info in files.items()
+        if not _hidden(name) and may_be_parquet(name) and info.get("size")
+    ]
+    heads = in_parallel(lambda name: read_range(fs, f"{folder.rstrip('/')}/{name}", 0, 4), unknown)
+    by_content = {
+        name for name, head in zip(unknown, heads, strict=True) if head in (b"PAR1", b"PARE")
+    }
+    named: dict[str, Mapping[str, Any] | None] = {
+        name: info if checksum_of(info) else None
+        for name, info in files.items()
+        if is_parquet_name(name) or name in by_content or is_records_file(name, in_folder=True)
+    }
+    parquet = {
+        name: info for name, info in named.items() if is_parquet_name(name) or name in by_content
+    }
+    found = parquet if any(not _hidden(name) for name in parquet) else named
+    skipped.update(name for name in files if name not in found and not _hidden(name))
+    return found
+
+
+def tell_skipped(names: Sequence[str]) -> list[str]:
+    """One warning of all files that are not read, without those that writers leave by the way."""
+    told = [name for name in names if not name.endswith((".crc", ".json", ".md", ".txt"))]
+    if not told:
+        return []
+    some = ", ".join(told[:3]) + (" and others" if len(told) > 3 else "")
+    return [f"{len(told)} files are no Parquet by name or content and are not read: {some}"]
+
+
+def _matches(
+    fs: fsspec.AbstractFileSystem, pattern: str, root: str, skipped: set[str]
+) -> dict[str, Mapping[str, Any] | None]:
+    found: dict[str, Mapping[str, Any] | None] = {}
+    for path, info in retry(lambda: fs.glob(pattern, detail=True)).items():
+        name = path[len(root) + 1 :]
+        if info["type"] == "directory":
+            below = _files_below(fs, path, skipped)
+            found |= {f"{name.rstrip('/')}/{inner}": info for inner, info in below.items()}
+        else:
+            found[name] = info if checksum_of(info) else None
+    return dict(sorted(found.items()))
+
+
+def _hidden(name: str) -> bool:
+    return any(part.startswith((".", "_")) for part in name.split("/"))
+
+
+def _url_maker(path: str, inner: str, fs: fsspec.AbstractFileSystem) -> Callable[[str], str]:
+    """Return what makes a URL, with the host and user of `path`, of a path on its store."""
+    if isinstance(fs, LocalFileSystem):
+        return lambda found: found
+    given = path.rstrip("/")
+    if given.endswith(inner.rstrip("/")):
+        prefix = given[: len(given) - len(inner.rstrip("/"))]
+        return lambda found: prefix + found
+    return lambda found: str(fs.unstrip_protocol(found))
+
+
+def _check_apart(url: str, folder: bool, output: str | None, shown: str) -> None:
+    if output is None:
+        return
+    store = open_store(output)
+    out = store.root if store.local else str(store.fs.unstrip_protocol(store.root))
+    if url == out or url.startswith(out.rstrip("/") + "/"):
+        raise UsageError(
+            f"--input {shown}: lies in the output {redact(output)}; "
+            "annotations are no posts, name another folder"
+        )
+    if folder and out.startswith(url.rstrip("/") + "/"):
+        raise UsageError(
+            f"--output {redact(output)} lies in the input folder {shown}: the next run would "
+            "read annotations as posts; name a folder outside it"
+        )
+
+
+def info_of(fs: fsspec.AbstractFileSystem, path: str) -> dict[str, Any]:
+    """What a store says of a path. Raises FileNotFoundError only where it says: there is none."""
+    fs.invalidate_cache(fs._parent(path))
+    try:
+        return retry(lambda: fs.info(path))
+    except FileNotFoundError as error:
+        # fsspec's web file system says so of whatever went wrong.
+        cause = error.__cause__
+        if cause is not None and getattr(cause, "status", None) not in _GONE:
+            raise OSError(f"no answer of the server's that counts: {reason_of(cause)}") from cause
+        raise
+
+
+def read_range(fs: fsspec.AbstractFileSystem, path: str, start: int, end: int) -> bytes:
+    """Return a part of a file. Raises what the store raises."""
+    return bytes(retry(lambda: fs.cat_file(path, start=start, end=end)))
+
+
+def checksum_of(info: Mapping[str, Any]) -> str | None:
+    """Return the content\'s identity by what a store says of a file, None where it has none."""
+    found = checksum(info)
+    return None if found is None else f"{found}:{info['size']}"

@@ -1,0 +1,96 @@
+"""No post and no file of a night stops, slows or empties it."""
+
+from __future__ import annotations
+
+import itertools
+import signal
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from pipelines.posts.files import CorruptInputError
+from pipelines.posts.inputs import read_footer
+from pipelines.storage.backends import open_url
+from tests.data.corpora import image_bytes, make_posts, write_posts
+from tests.support import hostile_files
+from tests.support.running import Output, annotate_arguments, start_drf
+
+
+def test_one_poison_of_each_kind_costs_itself_alone(
+    tmp_path: Path, annotate, output: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipelines.annotate.work.model.DECODE_SECONDS", 3.0)
+    night = tmp_path / "night"
+    poison = {
+        "slow": hostile_files.slow_jpeg(),
+        "large": hostile_files.large_webp(),
+        "html": b"<html>gone</html>",
+    }
+    posts = make_posts(12)
+    posts += [{"post_id": name, "text": "fine", "image": data} for name, data in poison.items()]
+    write_posts(night / "posts.parquet", posts)
+    hostile_files.repeated_value(night / "ids.parquet", "post_id", 20 << 20, rows=64)
+    hostile_files.repeated_value(night / "texts.parquet", "text", 60 << 20, rows=64)
+    crashing = hostile_files.mutated_parquet(seed=5)
+    for number, content in enumerate(itertools.islice(crashing, 12)):
+        (night / f"mutated-{number}.parquet").write_bytes(content)
+    assert annotate(night, "--max-dead-letter-share", "1").code == 4
+    places = output.places()
+    assert len(places) == len(set(places))
+    files = Counter(file for file, _ in places)
+    assert (files["posts.parquet"], files["ids.parquet"], files["texts.parquet"]) == (15, 64, 64)
+    found = {row["post_id"]: row for row in output.annotations}
+    assert {f"p{n}" for n in range(12)} <= found.keys()
+    assert {name: found[name]["image_reason"] for name in poison} == {
+        "slow": "timed_out",
+        "large": "too_large",
+        "html": "undecodable",
+    }
+    assert {f"r{n}" for n in range(64)} <= found.keys()
+    lost = [row for row in output.dead_letters if row["source_file"] == "ids.parquet"]
+    assert {row["message"] for row in lost} == {"post_id is longer than 1,024 characters"}
+    assert len(lost) == 64
+
+
+def test_mutated_footers_fail_their_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "posts.parquet"
+    failed = 0
+    for content in itertools.islice(hostile_files.mutated_parquet(seed=11), 150):
+        path.write_bytes(content)
+        try:
+            read_footer(*open_url(str(path)))
+        except CorruptInputError as error:
+            failed += 1
+            assert str(path) in str(error) and "\n" not in str(error)
+    assert failed > 10
+
+
+def test_an_interrupt_ends_within_seconds_whatever_is_being_decoded(
+    tmp_path: Path, output: Output, tiny_checkpoint: Path
+) -> None:
+    slow = hostile_files.slow_jpeg()
+    posts = [{"post_id": str(n), "text": "t", "image": slow + bytes([n])} for n in range(40)]
+    write_posts(tmp_path / "night" / "posts.parquet", [*posts, *make_posts(3)])
+    process = start_drf(annotate_arguments(tmp_path / "night", output, tiny_checkpoint))
+    try:
+        deadline = time.monotonic() + 120
+        while not list(output.root.rglob("*attempts*/*")) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        time.sleep(2)
+        process.send_signal(signal.SIGTERM)
+        start = time.monotonic()
+        assert process.wait(60) == 130
+        # A machine that is not busy takes two; what waits to be decoded would take minutes.
+        assert time.monotonic() - start < 20
+    finally:
+        process.kill()
+
+
+def test_a_sound_night_loses_nothing_to_the_limits(tmp_path: Path, annotate, output: Output):
+    posts = make_posts(20)
+    posts += [{"post_id": "large", "text": None, "image": image_bytes(size=(3000, 2500))}]
+    write_posts(tmp_path / "posts.parquet", posts)
+    assert annotate(tmp_path / "posts.parquet").code == 0
+    assert len(output.annotations) == 21
