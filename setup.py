@@ -59,7 +59,6 @@ setup(
         "dataflow": ["apache-beam[gcp]>=2.77,<3", "gcsfs>=2026.9"],
         "gcs": ["gcsfs>=2026.9"],
         "s3": ["s3fs>=2026.9"],
-        "quantize": ["nncf>=2.19"],
         "test": [
             "duckdb>=1.1",
             "gcsfs>=2026.9",
@@ -67,7 +66,6 @@ setup(
             "kubernetes-validate>=1.34",
             "moto[server]>=5.2",
             "mypy>=1.13",
-            "nncf>=2.19",
             "pandas>=2.2",
             "pytest>=8.3",
             "ruff>=0.8",

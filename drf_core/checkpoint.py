@@ -15,9 +15,6 @@ from typing import Any
 
 from schemas.errors import UsageError
 
-# Encoders quantised for OpenVINO. They belong to a revision and do not change it: which runtime
-# computes is no part of what a shard is.
-INT8_FOLDER = "openvino-int8"
 # The one that ships in the package.
 DEFAULT_FOLDER = Path(__file__).parent / "default_checkpoint"
 _WEIGHTS = "model.safetensors"
@@ -98,12 +95,11 @@ def _revision(folder: str, names: list[str]) -> str:
     return digest.hexdigest()[:16]
 
 
-def encoder_revisions(folder: str, quantised: bool = False) -> dict[str, str]:
+def encoder_revisions(folder: str) -> dict[str, str]:
     """Content hash of each encoder of the checkpoint in `folder`, "text" and "image".
 
     Of its weights, its configuration and its tokenizer or image processor: of all that
-    changes its features, and of nothing else, so that equal hashes share features. quantised:
-    of the int8 encoders, which depend on the posts that they were calibrated on as well.
+    changes its features, and of nothing else, so that equal hashes share features.
     """
     config = json.loads(Path(folder, "config.json").read_text(encoding="utf-8"))
     parts = {
@@ -122,9 +118,6 @@ def encoder_revisions(folder: str, quantised: bool = False) -> dict[str, str]:
             elif name in _PREPROCESSING[modality]:
                 digest.update(name.encode())
                 digest.update(_settings(path))
-        if quantised:
-            for path in sorted(Path(folder, INT8_FOLDER).glob(f"{modality}.*")):
-                digest.update(path.read_bytes())
         revisions[modality] = digest.hexdigest()[:16]
     return revisions
 

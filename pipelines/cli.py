@@ -56,7 +56,6 @@ _COMMANDS = {
         "compare checkpoints on labelled posts, undisrupted and disrupted",
     ),
     "publish": _Command("pipelines.train.publish", "put a checkpoint on the Hugging Face hub"),
-    "quantize": _Command("pipelines.train.quantize", "make a checkpoint's int8 encoders, for CPUs"),
 }
 
 

@@ -77,7 +77,7 @@ def test_every_option_that_the_readme_names_exists() -> None:
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z_-]+", " ".join(blocks("bash"))))
     named |= set(re.findall(r"`(--[a-z][a-z_-]+)", README))
     help_texts = ""
-    for command in ("annotate", "train", "import", "evaluate", "quantize"):
+    for command in ("annotate", "train", "import", "evaluate"):
         result = subprocess.run(
             [
                 sys.executable,

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 class Runtime:
     """What encodes, with which arithmetic, and where.
 
-    make: torch or openvino. precision: f32, bf16 or int8. device: cpu or cuda. note: why it is
+    make: torch or openvino. precision: f32 or bf16. device: cpu or cuda. note: why it is
     not what would have been chosen first, None where it is.
     """
 

@@ -1,4 +1,4 @@
 """Names of runtimes, for command lines; imports nothing."""
 
 # torch: bf16 on a GPU, f32 on a CPU.
-RUNTIMES = ("auto", "torch", "openvino-f32", "openvino-bf16", "openvino-int8")
+RUNTIMES = ("auto", "torch", "openvino-f32", "openvino-bf16")

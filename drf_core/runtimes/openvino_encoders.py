@@ -61,8 +61,7 @@ def compiled(
     lock: shared by functions of which one at a time is to run.
     """
     hints = {
-        # Quantised graphs say themselves what is int8; the rest of them stays in full precision.
-        "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
+        "INFERENCE_PRECISION_HINT": precision,
         "INFERENCE_NUM_THREADS": threads,
         "PERFORMANCE_HINT": "LATENCY",
     }

@@ -23,7 +23,6 @@ from drf_core.runtimes.openvino_graphs import (
     image_graph,
     text_graph,
 )
-from drf_core.runtimes.quantised import read_quantised
 from drf_core.runtimes.torch_encoders import TorchEncoders
 
 # Raised whenever the conversion changes, so that older cache entries are not used.
@@ -50,11 +49,7 @@ def serve(
         return {TEXT: text_graph(loaded[0]), IMAGE: image_graph(loaded[0], processor)}
 
     try:
-        graphs = (
-            read_quantised(folder)
-            if chosen.precision == "int8"
-            else _graphs(folder, cache, convert)
-        )
+        graphs = _graphs(folder, cache, convert)
     except ConversionError as error:
         if runtime != "auto":
             raise DeviceError(f"--runtime {runtime}: {error}; use --runtime torch") from error

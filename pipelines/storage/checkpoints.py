@@ -9,7 +9,7 @@ import tempfile
 from functools import lru_cache
 from typing import Any
 
-from drf_core.checkpoint import DEFAULT_FOLDER, INT8_FOLDER, CheckpointError
+from drf_core.checkpoint import DEFAULT_FOLDER, CheckpointError
 from pipelines.storage.backends import CredentialsInURLError, open_url
 
 DEFAULT_MODEL = "default"
@@ -43,7 +43,7 @@ def _from_hub(name: str, option: str) -> str:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return snapshot_download(name, allow_patterns=[*_ON_HUB, f"{INT8_FOLDER}/*"])
+        return snapshot_download(name, allow_patterns=[*_ON_HUB])
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise CheckpointError(
             f"{option} {name}: neither a folder nor a model that the hub gave "
@@ -59,10 +59,7 @@ def _download(url: str, option: str) -> str:
     shown = f"{scheme}://{rest.rsplit('@', 1)[-1]}"
     try:
         fs, root = open_url(url)
-        int8 = f"{root.rstrip('/')}/{INT8_FOLDER}"
         _get_files(fs, root, folder)
-        if fs.isdir(int8):
-            _get_files(fs, int8, os.path.join(folder, INT8_FOLDER))
     except ImportError as error:
         raise CheckpointError(
             f"{option} {shown}: the package that reads such URLs is not installed ({error}); "

@@ -1,1 +1,1 @@
-"""The jobs behind `drf train` and `drf quantize`."""
+"""The jobs behind `drf train` and `drf publish`."""

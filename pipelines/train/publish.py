@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from drf_core.checkpoint import INT8_FOLDER, read_checkpoint
+from drf_core.checkpoint import read_checkpoint
 from pipelines.storage.checkpoints import resolve_model
 from schemas.errors import UsageError
 
@@ -24,7 +24,6 @@ _PUBLISHED = (
     "*.model",
     "LICENSE*",
     "NOTICE*",
-    f"{INT8_FOLDER}/*",
 )
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 

@@ -134,7 +134,7 @@ def _cache(
     limits: tuple[int, int],
 ) -> FeatureCache:
     """One for all work units of a process: its index is read once. revision: of the model."""
-    of_encoder = encoder_revisions(resolve_model(model), runtime.precision == "int8")
+    of_encoder = encoder_revisions(resolve_model(model))
     depends_on = {
         "text": [of_encoder["text"], str(runtime), PREPARATION_VERSION],
         "image": [of_encoder["image"], str(runtime), PREPARATION_VERSION, *limits],

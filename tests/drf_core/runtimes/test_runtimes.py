@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +10,12 @@ import torch
 from torch import nn
 
 from drf_core.annotator import Annotator, PreparedPost
-from drf_core.checkpoint import INT8_FOLDER, read_checkpoint
 from drf_core.model.weights import load_model
 from drf_core.runtimes import choice, serving
 from drf_core.runtimes.choice import DeviceError, choose_runtime
 from drf_core.runtimes.graph_cache import cached_graphs
 from drf_core.runtimes.openvino_graphs import ConversionError, text_graph
 from drf_core.runtimes.openvino_library import load_openvino
-from drf_core.runtimes.quantised import quantise, read_quantised, save_quantised
 from drf_core.runtimes.text_batches import text_batches
 from drf_core.runtimes.torch_encoders import cast_weights
 
@@ -220,47 +216,3 @@ def test_a_graph_that_lost_something_in_conversion_is_not_used(
     monkeypatch.setattr(type(model), "encode_text", frozen_length)
     with pytest.raises(ConversionError, match=r"the text encoder \(bert\).*differ from torch's"):
         text_graph(model)
-
-
-@pytest.fixture(scope="module")
-def quantised_checkpoint(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    pytest.importorskip("nncf", reason="needs nncf (the extra `quantize`)")
-    folder = tmp_path_factory.mktemp("quantised") / "checkpoint"
-    shutil.copytree(tiny_checkpoint, folder)
-    annotator = Annotator.from_pretrained(str(folder), device="cpu", threads=1)
-    ids = tokens(annotator)
-    graphs = quantise(annotator.model, annotator.processor, ids, pixels())
-    save_quantised(str(folder), graphs, len(ids), 20)
-    return folder
-
-
-def test_int8_is_near_f32_is_not_f32_and_leaves_the_revision(
-    torch_annotator: Annotator, quantised_checkpoint: Path, tiny_checkpoint: Path
-) -> None:
-    quantised = openvino(quantised_checkpoint, runtime="openvino-int8")
-    assert str(quantised.runtime) == "openvino int8 on cpu"
-    ids = tokens(quantised)
-    for plain, found in (
-        (torch_annotator.encode_texts(ids), quantised.encode_texts(ids)),
-        (torch_annotator.encode_images(pixels()), quantised.encode_images(pixels())),
-    ):
-        assert torch.cosine_similarity(plain, found).mean() > 0.97
-        assert (plain - found).abs().max() > 1e-4
-    revisions = {read_checkpoint(str(f)).revision for f in (quantised_checkpoint, tiny_checkpoint)}
-    assert len(revisions) == 1
-
-
-def test_int8_encoders_that_are_absent_damaged_or_of_other_weights_are_refused(
-    quantised_checkpoint: Path, tiny_checkpoint: Path, tmp_path: Path
-) -> None:
-    with pytest.raises(DeviceError, match=r"holds no int8 encoders.*drf quantize"):
-        openvino(tiny_checkpoint, runtime="openvino-int8")
-    folder = tmp_path / "checkpoint"
-    shutil.copytree(quantised_checkpoint, folder)
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, "quality_threshold": 0.1}))
-    with pytest.raises(DeviceError, match="another revision"):
-        read_quantised(str(folder))
-    (folder / INT8_FOLDER / "image.bin").write_bytes(b"")
-    with pytest.raises(DeviceError, match="is damaged"):
-        read_quantised(str(folder))

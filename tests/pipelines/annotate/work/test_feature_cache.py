@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from drf_core import annotator as annotating
 from drf_core.annotator import Annotator
-from drf_core.checkpoint import INT8_FOLDER, encoder_revisions
+from drf_core.checkpoint import encoder_revisions
 from tests.data.corpora import faulty_posts, make_posts, write_posts
 from tests.support.running import Output, Run, annotate_arguments
 
@@ -169,18 +169,3 @@ def test_an_encoders_revision_is_that_of_its_weights_and_preprocessing(
     changed = encoder_revisions(str(other))
     assert changed["image"] != revisions["image"]
     assert changed["text"] == revisions["text"]
-
-
-def test_a_quantised_encoders_revision_depends_on_its_calibration(
-    tiny_checkpoint: Path, tmp_path: Path
-) -> None:
-    calibrated = []
-    for name, ranges in (("one", b"1"), ("other", b"2")):
-        folder = with_another_head(tiny_checkpoint, tmp_path / name)
-        (folder / INT8_FOLDER).mkdir()
-        (folder / INT8_FOLDER / "image.bin").write_bytes(ranges)
-        calibrated.append(str(folder))
-    one, other = (encoder_revisions(folder, quantised=True) for folder in calibrated)
-    assert one["image"] != other["image"]
-    assert one["text"] == other["text"]
-    assert encoder_revisions(calibrated[0]) == encoder_revisions(calibrated[1])
