@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,13 @@ from schemas.errors import UsageError
 DEFAULT_FOLDER = Path(__file__).parent / "default_checkpoint"
 _WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
+_SHARD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*\.safetensors")
+_MOST_JSON_BYTES = 256 << 20
+_MOST_LAYERS = 1_000
+# What ends like this is a side of some tensor.
+_OF_TENSORS = ("_size", "_dim", "_positions", "_embeddings")
+# All other files of the folder may change what the model says, and are hashed.
+_NOT_LOADED = (".md", ".png", ".gitattributes", ".gitignore", ".log")
 _PREPROCESSING = {
     "text": (
         *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
@@ -67,23 +75,69 @@ def read_checkpoint(folder: str) -> CheckpointInfo:
             f"{folder}: {found}; only safetensors are loaded, since a pickle can run code: "
             "save the model again with save_pretrained"
         )
-    try:
-        config = json.loads(Path(folder, "config.json").read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{folder}/config.json: is not valid JSON ({error})") from error
+    _check_files(folder, names)
+    config = _read_json(folder, "config.json")
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{folder}/config.json: holds no object")
     if config.get("model_type") != "drf":
         raise CheckpointError(
             f"{folder}: is a {config.get('model_type')!r} model, not a DRF checkpoint; "
             "train one from it with `drf train --text-encoder … --image-encoder …`"
         )
+    _check_sizes(folder, names, config)
     labels = tuple(label for _, label in sorted((int(k), v) for k, v in config["id2label"].items()))
     return CheckpointInfo(folder, labels, _revision(folder, names), config["quality_threshold"])
+
+
+def _read_json(folder: str, name: str) -> Any:
+    try:
+        return json.loads(Path(folder, name).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{folder}/{name}: is not valid JSON ({error})") from error
+
+
+def _check_files(folder: str, names: list[str]) -> None:
+    """Refuse what is read without end, and weights that lie anywhere but in the folder."""
+    for name in names:
+        path = os.path.join(folder, name)
+        if not os.path.isdir(path) and not os.path.isfile(path):
+            raise CheckpointError(f"{path}: is no regular file; save the model again")
+        if name.endswith(".json") and os.path.getsize(path) > _MOST_JSON_BYTES:
+            raise CheckpointError(f"{path}: is too large for what it should hold")
+    if _INDEX not in names:
+        return
+    index = _read_json(folder, _INDEX)
+    weights = index.get("weight_map") if isinstance(index, dict) else None
+    for name in set(weights.values() if isinstance(weights, dict) else [None]):
+        if not isinstance(name, str) or not _SHARD.fullmatch(name) or name not in names:
+            raise CheckpointError(
+                f"{folder}/{_INDEX}: names {name!r}, which is no *.safetensors file of this "
+                "folder; save the model again with save_pretrained"
+            )
+
+
+def _check_sizes(folder: str, names: list[str], config: dict[str, Any]) -> None:
+    """Refuse a configuration that claims more than its weights hold, before any of it is built."""
+    held = sum(
+        os.path.getsize(os.path.join(folder, n)) for n in names if n.endswith(".safetensors")
+    )
+    for part in (config, config.get("text_config"), config.get("vision_config")):
+        settings = part if isinstance(part, dict) else {}
+        numbers = {k: v for k, v in settings.items() if isinstance(v, int)}
+        layers = max((v for k, v in numbers.items() if "layers" in k or "depth" in k), default=1)
+        width = numbers.get("hidden_size", 1)
+        most = max((v for k, v in numbers.items() if k.endswith(_OF_TENSORS)), default=0)
+        if layers > _MOST_LAYERS or layers * width * width > held or most > max(held, 1 << 24):
+            raise CheckpointError(
+                f"{folder}/config.json: describes a model that its {held:,} bytes of weights "
+                "cannot be; save the model again with save_pretrained"
+            )
 
 
 def _revision(folder: str, names: list[str]) -> str:
     digest = hashlib.sha256()
     for name in names:
-        if not name.endswith((".json", ".txt", ".safetensors", ".model")):
+        if name.endswith(_NOT_LOADED) or not os.path.isfile(os.path.join(folder, name)):
             continue
         digest.update(name.encode())
         with open(os.path.join(folder, name), "rb") as file:

@@ -100,12 +100,14 @@ def _load(option: str, name: str) -> tuple[PreTrainedModel, Any]:
         if option == "--text-encoder":
             from transformers import AutoTokenizer
 
-            return getattr(model, "text_model", model), AutoTokenizer.from_pretrained(name)
+            return getattr(model, "text_model", model), AutoTokenizer.from_pretrained(
+                name, trust_remote_code=False
+            )
         from transformers import AutoImageProcessor
 
         return (
             getattr(model, "vision_model", model),
-            AutoImageProcessor.from_pretrained(name, backend="pil"),
+            AutoImageProcessor.from_pretrained(name, backend="pil", trust_remote_code=False),
         )
     except (OSError, ValueError, KeyError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -58,6 +58,8 @@ class DRFProcessor(ProcessorMixin):
     @classmethod
     def from_encoders(cls, text: str, image: str, **kwargs: Any) -> DRFProcessor:
         """The tokenizer of one model and the image processor of another."""
+        # Never code from a checkpoint, and no question whether to run it.
+        kwargs = {**kwargs, "trust_remote_code": False}
         tokenizer = AutoTokenizer.from_pretrained(text, **kwargs)
         # Pillow's resizing on every machine: features must not depend on whether torchvision
         # happens to be installed.

@@ -1,0 +1,141 @@
+"""Mutated posts and mutated files through `drf annotate`: does any of them end, empty or bend a run?
+
+    python -m tests.benchmarks.hostile_nights --nights DIR [--posts 20000] [--files 3000] [--seed 1]
+
+Posts are those of DIR with bytes of their images and characters of their texts changed; files are
+small ones with bytes of their footers or pages changed. Prints what must be 0: runs that ended with
+an error, rows that are nowhere or twice, posts lost though one of their modalities decodes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+
+from tests.data.corpora import write_posts
+from tests.support.hostile_files import mutated_parquet
+
+_STRANGE = "\x00\x07\x1b\u200b\u202e\u2800\ufffd\ufdfd\U0001f3f4\U000e0067\ud7ff\u0000"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Make both nights, run them, print what happened."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--nights", type=Path, required=True)
+    parser.add_argument("--posts", type=int, default=20_000)
+    parser.add_argument("--files", type=int, default=3_000)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--model", default="default")
+    arguments = parser.parse_args(argv)
+    with tempfile.TemporaryDirectory() as folder:
+        posts, files = Path(folder, "posts"), Path(folder, "files")
+        _write_posts(arguments.nights, posts, arguments.posts, arguments.seed)
+        files.mkdir()
+        for number, content in enumerate(islice(mutated_parquet(arguments.seed), arguments.files)):
+            (files / f"{number:05d}.parquet").write_bytes(content)
+        for night in (posts, files):
+            _run(night, Path(folder, f"out-{night.name}"), arguments.model)
+
+
+def _write_posts(nights: Path, out: Path, count: int, seed: int) -> None:
+    chance = random.Random(seed)
+    plain = [
+        {**row, "image": row["image"]["bytes"] if isinstance(row["image"], dict) else row["image"]}
+        for path in sorted(nights.rglob("*.parquet"))
+        for row in pq.ParquetFile(path).read(["text", "image"]).to_pylist()
+    ]
+    for start in range(0, count, 1000):
+        some = range(start, min(start + 1000, count))
+        posts = [_mutated(chance.choice(plain), f"m{number}", chance) for number in some]
+        write_posts(out / f"{start:06d}.parquet", posts)
+
+
+def _mutated(post: dict[str, Any], name: str, chance: random.Random) -> dict[str, Any]:
+    image, text = bytearray(post["image"] or b""), list(post["text"] or "")
+    if image and chance.random() < 0.9:
+        # Where sizes, counts and offsets are, mostly.
+        reach = min(len(image), chance.choice([40, 700, len(image)]))
+        for _ in range(chance.choice([1, 2, 8, 64])):
+            image[chance.randrange(reach)] = chance.randrange(256)
+        if chance.random() < 0.2:
+            del image[chance.randrange(len(image)) :]
+    if text and chance.random() < 0.5:
+        for _ in range(chance.choice([1, 3, 30])):
+            text[chance.randrange(len(text))] = chance.choice(_STRANGE)
+        text *= chance.choice([1, 1, 1, 500])
+    return {"post_id": name, "text": "".join(text) or None, "image": bytes(image) or None}
+
+
+def _run(night: Path, out: Path, model: str) -> None:
+    command = ["annotate", "--input", str(night), "--output", str(out), "--model", model]
+    command += ["--max-dead-letter-share", "1", "--no-report"]
+    peaks: Counter[int] = Counter()
+    start = time.monotonic()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pipelines.cli", *command],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    watching = threading.Thread(target=_watch, args=(process, peaks), daemon=True)
+    watching.start()
+    _, errors = process.communicate()
+    rows = [
+        (row["source_file"], row["source_row"])
+        for tree in ("annotations", "dead_letters")
+        if (out / tree).exists()
+        for row in ds.dataset(out / tree, format="parquet", exclude_invalid_files=True)
+        .to_table(columns=["source_file", "source_row"])
+        .to_pylist()
+    ]
+    lost = Counter[str]()
+    if (out / "dead_letters").exists():
+        table = ds.dataset(out / "dead_letters", format="parquet", exclude_invalid_files=True)
+        lost.update(row["message"] for row in table.to_table(columns=["message"]).to_pylist())
+    by_file = Counter(file for file, _ in rows)
+    print(f"{night.name}: exit {process.returncode}, {time.monotonic() - start:.0f} s")
+    print(
+        f"  rows out {len(rows)}, twice {len(rows) - len(set(rows))}, files with rows {len(by_file)}"
+    )
+    print(f"  peak of the job {peaks[0] >> 20} MB, of it and its children {peaks[1] >> 20} MB")
+    print(f"  dead letters {dict(lost.most_common(6))}")
+    print(f"  last line {(errors.strip().splitlines() or [''])[-1][:160]}")
+
+
+def _watch(process: subprocess.Popen[str], peaks: Counter[int]) -> None:
+    while process.poll() is None:
+        own, others = _resident(process.pid), 0
+        for path in Path("/proc").glob("[0-9]*/stat"):
+            try:
+                if int(path.read_text().rsplit(")", 1)[1].split()[1]) == process.pid:
+                    others += _resident(int(path.parent.name))
+            except (OSError, ValueError, IndexError):
+                continue
+        peaks[0], peaks[1] = max(peaks[0], own), max(peaks[1], own + others)
+        time.sleep(0.2)
+
+
+def _resident(pid: int) -> int:
+    try:
+        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    except (OSError, ValueError, IndexError):
+        return 0
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+if __name__ == "__main__":
+    main()
