@@ -131,7 +131,9 @@ AZURE = Backend(
     at="container",
 )
 
-BACKENDS = (GCS, AZURE, S3)
+HUB = Backend(protocols=("hf",), checksums=("blob_id",))
+
+BACKENDS = (GCS, AZURE, S3, HUB)
 
 
 def backend_of(protocol: str) -> Backend | None:

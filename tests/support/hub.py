@@ -1,7 +1,7 @@
 """A stand-in of the Hugging Face hub on this machine: enough for its own client to write and read.
 
 It speaks the hub's HTTP interface as huggingface_hub 2 uses it without Xet: repositories,
-pre-upload, LFS, commits, snapshots.
+pre-upload, LFS, commits, snapshots; data sets (`datasets/OWNER/NAME`) can only be read.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import json
 import threading
+import urllib.parse
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -82,6 +83,10 @@ class _Handler(BaseHTTPRequestHandler):
             self._validate(json.loads(body)["content"])
         elif "/preupload/" in path:
             self._answer(200, {"files": [_mode(one) for one in json.loads(body)["files"]]})
+        elif "/paths-info/" in path:
+            name = "/".join(path.split("/")[2:5])
+            wanted = dict(urllib.parse.parse_qsl(body.decode()))
+            self._paths(self.hub.repositories[name], wanted["paths"])
         elif path.endswith(".git/info/lfs/objects/batch"):
             self._lfs(json.loads(body))
         elif "/commit/" in path:
@@ -98,13 +103,14 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(200, {})
 
     def do_GET(self) -> None:
-        path = self.path.partition("?")[0]
-        if path.startswith("/api/models/"):
-            name = "/".join(path.split("/")[3:5])
+        path = urllib.parse.unquote(self.path.partition("?")[0])
+        if path.startswith(("/api/models/", "/api/datasets/")):
+            kind, *owner_and_name = path.split("/")[2:5]
+            name = "/".join(owner_and_name if kind == "models" else [kind, *owner_and_name])
             repository = self._readable(name)
             if repository is not None and "/tree/" in path:
-                files = [_entry(*file) for file in sorted(repository.files.items())]
-                self._send(200, json.dumps(files).encode(), {"Content-Type": "application/json"})
+                below = "/".join(path.partition("/tree/")[2].split("/")[1:])
+                self._tree(repository, below, "recursive=true" in self.path.lower())
             elif repository is not None:
                 files = [{"rfilename": file} for file in sorted(repository.files)]
                 about = {"id": name, "modelId": name, "sha": repository.sha, "siblings": files}
@@ -115,6 +121,30 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(404, {"error": f"no {path} here"})
 
     do_HEAD = do_GET
+
+    def _tree(self, repository: Repository, below: str, recursive: bool) -> None:
+        prefix = f"{below}/" if below else ""
+        files = {n: c for n, c in sorted(repository.files.items()) if n.startswith(prefix)}
+        entries = {}
+        for name, content in files.items():
+            folders = name.removeprefix(prefix).split("/")[:-1]
+            for depth in range(1, len(folders) + 1 if recursive else min(len(folders), 1) + 1):
+                path = prefix + "/".join(folders[:depth])
+                entries[path] = {"type": "directory", "path": path, "oid": "0" * 40, "size": 0}
+            if recursive or not folders:
+                entries[name] = _entry(name, content)
+        if not entries:
+            code = {"X-Error-Code": "EntryNotFound"}
+            self._answer(404, {"error": f"{below} is not there"}, code)
+            return
+        content = json.dumps([*entries.values()]).encode()
+        self._send(200, content, {"Content-Type": "application/json"})
+
+    def _paths(self, repository: Repository, path: str) -> None:
+        found = [_entry(*file) for file in repository.files.items() if file[0] == path]
+        if any(name.startswith(f"{path}/") for name in repository.files):
+            found = [{"type": "directory", "path": path, "oid": repository.sha, "size": 0}]
+        self._send(200, json.dumps(found).encode(), {"Content-Type": "application/json"})
 
     def _create(self, asked: dict[str, Any]) -> None:
         name = f"{asked['organization']}/{asked['name']}"
@@ -166,7 +196,12 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(404, {"error": "Entry not found"}, {"X-Error-Code": "EntryNotFound"})
             return
         tag = hashlib.sha256(content).hexdigest()
-        self._send(200, content, {"X-Repo-Commit": repository.sha, "ETag": f'"{tag}"'})
+        if asked := self.headers.get("Range"):
+            first, _, last = asked.removeprefix("bytes=").partition("-")
+            content = content[int(first) : int(last) + 1 if last else None]
+        self._send(
+            206 if asked else 200, content, {"X-Repo-Commit": repository.sha, "ETag": f'"{tag}"'}
+        )
 
     def _readable(self, name: str) -> Repository | None:
         repository = self.hub.repositories.get(name)
