@@ -18,12 +18,13 @@ from pipelines.annotate.manifest import read_manifest
 from pipelines.annotate.output.commits import sweep_staging
 from pipelines.annotate.output.layout import INTENTS
 from pipelines.annotate.plan import JobOptions, Plan, RowOptions
+from pipelines.annotate.planning.addresses import check_addresses
 from pipelines.annotate.planning.make_plan import describe_plan, make_plan
 from pipelines.annotate.planning.shards import SHARD_ROWS
 from pipelines.annotate.publish.intents import replay_intents
 from pipelines.annotate.report.model_facts import read_model_facts
 from pipelines.annotate.summary import closing_error, first_of, format_summary
-from pipelines.console.messages import complain
+from pipelines.console.messages import complain, printed
 from pipelines.console.options import (
     add_device_options,
     add_post_columns_options,
@@ -45,6 +46,9 @@ from schemas.posts import MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS, parse_columns
 
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
+
+# For --image-uri-prefix: that no image is fetched is meant.
+_NO_PREFIX = "none"
 
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
@@ -81,7 +85,7 @@ def add_annotate_arguments(parser: argparse.ArgumentParser) -> None:
         parser,
         "--image-uri-prefix",
         "URL",
-        "images are fetched only from below these; without one, none is fetched",
+        "images are fetched only from below these; `none` where none shall be fetched",
     )
     add(
         "--fetch-concurrency",
@@ -174,6 +178,8 @@ def run_annotate(
     plan_run = partial(_plan, arguments, options, workers)
     # Whatever is wrong with the command shows here, before anything is changed.
     plan = plan_run()
+    if arguments.image_uri_prefix != [_NO_PREFIX]:
+        check_addresses(plan)
     if arguments.dry_run:
         return _describe(plan)
     store = open_store(options.output)
@@ -198,7 +204,7 @@ def run_annotate(
     if arguments.json:
         print(to_json(manifest), end="")
     else:
-        print(format_summary(manifest, redact(options.output)))
+        printed(format_summary(manifest, redact(options.output)))
     if (error := closing_error(manifest)) is not None:
         complain(f"error: {error}")
     return manifest.exit_code
@@ -220,7 +226,7 @@ def _plan(arguments: argparse.Namespace, options: JobOptions, workers: int) -> P
 
 def _describe(plan: Plan) -> int:
     """Print what the plan would do; return the exit code that its failed files ask for."""
-    print(describe_plan(plan))
+    printed(describe_plan(plan))
     if not plan.failed_files:
         return 0
     complain(f"error: {first_of([file.error for file in plan.failed_files], 'above')}")
@@ -280,7 +286,8 @@ def job_options(arguments: argparse.Namespace, started: datetime) -> JobOptions:
         )
     output = _absolute(arguments.output)
     columns = parse_columns(arguments.column, arguments.image_folder)
-    prefixes = [*arguments.image_uri_prefix, *filter(None, [columns.image_folder])]
+    named = [prefix for prefix in arguments.image_uri_prefix if prefix != _NO_PREFIX]
+    prefixes = [*named, *filter(None, [columns.image_folder])]
     folder = resolve_model(arguments.model)
     checkpoint = read_checkpoint(folder)
     local = arguments.model != DEFAULT_MODEL and os.path.isdir(arguments.model)

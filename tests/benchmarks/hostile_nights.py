@@ -1,4 +1,4 @@
-"""Mutated posts and mutated files through `drf annotate`: does any of them end, empty or bend a run?
+"""Mutated posts and files through `drf annotate`: does any end, empty or bend a run?
 
     python -m tests.benchmarks.hostile_nights --nights DIR [--posts 20000] [--files 3000] [--seed 1]
 
@@ -108,9 +108,8 @@ def _run(night: Path, out: Path, model: str) -> None:
         lost.update(row["message"] for row in table.to_table(columns=["message"]).to_pylist())
     by_file = Counter(file for file, _ in rows)
     print(f"{night.name}: exit {process.returncode}, {time.monotonic() - start:.0f} s")
-    print(
-        f"  rows out {len(rows)}, twice {len(rows) - len(set(rows))}, files with rows {len(by_file)}"
-    )
+    twice = len(rows) - len(set(rows))
+    print(f"  rows out {len(rows)}, twice {twice}, files with rows {len(by_file)}")
     print(f"  peak of the job {peaks[0] >> 20} MB, of it and its children {peaks[1] >> 20} MB")
     print(f"  dead letters {dict(lost.most_common(6))}")
     print(f"  last line {(errors.strip().splitlines() or [''])[-1][:160]}")

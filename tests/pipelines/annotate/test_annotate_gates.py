@@ -1,0 +1,73 @@
+"""What would empty a night as a whole is told before a model is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tests.data.corpora import image_bytes, make_posts, write_posts
+from tests.support.running import Output, Run
+
+Annotate = Callable[..., Run]
+
+
+@pytest.fixture
+def night(tmp_path: Path) -> Path:
+    posts = pa.table(
+        {
+            "post_id": [str(n) for n in range(20)],
+            "text": ["a fine day"] * 20,
+            "media_url": [f"https://cdn.example.org/{n}.jpg" for n in range(20)],
+        }
+    )
+    pq.write_table(posts, tmp_path / "posts.parquet")
+    return tmp_path / "posts.parquet"
+
+
+@pytest.mark.parametrize("prefix", [(), ("cdn.example.org",), ("https://other.example.org",)])
+def test_addresses_that_no_prefix_allows_are_told_before_anything_is_computed(
+    night: Path, annotate: Annotate, output: Output, prefix: tuple[str, ...]
+) -> None:
+    options = [word for one in prefix for word in ("--image-uri-prefix", one)]
+    run = annotate(night, "--column", "image_uri=media_url", *options)
+    assert run.code == 2
+    assert "media_url holds 20 addresses in the first posts, no prefix allows one" in run.err
+    assert not output.root.exists()
+
+
+def test_that_no_image_is_fetched_can_be_meant(
+    night: Path, annotate: Annotate, output: Output
+) -> None:
+    columns = ("--column", "image_uri=media_url", "--image-uri-prefix", "none")
+    assert annotate(night, *columns).code == 0
+    assert {row["image_reason"] for row in output.annotations} == {"not_allowed"}
+
+
+def test_addresses_beside_images_stop_nothing(
+    tmp_path: Path, annotate: Annotate, output: Output
+) -> None:
+    posts = [
+        {"post_id": "a", "text": "t", "image": image_bytes(), "image_uri": None},
+        {"post_id": "b", "text": "t", "image": None, "image_uri": "https://a.example.org/b"},
+    ]
+    types = {"post_id": pa.string(), "text": pa.string(), "image": pa.binary()}
+    write_posts(tmp_path / "p.parquet", posts, types={**types, "image_uri": pa.string()})
+    assert annotate(tmp_path / "p.parquet").code == 0
+
+
+def test_no_name_from_outside_commands_the_terminal(
+    tmp_path: Path, drf: Callable[..., Run], tiny_checkpoint: Path
+) -> None:
+    name = "a\x1b]0;owned\x07\x9b31m.parquet"
+    write_posts(tmp_path / "night" / name, make_posts(2))
+    (tmp_path / "night" / "b\x1b[2Jb.parquet").write_bytes(b"no Parquet")
+    run = drf(
+        *("annotate", "--input", tmp_path / "night", "--output", tmp_path / "out"),
+        *("--model", tiny_checkpoint, "--dry-run"),
+    )
+    assert run.code == 4
+    assert all(c.isprintable() or c == "\n" for c in run.out + run.err)
