@@ -87,7 +87,7 @@ def test_help_of_annotate_lists_its_options(capsys: pytest.CaptureFixture[str]) 
         (["--run-id", "../../etc"], "--run-id '../../etc'"),
         (["--max-dead-letter-share", "5"], "5 is not between 0 and 1"),
         (["--max-dead-letter-share", "x"], "x is not between 0 and 1"),
-        (["--batch-size", "0"], "0 is not a whole number of at least 1"),
+        (["--shard-rows", "0"], "0 is not a whole number of at least 1"),
         (["--threads", "-1.5"], "-1.5 is not a whole number of at least 0"),
         (["--column", "image=", "--column", "text="], "nothing is left to annotate"),
         (["--device", "tpu"], "--device"),
