@@ -44,6 +44,9 @@ _COMMANDS = {
         "pipelines.annotate.report.command", "write the page of a run, with pictures if asked"
     ),
     "show": _Command("pipelines.annotate.report.command", "show what is known of one post"),
+    "review": _Command(
+        "pipelines.review.command", "have people label some posts, and measure by their answers"
+    ),
     "train": _Command("pipelines.train.command", "train a checkpoint"),
     "sample": _Command(
         "pipelines.sample.command", "write a small sample corpus of posts, some broken"

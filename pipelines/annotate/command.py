@@ -15,12 +15,14 @@ from drf_core.runtimes.names import RUNTIMES
 from pipelines.annotate.fetch.addresses import check_prefix
 from pipelines.annotate.finish import RunStart, close_without_computing
 from pipelines.annotate.manifest import read_manifest
+from pipelines.annotate.metrics_file import write_metrics
 from pipelines.annotate.output.commits import sweep_staging
 from pipelines.annotate.output.layout import INTENTS
 from pipelines.annotate.plan import JobOptions, Plan, RowOptions
 from pipelines.annotate.planning.addresses import check_addresses
 from pipelines.annotate.planning.make_plan import describe_plan, make_plan
 from pipelines.annotate.planning.shards import SHARD_ROWS
+from pipelines.annotate.progress import show_phase
 from pipelines.annotate.publish.intents import replay_intents
 from pipelines.annotate.report.model_facts import read_model_facts
 from pipelines.annotate.summary import closing_error, first_of, format_summary
@@ -119,6 +121,11 @@ def add_annotate_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="AMOUNT",
         help="what a machine costs an hour, for the report",
     )
+    add(
+        "--metrics",
+        metavar="FILE",
+        help="write the run's numbers here when it ends, as Prometheus' text format has them",
+    )
     add("--dry-run", action="store_true", help="say what would be done, and stop")
     add("--json", action="store_true", help="print the run's manifest instead of a summary")
     add_device_options(parser)
@@ -176,10 +183,12 @@ def run_annotate(
             "tell of it yet: leave out --json and --dry-run"
         )
     plan_run = partial(_plan, arguments, options, workers)
+    show_phase("listing the input and planning")
     # Whatever is wrong with the command shows here, before anything is changed.
     plan = plan_run()
     if arguments.image_uri_prefix != [_NO_PREFIX]:
         check_addresses(plan)
+    show_phase("")
     if arguments.dry_run:
         return _describe(plan)
     store = open_store(options.output)
@@ -201,6 +210,8 @@ def run_annotate(
         return 0
     manifest = _carry_out(plan, run_start, beam_options)
     sweep_staging(store)
+    if arguments.metrics:
+        write_metrics(arguments.metrics, manifest)
     if arguments.json:
         print(to_json(manifest), end="")
     else:

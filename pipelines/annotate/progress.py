@@ -65,7 +65,7 @@ class ProgressReader:
 
 @contextlib.contextmanager
 def show_progress(plan: Plan, stream: TextIO | None = None) -> Iterator[None]:
-    """Show, while the block runs, posts done, posts/s, time left and dead letters.
+    """Show, while the block runs, what it does: posts done, posts/s, time left, dead letters.
 
     A live line on a terminal, a log line every half minute elsewhere.
     """
@@ -89,7 +89,7 @@ def _show(reader: ProgressReader, out: TextIO, ended: threading.Event) -> None:
             if first is None and standing.done:
                 first = (standing.done, began)
             initial, since = first or (0, began)
-            line = describe(standing, initial, began - since)
+            line = _phase(standing) or describe(standing, initial, began - since)
             if live:
                 _rewrite(out, line)
             elif began - logged >= _LOG_SECONDS:
@@ -105,6 +105,22 @@ def _show(reader: ProgressReader, out: TextIO, ended: threading.Event) -> None:
 def _rewrite(out: TextIO, line: str) -> None:
     width = shutil.get_terminal_size().columns - 1
     print(f"\r{line[:width]:<{width}}", end="", file=out, flush=True)
+
+
+def show_phase(phase: str, stream: TextIO | None = None) -> None:
+    """Show what a run does before it computes; on a terminal only, where progress follows."""
+    out = stream or sys.stderr
+    if out.isatty():
+        _rewrite(out, phase)
+
+
+def _phase(standing: Standing) -> str | None:
+    """What the run does while no post is annotated, None while some are."""
+    if not standing.done:
+        return f"loading the model, for {standing.posts:,} posts"
+    if standing.done >= standing.posts:
+        return f"publishing {standing.posts:,} posts, {standing.dead_letters:,} dead letters"
+    return None
 
 
 def describe(standing: Standing, initial: int, seconds: float) -> str:

@@ -22,6 +22,7 @@ from pipelines.annotate.output.commits import (
     start_attempt,
 )
 from pipelines.annotate.plan import JobOptions, Shard, ShardOutcome, WorkUnit
+from pipelines.annotate.work.beam_metrics import count_batch, count_results
 from pipelines.annotate.work.feature_cache import FeatureCache, open_cache
 from pipelines.annotate.work.model import DRFModelHandler, ModelFailure
 from pipelines.annotate.work.prepare import DeadLetter, model_failed, prepare_post
@@ -187,7 +188,9 @@ class _Annotation:
         posts = [post for _, post in self._batch]
         if self._cache is not None:
             posts = self._encoded(self._cache, posts)
+        began = time.monotonic()
         results = self._handler.run_inference(posts, self._model)
+        count_batch(len(posts), time.monotonic() - began)
         for (answer, _), result in zip(self._batch, results, strict=True):
             answer.result = (
                 model_failed(result.error) if isinstance(result, ModelFailure) else result
@@ -219,6 +222,7 @@ class _Annotation:
     def _write(self, chunk: Chunk) -> None:
         key = chunk.shard.key
         results = [answer.result for answer in chunk.answers if answer.result is not None]
+        count_results(results)
         now = datetime.datetime.now(datetime.timezone.utc)
         annotations, dead_letters = build_rows(
             self._run,

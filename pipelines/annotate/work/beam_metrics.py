@@ -1,0 +1,39 @@
+"""What Flink's, Dataflow's and Prism's own pages show of a job that runs: Beam's metrics.
+
+They are for watching only: retried bundles count twice. What is published is counted from the
+parts.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+from apache_beam.metrics import Metrics
+
+from pipelines.annotate.work.prepare import DeadLetter
+from pipelines.annotate.work.rows import Result
+from schemas.annotations import MODALITIES
+
+_NAMESPACE = "drf"
+
+
+def count_batch(posts: int, seconds: float) -> None:
+    """Count one forward of the model. Outside of a Beam step it counts nowhere."""
+    Metrics.distribution(_NAMESPACE, "batch_posts").update(posts)
+    Metrics.distribution(_NAMESPACE, "batch_milliseconds").update(round(1000 * seconds))
+
+
+def count_results(results: Iterable[Result]) -> None:
+    """Count what became of posts: posts, dead letters by reason, modalities by reason."""
+    counts: Counter[str] = Counter()
+    for result in results:
+        counts["posts"] += 1
+        if isinstance(result, DeadLetter):
+            counts[f"dead_letters_{result.reason}"] += 1
+            continue
+        for m in MODALITIES:
+            if reason := getattr(result, m).reason:
+                counts[f"{m}_{reason}"] += 1
+    for name, number in counts.items():
+        Metrics.counter(_NAMESPACE, name).inc(number)

@@ -1,0 +1,61 @@
+"""Which posts people look at: uncertain, strange and random ones, each with its chance."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+# Of the posts drawn: a half by chance alone, the others where the model is likely to be wrong.
+_SHARES = {"random": 0.5, "uncertain": 0.25, "strange": 0.25}
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Posts drawn. rows: their places, ascending. weights: of each, the posts it stands for.
+
+    kinds: why each was drawn: uncertain, strange or random.
+    """
+
+    rows: np.ndarray
+    weights: np.ndarray
+    kinds: tuple[str, ...]
+
+
+def draw_posts(confidence: np.ndarray, quality: np.ndarray, most: int, seed: int) -> Drawn:
+    """Draw up to `most` posts without replacement, each with a chance of its own.
+
+    confidence (posts,): of the label. quality (posts,): the lower of both modalities'.
+
+    A post's chance is the sum of three: alike for all, more for the uncertain, more for the
+    strange. Poisson sampling takes each by its chance, independently, so that 1 / chance weighs
+    an answer back to all posts without bias.
+    """
+    posts = len(confidence)
+    if posts <= most:
+        return Drawn(np.arange(posts), np.ones(posts), ("random",) * posts)
+    parts = {
+        "random": np.ones(posts),
+        "uncertain": 1.0 - confidence,
+        "strange": 1.0 / (0.02 + quality),
+    }
+    expected = np.stack(
+        [most * share * parts[kind] / parts[kind].sum() for kind, share in _SHARES.items()]
+    )
+    chance = _capped(expected.sum(0), most)
+    rng = np.random.default_rng(seed)
+    rows = np.flatnonzero(rng.random(posts) < chance)
+    # Named for the part of its chance that is largest against a post like all others.
+    names = list(_SHARES)
+    kinds = tuple(names[int(np.argmax(expected[:, row] * (1.5, 1.0, 1.0)))] for row in rows)
+    return Drawn(rows, 1.0 / chance[rows], kinds)
+
+
+def _capped(chance: np.ndarray, most: int) -> np.ndarray:
+    """Chances of at most 1 with the same sum."""
+    sure = np.zeros(len(chance), bool)
+    while ((chance > 1.0) & ~sure).any():
+        sure |= chance >= 1.0
+        rest = chance[~sure]
+        chance = np.where(sure, 1.0, chance * ((most - sure.sum()) / rest.sum()))
+    return chance
