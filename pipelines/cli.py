@@ -45,7 +45,8 @@ _COMMANDS = {
     ),
     "show": _Command("pipelines.annotate.report.command", "show what is known of one post"),
     "review": _Command(
-        "pipelines.review.command", "have people label some posts, and measure by their answers"
+        "pipelines.annotate.review.command",
+        "have people label some posts, and measure by it",
     ),
     "train": _Command("pipelines.train.command", "train a checkpoint"),
     "sample": _Command(

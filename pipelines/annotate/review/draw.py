@@ -45,9 +45,10 @@ def draw_posts(confidence: np.ndarray, quality: np.ndarray, most: int, seed: int
     chance = _capped(expected.sum(0), most)
     rng = np.random.default_rng(seed)
     rows = np.flatnonzero(rng.random(posts) < chance)
-    # Named for the part of its chance that is largest against a post like all others.
-    names = list(_SHARES)
-    kinds = tuple(names[int(np.argmax(expected[:, row] * (1.5, 1.0, 1.0)))] for row in rows)
+    # Each is named for one of the three, as often as that one was what drew it.
+    parted = np.cumsum(expected[:, rows] / expected[:, rows].sum(0), axis=0)
+    named = (rng.random(len(rows)) > parted).sum(0)
+    kinds = tuple(list(_SHARES)[min(int(place), len(_SHARES) - 1)] for place in named)
     return Drawn(rows, 1.0 / chance[rows], kinds)
 
 

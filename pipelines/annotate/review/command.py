@@ -16,10 +16,10 @@ from pipelines.annotate.report.command import list_runs
 from pipelines.annotate.report.gallery import read_annotations, thumbnail
 from pipelines.annotate.report.gather import gather_nights
 from pipelines.annotate.report.source_posts import ledger_files, post_columns, read_source_posts
+from pipelines.annotate.review.accuracy import Accuracy, weighted_accuracy
+from pipelines.annotate.review.draw import draw_posts
+from pipelines.annotate.review.formats import FORMATS, read_answers, write_posts
 from pipelines.console.options import not_negative, positive
-from pipelines.review.accuracy import Accuracy, weighted_accuracy
-from pipelines.review.draw import draw_posts
-from pipelines.review.formats import FORMATS, read_answers, write_posts
 from pipelines.storage.files import Store, open_store
 from schemas.annotations import MODALITIES
 from schemas.errors import UsageError

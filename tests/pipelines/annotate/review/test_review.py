@@ -8,10 +8,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from pipelines.annotate.review.accuracy import weighted_accuracy
+from pipelines.annotate.review.draw import draw_posts
+from pipelines.annotate.review.formats import read_answers, write_posts
 from pipelines.cli import main
-from pipelines.review.accuracy import weighted_accuracy
-from pipelines.review.draw import draw_posts
-from pipelines.review.formats import read_answers, write_posts
 from schemas.errors import UsageError
 from tests.data.corpora import make_posts
 from tests.data.corpora import write_posts as write_corpus

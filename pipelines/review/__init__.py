@@ -1,1 +1,0 @@
-"""The job behind `drf review`: posts drawn for people to label, and what their answers say."""
