@@ -13,8 +13,9 @@ MANIFEST_SCHEMA_VERSION = 1
 
 # published: by this run. up_to_date: by an earlier run, nothing to do. failed: cannot be read
 # or annotated. held_back: too many dead letters, or a failed file under --strict.
-# incomplete: shards of it are not committed yet.
-FILE_STATUSES = ("published", "up_to_date", "failed", "held_back", "incomplete")
+# incomplete: shards of it are not committed yet. overtaken: a run that was planned later has
+# published it, and it stays as that run left it.
+FILE_STATUSES = ("published", "up_to_date", "failed", "held_back", "incomplete", "overtaken")
 
 
 @dataclass(frozen=True)

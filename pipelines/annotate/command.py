@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import re
 from collections.abc import Sequence
 from datetime import datetime, timezone
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from drf_core.checkpoint import read_checkpoint
@@ -17,13 +17,13 @@ from pipelines.annotate.finish import RunStart, close_without_computing
 from pipelines.annotate.manifest import read_manifest
 from pipelines.annotate.metrics_file import write_metrics
 from pipelines.annotate.output.commits import sweep_staging
-from pipelines.annotate.output.layout import INTENTS
+from pipelines.annotate.output.layout import TREES
+from pipelines.annotate.output.locks import check_locks
 from pipelines.annotate.plan import JobOptions, Plan, RowOptions
 from pipelines.annotate.planning.addresses import check_addresses
 from pipelines.annotate.planning.make_plan import describe_plan, make_plan
 from pipelines.annotate.planning.shards import SHARD_ROWS
 from pipelines.annotate.progress import show_phase
-from pipelines.annotate.publish.intents import replay_intents
 from pipelines.annotate.report.model_facts import read_model_facts
 from pipelines.annotate.summary import closing_error, first_of, format_summary
 from pipelines.console.messages import complain, printed
@@ -39,7 +39,7 @@ from pipelines.console.version import package_version
 from pipelines.posts.date_folders import parse_partition
 from pipelines.posts.inputs import list_inputs
 from pipelines.storage.checkpoints import DEFAULT_MODEL, resolve_model
-from pipelines.storage.files import open_store
+from pipelines.storage.files import OutputError, open_store
 from pipelines.storage.redaction import redact
 from schemas.errors import UsageError
 from schemas.exit_codes import ExitCode
@@ -182,24 +182,19 @@ def run_annotate(
             "--template_location writes a job that runs later, so there is nothing to "
             "tell of it yet: leave out --json and --dry-run"
         )
-    plan_run = partial(_plan, arguments, options, workers)
     show_phase("listing the input and planning")
     # Whatever is wrong with the command shows here, before anything is changed.
-    plan = plan_run()
+    plan = _plan(arguments, options, workers)
     if arguments.image_uri_prefix != [_NO_PREFIX]:
         check_addresses(plan)
     show_phase("")
     if arguments.dry_run:
         return _describe(plan)
     store = open_store(options.output)
-    store.check_writable()
-    warnings: tuple[str, ...] = ()
-    if store.sizes(INTENTS):
-        warnings = tuple(replay_intents(options.output))
-        plan = plan_run()
+    store.check_writable(*TREES)
+    check_locks(store)
     run_start = RunStart(
         start,
-        warnings,
         _given(arguments, beam_options),
         planned=datetime.now(timezone.utc),
         facts=read_model_facts(resolve_model(arguments.model)),
@@ -209,7 +204,8 @@ def run_annotate(
         _write_template(plan, run_start, beam_options, template)
         return 0
     manifest = _carry_out(plan, run_start, beam_options)
-    sweep_staging(store)
+    with contextlib.suppress(OutputError):
+        sweep_staging(store)
     if arguments.metrics:
         write_metrics(arguments.metrics, manifest)
     if arguments.json:

@@ -13,7 +13,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from pipelines.annotate.manifest import build_manifest, write_manifest
-from pipelines.annotate.output.commits import forget_attempts
+from pipelines.annotate.output.attempts import forget_attempts
 from pipelines.annotate.output.partitions import PartitionTask, partition_tasks
 from pipelines.annotate.plan import JobOptions, Plan, ShardOutcome
 from pipelines.annotate.publish.publish_partition import PartitionResult, publish_partition
@@ -25,14 +25,13 @@ from schemas.manifest import Manifest
 
 @dataclass(frozen=True)
 class RunStart:
-    """When a run began (UTC), and what it warned of before its pipeline.
+    """When a run began (UTC).
 
     options: what was asked for beside the plan's options, without credentials. planned: when
     the plan stood. facts: of the checkpoint, for the report; report: whether one is wanted.
     """
 
     time: datetime
-    warnings: tuple[str, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
     planned: datetime | None = None
     facts: ModelFacts = field(default_factory=ModelFacts)
@@ -118,7 +117,7 @@ def close_run(plan: Plan, closed: Iterable[ClosedPartition], start: RunStart) ->
         computed_rows=sum(one.computed_rows for one in partitions),
         found_rows=sum(one.found_rows for one in partitions),
         options=start.options,
-        warnings=[*start.warnings, *sorted({note for one in partitions for note in one.notes})],
+        warnings=sorted({note for one in partitions for note in one.notes}),
         runtimes=sum((Counter(one.runtimes) for one in partitions), Counter()),
         phases=_phases(start, partitions),
         fetched=sum((Counter(one.fetched) for one in partitions), Counter()),

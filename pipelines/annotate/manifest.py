@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import platform
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timezone
@@ -117,11 +118,13 @@ def write_manifest(output: str, manifest: Manifest) -> str:
     A scheduler repeats a run under its id: the manifest of the earlier one is kept beside it.
     """
     store = open_store(output)
-    name = layout.manifest(manifest.run_id)
-    earlier = store.read_json(name)
-    if earlier and earlier["started_at"] != manifest.started_at:
-        store.move(name, layout.earlier_manifest(manifest.run_id, earlier["started_at"]))
-    store.write(name, to_json(manifest).encode())
+    name, data = layout.manifest(manifest.run_id), to_json(manifest).encode()
+    if not store.create(name, data):
+        # Each by its start, too: of runs that end at once, none overwrites the only copy.
+        for one in {store.read(name) or data, data}:
+            started_at = json.loads(one)["started_at"]
+            store.write(layout.earlier_manifest(manifest.run_id, started_at), one)
+        store.write(name, data)
     return f"{store.url}/{name}"
 
 
@@ -143,7 +146,8 @@ def _settled(task: PartitionTask, ledger: Ledger | None) -> PartitionResult:
     files = {file.source_file: FileResult("up_to_date") for file in task.files}
     files |= {file.source_file: FileResult("failed", file.error) for file in task.failed}
     unpublished = ledger.unpublished if ledger else {}
-    status = "failed" if task.failed or unpublished else "up_to_date"
+    wanting = task.failed or any(not file.gone for file in unpublished.values())
+    status = "failed" if wanting else "orphaned" if unpublished else "up_to_date"
     message = why_unpublished(unpublished) if unpublished else None
     return PartitionResult(task.partition, status, files, message=message)
 

@@ -7,6 +7,7 @@ shuffle. Importing this module imports neither torch nor Beam.
 from __future__ import annotations
 
 import dataclasses
+import time
 from dataclasses import dataclass
 
 from pipelines.posts.files import FailedFile, InputFile
@@ -77,6 +78,8 @@ class JobOptions:
         fills the device. threads: per process, 0 for all cores. fetch_concurrency,
         fetch_per_host: requests for images at a time, per process, to all hosts and to each.
     feature_cache: fsspec URL of a folder that keeps encoders' features, None for no cache.
+    planned_at: when the input was looked at, seconds since 1970. Where two runs publish one
+        file, the one that was planned later has its way.
     """
 
     output: str
@@ -96,6 +99,7 @@ class JobOptions:
     max_dead_letter_share: float = 0.05
     strict: bool = False
     feature_cache: str | None = None
+    planned_at: float = dataclasses.field(default_factory=time.time)
 
 
 @dataclass(frozen=True)

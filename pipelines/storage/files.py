@@ -12,6 +12,7 @@ import datetime
 import errno
 import json
 import os
+import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -66,7 +67,12 @@ class Store:
         return self.root if self.local else redact(str(self.fs.unstrip_protocol(self.root)))
 
     def full(self, name: str) -> str:
-        """Return the path of a file as the file system knows it."""
+        """Return the path of a file as the file system knows it.
+
+        Names come from records, too, and none may lead out of the root.
+        """
+        if ".." in name.split("/"):
+            raise OutputError(f"'{name}' is no name of a file of {self.url}")
         return f"{self.root.rstrip('/')}/{name}" if name else self.root
 
     def read(self, name: str) -> bytes | None:
@@ -117,12 +123,13 @@ class Store:
         with self.explained("list", folder):
             return self._do(lambda: list_files(self.fs, self.full(folder), recursive))
 
-    def ages(self, folder: str) -> dict[str, float]:
+    def ages(self, folder: str, recursive: bool = False) -> dict[str, float]:
         """Return the files in a folder with the seconds since each was written.
 
         0 where it went meanwhile, or nobody knows.
         """
-        return {name: self._age(f"{folder}/{name}", i) for name, i in self.files(folder).items()}
+        files = self.files(folder, recursive)
+        return {name: self._age(f"{folder}/{name}", info) for name, info in files.items()}
 
     def _age(self, name: str, info: Mapping[str, Any]) -> float:
         # What S3, Google's store and Azure's say in a listing needs no request for each file.
@@ -179,23 +186,22 @@ class Store:
                 # A request whose answer was lost was sent again, and found its own file.
                 return not self.local and self.read(name) == data
 
-    def move(self, source: str, target: str) -> bool:
-        """Move a file over whatever is at the target; return False where there is no such file.
+    def copy(self, source: str, target: str) -> bool:
+        """Give a file a second name, which no other file ever has; False where it is not there.
 
-        Killed half-way, both may be there.
+        On a disk it is one file with two names, elsewhere a copy that the store makes itself.
         """
         with self.explained("write", target):
-            if self.local:
-                self._make_parent(target)
             try:
-                if self.local:
-                    os.replace(self.full(source), self.full(target))
+                if not self.local:
+                    self._do(lambda: self.fs.cp_file(self.full(source), self.full(target)))
                     return True
-                self._do(lambda: self.fs.cp_file(self.full(source), self.full(target)))
+                self._make_parent(target)
+                with contextlib.suppress(FileExistsError):
+                    os.link(self.full(source), self.full(target))
+                return True
             except FileNotFoundError:
                 return False
-        self.remove(source)
-        return True
 
     def remove(self, name: str) -> None:
         """Remove a file if it is there."""
@@ -225,11 +231,43 @@ class Store:
             finally:
                 os.close(descriptor)
 
-    def check_writable(self) -> None:
-        """Raise OutputError unless files can be created, read and removed below the root."""
-        name = f"{TEMPORARY}/{uuid.uuid4().hex}"
-        self.write(name, b"", durable=False)
-        self.remove(name)
+    def check_writable(self, *folders: str) -> None:
+        """Raise OutputError unless the root lets a job do what it will do at its end.
+
+        That is to create files on the condition that there is none, and to bring files and
+        folders from the staging folder into `folders`.
+        """
+        probe = f"{TEMPORARY}/{uuid.uuid4().hex}"
+        try:
+            if not self.create(probe, b"one") or self.create(probe, b"two"):
+                raise OutputError(
+                    f"{self.url}: the store overwrites a file that shall only be created, so runs "
+                    "could not tell who was first; use one that supports conditional writes"
+                )
+            for folder in folders if self.local else ():
+                self._check_links(probe, folder)
+        finally:
+            with contextlib.suppress(OutputError):
+                self.remove(probe)
+
+    def _check_links(self, probe: str, folder: str) -> None:
+        inside, prepared = f"{folder}/.{uuid.uuid4().hex}", f"{probe}.folder"
+        try:
+            self._make_parent(f"{folder}/any")
+            os.makedirs(self.full(prepared))
+            os.link(self.full(probe), self.full(f"{prepared}/file"))
+            os.rename(self.full(prepared), self.full(inside))
+        except OSError as error:
+            raise OutputError(
+                f"cannot publish to {self.url}/{folder}: files of {self.url}/_staging cannot be "
+                f"linked and moved there ({error.strerror}); both must lie on one disk that has "
+                "hard links"
+            ) from error
+        finally:
+            for left in (prepared, inside):
+                shutil.rmtree(self.full(left), ignore_errors=True)
+            with contextlib.suppress(OSError):
+                os.rmdir(self.full(folder))
 
     @contextlib.contextmanager
     def _temporary(self, data: bytes, durable: bool) -> Iterator[str]:

@@ -8,8 +8,10 @@ import signal
 from collections.abc import Callable
 from typing import Any
 
+from pipelines.annotate.publish import apply
+
 # What changes a folder's entries; a part's bytes in between are nobody's until they are named.
-CHANGES = ("replace", "link", "unlink", "remove", "rmdir")
+CHANGES = ("replace", "rename", "link", "unlink", "remove", "rmdir")
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["tests.support.stand_in"])
@@ -49,4 +51,5 @@ def _run(step: int, function: Callable[..., object], arguments: tuple[Any, ...])
 
     for name in CHANGES:
         setattr(os, name, counted(getattr(os, name)))
+    apply.exchange_folders = counted(apply.exchange_folders)
     function(*arguments)

@@ -7,6 +7,8 @@ post without post_id is a dead letter; one without text has its text recovered.
 from __future__ import annotations
 
 import datetime
+import re
+import shutil
 from collections import Counter
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -19,11 +21,12 @@ from fsspec.implementations.memory import MemoryFileSystem
 from fsspec.spec import AbstractFileSystem
 
 from pipelines.annotate.manifest import build_manifest
-from pipelines.annotate.output.commits import CommitRecord, StagedShard, start_attempt
+from pipelines.annotate.output import layout
+from pipelines.annotate.output.attempts import start_attempt
+from pipelines.annotate.output.commits import CommitRecord, StagedShard
 from pipelines.annotate.output.partitions import partition_tasks
 from pipelines.annotate.plan import JobOptions, Plan, Shard
 from pipelines.annotate.planning.make_plan import make_plan
-from pipelines.annotate.publish.intents import replay_intents
 from pipelines.annotate.publish.publish_partition import PartitionResult, publish_partition
 from pipelines.posts.inputs import list_inputs
 from pipelines.storage.files import Store, open_store
@@ -137,12 +140,11 @@ def publish(plan: Plan, failures: Mapping[str, str] | None = None) -> dict[str, 
 def run_job(output: object, *inputs: object, **changes: Any) -> tuple[Manifest, Counter[str]]:
     """A whole run; return its manifest and how many shards it computed by source file."""
     started = datetime.datetime.now(datetime.timezone.utc)
-    warnings = replay_intents(str(output))
     plan = plan_run(output, *inputs, **changes)
     computed = annotate(plan)
     results = publish(plan)
     rows = sum(unit.rows for unit in plan.units)
-    manifest = build_manifest(plan, results, started=started, computed_rows=rows, warnings=warnings)
+    manifest = build_manifest(plan, results, started=started, computed_rows=rows)
     return manifest, computed
 
 
@@ -154,6 +156,19 @@ def published_bytes(output: Path) -> dict[str, bytes]:
         for path in sorted((output / tree).rglob("*"))
         if path.is_file()
     }
+
+
+def published_content(output: Path) -> list[tuple[str, bytes]]:
+    """As published_bytes, less what tells one publication of the same rows from another."""
+    content = []
+    for name, data in published_bytes(output).items():
+        name = re.sub(r"-[0-9a-f]{16}\.parquet$", ".parquet", name)
+        content.append((name, b"" if name.endswith("_SUCCESS") else data))
+    return sorted(content)
+
+
+def remove_ledgers(output: Path, partition: str) -> None:
+    shutil.rmtree(output / layout.LEDGERS / partition)
 
 
 def published_rows(output: Path) -> list[tuple[str, int]]:

@@ -1,4 +1,4 @@
-"""A worker's side of the output: attempts, staged parts and commit records.
+"""A worker's side of the output: staged parts and commit records.
 
 A worker writes the two parts of a shard under names that no other attempt has, then creates
 one commit record that names both. Of several attempts at a shard one creates the record;
@@ -8,19 +8,14 @@ names, and the attempt record that says who was at work.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import os
-import socket
-import time
-import uuid
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
 
 from pipelines.annotate.output import layout
+from pipelines.annotate.output.attempts import Attempt, list_attempts
 from pipelines.annotate.output.ledger import Counts, ShardEntry
 from pipelines.annotate.output.part_writer import PartWriter
 from pipelines.annotate.plan import JobOptions, Shard
@@ -29,41 +24,22 @@ from schemas.annotations import MODALITIES, annotations_schema
 from schemas.dead_letters import dead_letters_schema
 from schemas.records import read_record
 
-# An attempt that says nothing for this long is taken for dead, wherever it ran.
-_SILENCE_SECONDS = 120.0
-_TOUCH_SECONDS = 2.0
-
-# What killed an attempt longer ago says nothing of its shard: machines and people change.
-_REMEMBERED_SECONDS = 86_400.0
-
-_PROCESS_STARTED = time.time()
-
 
 @dataclass(frozen=True)
 class CommitRecord:
-    """One committed shard, from commit to publishing. attempt: in its staged parts' names."""
+    """One committed shard, from commit to publishing."""
 
-    partition: str
     source_file: str
     identity: str
     run_id: str
-    attempt: str
     entry: ShardEntry
-
-    def staged(self, tree: str) -> str:
-        """Return where its part of a tree was staged."""
-        return layout.staged_part(tree, self.entry.key, self.attempt)
-
-    def published(self, tree: str) -> str:
-        """Return where its part of a tree is published."""
-        return layout.in_partition(tree, self.partition, self.entry.name)
 
 
 def find_commit(store: Store, key: str) -> CommitRecord | None:
     """Return a shard's commit record, None where it is not committed.
 
-    A record whose parts are neither staged nor published any more (somebody emptied the
-    staging folder or the partition) commits nothing.
+    A record whose parts are not staged any more (it is published, or somebody emptied the
+    staging folder) commits nothing.
     """
     value = store.read_json(layout.commit_record(key))
     try:
@@ -71,12 +47,9 @@ def find_commit(store: Store, key: str) -> CommitRecord | None:
     except ValueError:
         # There is none, or one that another version of this package wrote.
         return None
-    for tree in layout.TREES:
-        # In this order: a publisher moves parts from the first place to the second.
-        places = (record.staged(tree), record.published(tree))
-        if not any(store.size(place) == record.entry.part(tree).bytes for place in places):
-            return None
-    return record
+    entry = record.entry
+    staged = all(store.size(entry.staged(t)) == entry.part(t).bytes for t in layout.TREES)
+    return record if staged and entry.key == key else None
 
 
 def committed_keys(store: Store) -> set[str]:
@@ -84,152 +57,49 @@ def committed_keys(store: Store) -> set[str]:
     return {name.removesuffix(".json") for name in store.sizes(layout.COMMITS)}
 
 
-@dataclass(frozen=True)
-class AttemptState:
-    """What an attempt's record says: rows and dead letters done so far, not yet committed."""
-
-    key: str
-    attempt: str
-    run_id: str
-    rows: int
-    dead_letters: int
-    host: str
-    process: int
-    updated: float
-
-    def alive(self) -> bool:
-        """Whether it may still be at work."""
-        if time.time() - self.updated > _SILENCE_SECONDS:
-            return False
-        if self.host != socket.gethostname():
-            return True
-        # A container that starts again has the host name and process id of the killed one.
-        if self.process == os.getpid():
-            return self.updated >= _PROCESS_STARTED
-        return _process_runs(self.process)
-
-
-class Attempt:
-    """One try at a shard, on record while it runs. Not for several threads at once.
-
-    began: when, in seconds since 1970.
-    """
-
-    def __init__(self, store: Store, key: str, run_id: str) -> None:
-        self.id = uuid.uuid4().hex[:12]
-        self.key = key
-        self.began = time.time()
-        self._store = store
-        self._run_id = run_id
-        self._written = 0.0
-
-    def touch(self, rows: int, dead_letters: int = 0) -> None:
-        """Put on record how many rows of the shard are done; cheap to call often."""
-        now = time.monotonic()
-        if self._written and now - self._written < _TOUCH_SECONDS:
-            return
-        self._written = now
-        state = AttemptState(
-            self.key,
-            self.id,
-            self._run_id,
-            rows,
-            dead_letters,
-            socket.gethostname(),
-            os.getpid(),
-            time.time(),
-        )
-        name = layout.attempt_record(self.key, self.id)
-        self._store.write(name, to_json(dataclasses.asdict(state)), durable=False)
-
-    def end(self) -> None:
-        """Take it off the record: it ended in an orderly way, with a commit or without."""
-        self._store.remove(layout.attempt_record(self.key, self.id))
-
-
-def start_attempt(store: Store, key: str, run_id: str) -> Attempt:
-    """Put a new attempt at a shard on record and return it; call end() whatever happens."""
-    attempt = Attempt(store, key, run_id)
-    attempt.touch(0)
-    return attempt
-
-
-def list_attempts(store: Store, keys: Iterable[str] | None = None) -> list[AttemptState]:
-    """Return the attempts on record, of all shards or of those with the given keys."""
-    wanted = None if keys is None else set(keys)
-    states = []
-    for name in store.sizes(layout.ATTEMPTS):
-        if wanted is not None and name.partition(".")[0] not in wanted:
-            continue
-        value = store.read_json(f"{layout.ATTEMPTS}/{name}")
-        # It may have ended meanwhile, or be another version's.
-        with contextlib.suppress(TypeError):
-            states.append(AttemptState(**value))
-    return states
-
-
-def stale_attempts(store: Store, keys: Iterable[str]) -> Counter[str]:
-    """Return, by key, how many attempts at shards died without a word in the last 24 hours.
-
-    Their process was killed, by what the shard holds or by whoever stopped the run.
-    """
-    oldest = time.time() - _REMEMBERED_SECONDS
-    attempts = list_attempts(store, keys)
-    return Counter(s.key for s in attempts if s.updated >= oldest and not s.alive())
-
-
-def forget_attempts(store: Store, keys: Iterable[str]) -> None:
-    """Take the attempts that died off the record, so that the shards are tried anew."""
-    for state in list_attempts(store, keys):
-        if not state.alive():
-            store.remove(layout.attempt_record(state.key, state.attempt))
-
-
 def clear_shards(store: Store, keys: Iterable[str]) -> None:
-    """Remove what the staging folder holds of published shards, but for attempts at work."""
+    """Remove what the staging folder holds of published shards, but for attempts at work.
+
+    Commit records go last: as long as one is there, somebody will clear the rest.
+    """
     keys = set(keys)
     attempts = list_attempts(store, keys)
     at_work = {state.attempt for state in attempts if state.alive()}
-    left = [layout.commit_record(key) for key in keys]
-    left += [
+    left = [
         layout.attempt_record(state.key, state.attempt)
         for state in attempts
         if state.attempt not in at_work
     ]
-    for name in store.sizes(layout.STAGED_PARTS):
-        key, attempt, *_ = name.split(".")
+    for name in store.sizes(layout.STAGED_PARTS, recursive=True):
+        key, attempt, *_ = name.rpartition("/")[2].split(".")
         if key in keys and attempt not in at_work:
             left.append(f"{layout.STAGED_PARTS}/{name}")
     store.for_each(store.remove, left)
+    store.for_each(store.remove, [layout.commit_record(key) for key in keys])
 
 
 def sweep_staging(store: Store, older_than_seconds: float = 7 * 86_400) -> int:
-    """Remove what nobody will ask for again from the staging folder; return how many files.
+    """Remove what nobody will ask for again; return how many files.
 
-    That is: attempts' leftovers, commits that no plan has published for so long, and leases
-    but the last of each lock, from which the next is counted. What is younger may belong to a
-    run at work.
+    That is: attempts' leftovers, commits that no plan has published for so long, and ledgers
+    but the newest of each partition. What is younger may belong to a run at work.
     """
-    folders = (
-        layout.STAGED_PARTS,
-        layout.COMMITS,
-        layout.ATTEMPTS,
-        layout.FAULTS,
-        TEMPORARY,
-    )
+    swept = (layout.STAGED_PARTS, layout.COMMITS, layout.ATTEMPTS, layout.FAULTS, TEMPORARY)
+    folders = tuple(f"{folder}/" for folder in swept)
     old = [
-        f"{folder}/{name}"
-        for folder in folders
-        for name, age in store.ages(folder).items()
-        if age > older_than_seconds
+        f"{layout.STAGING}/{name}"
+        for name, age in store.ages(layout.STAGING, recursive=True).items()
+        if age > older_than_seconds and f"{layout.STAGING}/{name}".startswith(folders)
     ]
-    for lock in sorted({name.rpartition("/")[0] for name in store.sizes(layout.LOCKS, True)}):
-        leases = store.ages(f"{layout.LOCKS}/{lock}") if lock else {}
-        old += [
-            f"{layout.LOCKS}/{lock}/{name}"
-            for name in sorted(leases)[:-1]
-            if leases[name] > older_than_seconds
-        ]
+    newest: dict[str, str] = {}
+    ledgers = store.ages(layout.LEDGERS, recursive=True)
+    for name in sorted(ledgers):
+        newest[name.rpartition("/")[0]] = name
+    old += [
+        f"{layout.LEDGERS}/{name}"
+        for name, age in ledgers.items()
+        if age > older_than_seconds and name not in newest.values()
+    ]
     store.for_each(store.remove, old)
     return len(old)
 
@@ -275,7 +145,7 @@ class StagedShard:
         self._parts: dict[str, PartWriter] = {}
         try:
             for tree, schema in schemas.items():
-                name = layout.staged_part(tree, shard.key, self._attempt)
+                name = layout.staged_part(tree, shard.partition, shard.key, self._attempt)
                 schema = schema.with_metadata({**(schema.metadata or {}), **metadata})
                 self._parts[tree] = PartWriter(store, name, schema)
         except BaseException:
@@ -327,22 +197,21 @@ class StagedShard:
             histograms=self._parts[layout.ANNOTATIONS].histograms,
         )
         entry = ShardEntry(
+            partition=shard.partition,
             key=shard.key,
             base_key=shard.base_key,
             generation=shard.generation,
             first_row=shard.first_row,
             rows=shard.rows,
-            name=layout.part_name(shard.source_file, shard.first_row, shard.key),
+            attempt=self._attempt,
             annotations=annotations,
             dead_letters=dead_letters,
             counts=counts,
         )
         record = CommitRecord(
-            partition=shard.partition,
             source_file=shard.source_file,
             identity=shard.identity,
             run_id=self._run_id,
-            attempt=self._attempt,
             entry=entry,
         )
         return self._create(record)
@@ -379,13 +248,3 @@ class StagedShard:
 
     def _count(self, tree: str, column: str) -> dict[str, int]:
         return self._parts[tree].counts[column]
-
-
-def _process_runs(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True

@@ -1,9 +1,10 @@
 """Where things lie in an output; every name is relative to the output root.
 
-annotations/<partition>/part-….parquet, _parts.json (the ledger), _SUCCESS
+annotations/<partition>/part-….parquet, _SUCCESS
 dead_letters/<partition>/part-….parquet, _SUCCESS
+_ledgers/<partition>/000000001.json, 000000002.json, …
 _runs/<run_id>/manifest.json
-_staging/commits/<key>.json, parts/…, attempts/…, intents/…, locks/…, faults/…
+_staging/commits/<key>.json, parts/…, attempts/…, prepared/…, locks/…, faults/…
 """
 
 from __future__ import annotations
@@ -16,21 +17,23 @@ ANNOTATIONS = "annotations"
 DEAD_LETTERS = "dead_letters"
 TREES = (ANNOTATIONS, DEAD_LETTERS)
 
+LEDGERS = "_ledgers"
+
+STAGING = "_staging"
 COMMITS = "_staging/commits"
 STAGED_PARTS = "_staging/parts"
 ATTEMPTS = "_staging/attempts"
-INTENTS = "_staging/intents"
+PREPARED = "_staging/prepared"
 LOCKS = "_staging/locks"
 FAULTS = "_staging/faults"
 
-LEDGER = "_parts.json"
 SUCCESS = "_SUCCESS"
 
 _PART_NAME = re.compile(r"part-([0-9a-f]{12})-\d{8,}-[0-9a-f]{16}\.parquet")
 
 
 def partition_folder(tree: str, partition: str) -> str:
-    """Return the folder of a partition in one of the two trees."""
+    """Return the folder of a partition in one of the trees, or among the ledgers."""
     return f"{tree}/{partition}" if partition else tree
 
 
@@ -39,19 +42,18 @@ def in_partition(tree: str, partition: str, name: str) -> str:
     return f"{partition_folder(tree, partition)}/{name}"
 
 
-def part_name(source_file: str, first_row: int, key: str) -> str:
-    """Return the name of a shard's published part, the same in both trees."""
-    return f"part-{file_mark(source_file)}-{first_row:08d}-{key[:16]}.parquet"
+def part_name(source_file: str, first_row: int, publication: str) -> str:
+    """Return the name of a shard's published part, the same in both trees.
+
+    publication: 16 hexadecimal digits that no other publication has, so that no name is ever
+    used again: a request that arrives late can only hit a name that is dead.
+    """
+    return f"part-{file_mark(source_file)}-{first_row:08d}-{publication}.parquet"
 
 
 def file_mark(source_file: str) -> str:
     """Return what the names of an input file's parts have in common."""
     return hashlib.sha256(source_file.encode()).hexdigest()[:12]
-
-
-def is_part(name: str) -> bool:
-    """Whether a file has the name of a published part."""
-    return _PART_NAME.fullmatch(name) is not None
 
 
 def mark_of(name: str) -> str | None:
@@ -60,9 +62,29 @@ def mark_of(name: str) -> str | None:
     return match[1] if match else None
 
 
-def staged_part(tree: str, key: str, attempt: str) -> str:
-    """Return where one attempt at a shard writes its part of a tree."""
-    return f"{STAGED_PARTS}/{key}.{attempt}.{tree}.parquet"
+def ledger(partition: str, number: int) -> str:
+    """Return the name of one ledger of a partition."""
+    return in_partition(LEDGERS, partition, f"{number:09d}.json")
+
+
+def ledger_number(name: str) -> int:
+    """Return the number of a ledger by its file name, 0 if it is none."""
+    digits = name.removesuffix(".json")
+    return int(digits) if name.endswith(".json") and digits.isdecimal() else 0
+
+
+def staged_part(tree: str, partition: str, key: str, attempt: str) -> str:
+    """Return where one attempt at a shard writes its part of a tree.
+
+    Below its partition's folders, so that a reader of one that is committed and not brought to
+    its place yet finds the partition's columns there, too.
+    """
+    return in_partition(STAGED_PARTS, partition, f"{key}.{attempt}.{tree}.parquet")
+
+
+def prepared(partition: str) -> str:
+    """Return where a disk has a partition's folders prepared that will take the old ones' place."""
+    return f"{PREPARED}/{quoted(partition)}"
 
 
 def commit_record(key: str) -> str:
@@ -78,11 +100,6 @@ def attempt_record(key: str, attempt: str) -> str:
 def fault_record(run_id: str, fault: str) -> str:
     """Return the name of the record of one fault that a worker of a run met."""
     return f"{FAULTS}/{run_id}~{fault}.json"
-
-
-def intent(partition: str) -> str:
-    """Return the name of the intent to publish a partition."""
-    return f"{INTENTS}/{quoted(partition)}.json"
 
 
 def manifest(run_id: str) -> str:

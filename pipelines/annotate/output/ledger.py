@@ -1,7 +1,10 @@
 """The ledger of a partition: which parts it has, of which input files, with which counts.
 
-It lies beside the parts it describes (`_parts.json`), so deleting the folder deletes it,
-and it is what "published" means. Shard entries enter it from commit records.
+It is what "published" means: what it does not name is no part. A partition's ledgers are
+numbered, and the highest is the one that holds. Each is created on the condition, which the
+store itself checks, that there is none of its number yet: of two runs that decided on the
+same state one commits, and the other reads again and decides anew. Shard entries enter a
+ledger from commit records.
 """
 
 from __future__ import annotations
@@ -9,14 +12,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
 from pipelines.annotate.output import layout
 from pipelines.annotate.output.histograms import Histograms, sum_histograms
-from pipelines.storage.files import OutputError, Store
+from pipelines.storage.files import OutputError, Store, in_parallel, to_json
 from schemas.records import read_record
 
-LEDGER_VERSION = 1
+LEDGER_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -71,21 +73,30 @@ def _add(total: dict[str, int], more: dict[str, int]) -> None:
 
 @dataclass(frozen=True)
 class ShardEntry:
-    """A committed shard: its two parts and counts. name: of the published parts."""
+    """A committed shard: its two parts and counts.
 
+    attempt: in its staged parts' names. name: of the published parts, once it has them.
+    """
+
+    partition: str
     key: str
     base_key: str
     generation: int
     first_row: int
     rows: int
-    name: str
+    attempt: str
     annotations: Part
     dead_letters: Part
     counts: Counts
+    name: str = ""
 
     def part(self, tree: str) -> Part:
         """Return its part of one of the two trees."""
         return self.annotations if tree == layout.ANNOTATIONS else self.dead_letters
+
+    def staged(self, tree: str) -> str:
+        """Return where its part of a tree was staged."""
+        return layout.staged_part(tree, self.partition, self.key, self.attempt)
 
 
 @dataclass(frozen=True)
@@ -93,13 +104,15 @@ class LedgerFile:
     """One published input file.
 
     path: of the input, without credentials. rows: by the input's own footer, read when it
-    was published. shards: in row order.
+    was published. shards: in row order. planned_at: when the run that published it was
+    planned, seconds since 1970.
     """
 
     path: str
     identity: str
     rows: int
     shards: tuple[ShardEntry, ...]
+    planned_at: float = 0.0
 
     @property
     def annotations(self) -> int:
@@ -114,10 +127,14 @@ class LedgerFile:
 
 @dataclass(frozen=True)
 class UnpublishedFile:
-    """An input file that a run could not publish. error: one readable line."""
+    """An input file that keeps its partition from being complete. error: one readable line.
+
+    gone: it is not there any more, and its posts are still published.
+    """
 
     path: str
     error: str
+    gone: bool = False
 
 
 @dataclass(frozen=True)
@@ -126,49 +143,78 @@ class Ledger:
 
     files: by source_file. unpublished: input files that the last runs could not publish (an
     earlier version may still be in files); while there is one, the partition is not complete.
-    duplicate_ids: posts whose id had already occurred in the partition.
+    duplicate_ids: posts whose id had already occurred in the partition. dropped: names of
+    parts that earlier ledgers had, and that may still lie in the folders.
     """
 
     labels: tuple[str, ...]
     files: dict[str, LedgerFile] = field(default_factory=dict)
     unpublished: dict[str, UnpublishedFile] = field(default_factory=dict)
     duplicate_ids: int = 0
+    dropped: tuple[str, ...] = ()
 
-    def names(self) -> set[str]:
-        """Return the names of all its parts."""
-        return {shard.name for file in self.files.values() for shard in file.shards}
-
-    def to_json(self) -> dict[str, Any]:
-        """Return it as JSON can hold it."""
-        return {"version": LEDGER_VERSION, **dataclasses.asdict(self)}
-
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> Ledger:
-        """Return the ledger that to_json wrote; KeyError, TypeError, ValueError if it is none."""
-        if value["version"] != LEDGER_VERSION:
-            raise ValueError(f"version {value['version']}, expected {LEDGER_VERSION}")
-        return read_record(cls, value)
+    def entries(self) -> dict[str, ShardEntry]:
+        """Return its shards by the name of their parts."""
+        return {shard.name: shard for file in self.files.values() for shard in file.shards}
 
 
-def read_ledger(store: Store, partition: str) -> Ledger | None:
-    """Return the ledger of a partition, None where it has none.
+def newest_ledger(store: Store, partition: str, listed: int = 0) -> tuple[int, Ledger | None]:
+    """Return the number of a partition's ledger and the ledger; 0 and None where it has none.
 
+    listed: the highest number that a listing has. One that is behind only says where to begin.
     Raises OutputError where the file is damaged or of another version.
     """
-    name = layout.in_partition(layout.ANNOTATIONS, partition, layout.LEDGER)
-    value = store.read_json(name)
+    number, value = listed, None
+    if listed:
+        value = store.read_json(layout.ledger(partition, listed))
+    while not (store.local and listed):
+        following = store.read_json(layout.ledger(partition, number + 1))
+        if following is None:
+            break
+        number, value = number + 1, following
     if value is None:
-        return None
+        return number, None
     try:
-        return Ledger.from_json(value)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        if value["version"] != LEDGER_VERSION:
+            raise ValueError(f"version {value['version']}, expected {LEDGER_VERSION}")
+        return number, read_record(Ledger, value)
+    except (KeyError, TypeError, ValueError) as error:
         raise OutputError(
-            f"{store.url}/{name} is no ledger this version can read ({error}); "
-            "delete that partition's folder, its input is annotated again"
+            f"{store.url}/{layout.ledger(partition, number)} is no ledger this version can read "
+            f"({error}); delete that partition's folders, its input is annotated again"
         ) from error
 
 
-def write_ledger(store: Store, partition: str, ledger: Ledger) -> None:
-    """Write the ledger of a partition."""
-    name = layout.in_partition(layout.ANNOTATIONS, partition, layout.LEDGER)
-    store.write_json(name, ledger.to_json())
+def listed_number(store: Store, partition: str) -> int:
+    """Return the highest number of a partition's ledgers that a listing has, 0 for none."""
+    names = store.sizes(layout.partition_folder(layout.LEDGERS, partition))
+    return max(map(layout.ledger_number, names), default=0)
+
+
+def read_ledger(store: Store, partition: str) -> Ledger | None:
+    """Return the ledger of a partition, None where it has none; OutputError as newest_ledger."""
+    return newest_ledger(store, partition, listed_number(store, partition))[1]
+
+
+def read_ledgers(store: Store) -> dict[str, Ledger]:
+    """Return the ledgers of all partitions of an output that are listed; OutputError as above."""
+    numbers = listed_numbers(store)
+    read = in_parallel(lambda one: newest_ledger(store, one, numbers[one])[1], numbers)
+    return {partition: one for partition, one in zip(numbers, read, strict=True) if one}
+
+
+def listed_numbers(store: Store) -> dict[str, int]:
+    """Return the highest number of each partition's ledgers that a listing has."""
+    numbers: dict[str, int] = {}
+    for path in store.sizes(layout.LEDGERS, recursive=True):
+        partition, _, name = path.rpartition("/")
+        numbers[partition] = max(numbers.get(partition, 0), layout.ledger_number(name))
+    return dict(sorted(numbers.items()))
+
+
+def add_ledger(store: Store, partition: str, number: int, ledger: Ledger) -> bool:
+    """Commit a partition's next ledger; return whether no other run was first."""
+    return store.create(
+        layout.ledger(partition, number),
+        to_json({"version": LEDGER_VERSION, **dataclasses.asdict(ledger)}),
+    )

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import io
 import os
+import shutil
 import tempfile
 from typing import IO
 
@@ -19,9 +20,9 @@ _ONE_REQUEST_BYTES = 16 << 20
 class PartFile:
     """A part being written: a binary file for Parquet writers that counts and hashes.
 
-    On a local disk it grows in its place. For other stores it grows in the temporary folder
-    and is sent when it is closed: what fails on the way can be sent again as a whole, and no
-    half part is left in the store.
+    On a local disk it grows in its place. For other stores it grows in the temporary folder,
+    without a name, and is sent when it is closed: what fails on the way can be sent again as a
+    whole, no half part is left in the store, and a killed process leaves nothing here.
     """
 
     def __init__(self, store: Store, name: str) -> None:
@@ -34,7 +35,7 @@ class PartFile:
 
     def _open(self) -> IO[bytes]:
         if not self._store.local:
-            return tempfile.NamedTemporaryFile(prefix="drf-part-")
+            return tempfile.TemporaryFile()
         # Not the store's own open(): fsspec's local files hide their descriptor from fsync.
         path = self._store.full(self._name)
         os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -86,12 +87,16 @@ class PartFile:
 
     def _send(self) -> None:
         fs, path = self._store.fs, self._store.full(self._name)
-        if self._bytes <= _ONE_REQUEST_BYTES:
+
+        def send() -> None:
             self._file.seek(0)
-            data = self._file.read()
-            retry(lambda: fs.pipe_file(path, data))
-        else:
-            retry(lambda: fs.put_file(self._file.name, path))
+            if self._bytes <= _ONE_REQUEST_BYTES:
+                fs.pipe_file(path, self._file.read())
+                return
+            with fs.open(path, "wb") as target:
+                shutil.copyfileobj(self._file, target, _ONE_REQUEST_BYTES)
+
+        retry(send)
 
     @property
     def bytes(self) -> int:
@@ -118,6 +123,15 @@ class StoredFile(io.RawIOBase):
         self._size = size
         self._position = 0
         self._whole = store.read_range(name, 0, size) if size <= _ONE_REQUEST_BYTES else None
+
+    def sha256(self) -> str:
+        """Return the hash of the bytes that are there, hexadecimal."""
+        digest = hashlib.sha256()
+        self.seek(0)
+        while data := self.read(_ONE_REQUEST_BYTES):
+            digest.update(data)
+        self.seek(0)
+        return digest.hexdigest()
 
     def readable(self) -> bool:
         """Return True."""

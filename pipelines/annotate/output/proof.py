@@ -1,9 +1,9 @@
-"""The promise, proven from the files: every input row is in exactly one published part."""
+"""The promise, proven from the files: every input row is in exactly one part to be published."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 import numpy as np
 import pyarrow as pa
@@ -20,17 +20,28 @@ IdHashes = Mapping[str, np.ndarray]
 
 
 def find_faults(
-    store: Store, partition: str, files: Mapping[str, LedgerFile]
+    store: Store, files: Mapping[str, LedgerFile], added: Mapping[str, Collection[ShardEntry]]
 ) -> tuple[dict[str, str], IdHashes]:
-    """Return what is wrong with published files, by source_file, and the hashes of their ids.
+    """Return what is wrong with files to be published, by shard key, and hashes of their ids.
 
-    No fault is the proof. Per file: the rows in the footers of its parts are the rows in its
-    own footer, and the parts' source_row columns hold each of its rows once. Raises
-    OutputError where the store refuses to say.
+    No fault is the proof. Per shard that is added, from its staged parts: their bytes are those
+    that were committed, and their source_row columns hold each of the shard's rows once. Per
+    file: its shards hold its rows, by its own footer, from the first to the last. Parts that
+    are published already were proven when they were added. Raises OutputError where the store
+    refuses to say.
     """
     hashes: dict[str, np.ndarray] = {}
-    faults = in_parallel(lambda name: _fault(store, partition, name, files[name], hashes), files)
-    return {name: fault for name, fault in zip(files, faults, strict=True) if fault}, hashes
+    shards = [(name, entry) for name, entries in added.items() for entry in entries]
+    found = in_parallel(lambda shard: _shard_fault(store, *shard, hashes), shards)
+    faults = {entry.key: fault for (_, entry), fault in zip(shards, found, strict=True) if fault}
+    for name, entries in added.items():
+        row = 0
+        for entry in files[name].shards:
+            row = row + entry.rows if entry.first_row == row else -1
+        if row != files[name].rows:
+            fault = f"{name} has {files[name].rows} rows, its shards do not hold each once"
+            faults |= {entry.key: fault for entry in entries}
+    return faults, hashes
 
 
 def count_duplicate_ids(store: Store, parts: Mapping[str, int], known: IdHashes) -> int:
@@ -45,7 +56,8 @@ def count_duplicate_ids(store: Store, parts: Mapping[str, int], known: IdHashes)
         if place in known:
             return known[place]
         with _explained(store, place):
-            return _hash_ids(_read(store, place, parts[place], "post_id")[1]["post_id"])
+            file = StoredFile(store, place, parts[place])
+            return _hash_ids(_read(file, "post_id")[1]["post_id"])
 
     seen = np.concatenate([np.empty(0, np.int64), *in_parallel(hashes_of, parts)])
     seen.sort()
@@ -76,34 +88,27 @@ def _explained(store: Store, place: str) -> Iterator[None]:
         ) from error
 
 
-def _fault(
-    store: Store,
-    partition: str,
-    source_file: str,
-    file: LedgerFile,
-    hashes: dict[str, np.ndarray],
+def _shard_fault(
+    store: Store, source_file: str, entry: ShardEntry, hashes: dict[str, np.ndarray]
 ) -> str | None:
-    rows = 0
     numbers = []
     for tree in layout.TREES:
-        for entry in file.shards:
-            place = layout.in_partition(tree, partition, entry.name)
-            try:
-                size = entry.part(tree).bytes
-                metadata, columns = _read(store, place, size, "source_row", "post_id")
-            except (OSError, pa.ArrowException) as error:
-                return f"{place} cannot be read: {reason_of(error)}"
-            fault = _stranger(metadata, source_file, entry, tree)
-            if fault:
-                return f"{place} {fault}"
-            rows += metadata.num_rows
-            numbers.append(columns["source_row"].to_numpy())
-            hashes[place] = _hash_ids(columns["post_id"])
-    if rows != file.rows:
-        return f"{source_file} has {file.rows} rows, its published parts have {rows}"
-    found = np.sort(np.concatenate(numbers)) if numbers else np.empty(0, np.int64)
-    if not np.array_equal(found, np.arange(file.rows)):
-        return f"{source_file}: its published parts do not hold each of its rows once"
+        place = entry.staged(tree)
+        try:
+            file = StoredFile(store, place, entry.part(tree).bytes)
+            if file.sha256() != entry.part(tree).sha256:
+                return f"{place} does not have the bytes that were committed of {source_file}"
+            metadata, columns = _read(file, "source_row", "post_id")
+        except (OSError, pa.ArrowException) as error:
+            return f"{place} cannot be read: {reason_of(error)}"
+        fault = _stranger(metadata, source_file, entry, tree)
+        if fault:
+            return f"{place} {fault}"
+        numbers.append(columns["source_row"].to_numpy())
+        hashes[place] = _hash_ids(columns["post_id"])
+    rows = np.sort(np.concatenate(numbers))
+    if not np.array_equal(rows, np.arange(entry.first_row, entry.first_row + entry.rows)):
+        return f"{source_file}: its staged parts do not hold each of its rows once"
     return None
 
 
@@ -120,7 +125,7 @@ def _stranger(
     return None
 
 
-def _read(store: Store, place: str, size: int, *names: str) -> tuple[pq.FileMetaData, pa.Table]:
-    """Return a part's footer and some of its columns. size: its bytes."""
-    part = pq.ParquetFile(StoredFile(store, place, size))
+def _read(file: StoredFile, *names: str) -> tuple[pq.FileMetaData, pa.Table]:
+    """Return a part's footer and some of its columns."""
+    part = pq.ParquetFile(file)
     return part.metadata, part.read(list(names), use_threads=False)

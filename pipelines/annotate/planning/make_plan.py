@@ -8,23 +8,18 @@ from __future__ import annotations
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain, islice
 
 from pipelines.annotate.output import layout
 from pipelines.annotate.output.commits import committed_keys, find_commit
-from pipelines.annotate.output.ledger import Counts, Ledger, read_ledger
-from pipelines.annotate.output.partitions import (
-    PartitionState,
-    displaces,
-    exact_state,
-    is_settled,
-    partition_tasks,
-)
+from pipelines.annotate.output.ledger import Counts, Ledger, listed_numbers, newest_ledger
+from pipelines.annotate.output.partitions import PartitionState, partition_tasks, read_partition
 from pipelines.annotate.output.proof import read_schema
 from pipelines.annotate.plan import JobOptions, Plan, Shard
 from pipelines.annotate.planning.kept_column_types import Types, add_types, fail_other_types
+from pipelines.annotate.planning.known_names import keep_names
 from pipelines.annotate.planning.shards import (
     SHARD_BYTES,
     SHARD_ROWS,
@@ -32,6 +27,7 @@ from pipelines.annotate.planning.shards import (
     fill_units,
     in_generation,
 )
+from pipelines.annotate.publish.decide import decide, displaces
 from pipelines.posts.inputs import InputListing, input_gone
 from pipelines.storage.files import Store, in_parallel, open_store
 from pipelines.storage.redaction import reason_of, redact
@@ -66,6 +62,7 @@ def make_plan(
     wanted = {file.partition for file in listing.files} | {f.partition for f in listing.failed}
     output = _read_output(store, wanted)
     _check_labels(output, options)
+    listing = keep_names(listing, output.ledgers)
     _check_displaced(listing, output)
     listing = _fail_other_types(store, listing, output, options)
     cut = {f.source_file: cut_shards(f, options, shard_rows, shard_bytes) for f in listing.files}
@@ -86,12 +83,18 @@ def make_plan(
         prune=prune,
         warnings=listing.warnings,
     )
-    unsettled = (
-        partition
-        for partition, task in partition_tasks(plan).items()
-        if not is_settled(task, output.partition(partition))
-    )
-    return dataclasses.replace(plan, publish=tuple(unsettled))
+    return dataclasses.replace(plan, publish=tuple(_unsettled(plan, output)))
+
+
+def _unsettled(plan: Plan, output: _Output) -> Iterator[str]:
+    """Yield the partitions that do not hold yet what the plan wants of them."""
+    for partition, task in partition_tasks(plan).items():
+        state = output.partition(partition)
+        decision = decide(plan.options, task, state, {}, {})
+        keys = {shard.key for file in task.files for shard in file.shards}
+        left = keys & output.commits or layout.quoted(partition) in output.prepared
+        if decision.changes(state) or decision.wanting() or left:
+            yield partition
 
 
 def describe_plan(plan: Plan) -> str:
@@ -124,13 +127,17 @@ def describe_plan(plan: Plan) -> str:
 
 @dataclass(frozen=True)
 class _Output:
-    """What an output holds. commits: keys that have a commit record."""
+    """What an output holds. commits: keys that have a commit record.
+
+    prepared: partitions, quoted, of which a run that was killed left prepared folders.
+    """
 
     partitions: dict[str, PartitionState]
     commits: set[str]
+    prepared: set[str]
 
     def partition(self, partition: str) -> PartitionState:
-        return self.partitions.get(partition) or PartitionState(None)
+        return self.partitions.get(partition) or PartitionState()
 
     @property
     def ledgers(self) -> dict[str, Ledger]:
@@ -138,10 +145,7 @@ class _Output:
 
 
 def _read_output(store: Store, wanted: set[str]) -> _Output:
-    """Return what an output holds. wanted: partitions of the input.
-
-    The ledgers of those are looked up by name, wherever a listing may be behind.
-    """
+    """Return what an output holds. wanted: partitions of the input, to be looked at closely."""
     sizes: dict[str, dict[str, dict[str, int]]] = {}
     for tree in layout.TREES:
         folders: dict[str, dict[str, int]] = {}
@@ -149,19 +153,18 @@ def _read_output(store: Store, wanted: set[str]) -> _Output:
             folder, _, name = path.rpartition("/")
             folders.setdefault(folder, {})[name] = size
         sizes[tree] = folders
-    listed = {p for p, names in sizes[layout.ANNOTATIONS].items() if layout.LEDGER in names}
-    partitions = sorted(listed if store.local else listed | wanted)
-    read = in_parallel(lambda partition: read_ledger(store, partition), partitions)
-    ledgers = dict(zip(partitions, read, strict=True))
+    numbers = listed_numbers(store)
 
     def read_state(partition: str) -> PartitionState:
-        held_sizes = {tree: sizes[tree].get(partition, {}) for tree in layout.TREES}
-        return exact_state(store, partition, ledgers.get(partition), held_sizes)
+        listed = {tree: sizes[tree].get(partition, {}) for tree in layout.TREES}
+        if partition in wanted:
+            return read_partition(store, partition, listed, numbers.get(partition, 0))
+        return PartitionState(*newest_ledger(store, partition, numbers[partition]), listed)
 
-    held = {partition for folders in sizes.values() for partition in folders}
-    held |= {partition for partition, ledger in ledgers.items() if ledger}
-    states = {partition: read_state(partition) for partition in sorted(held)}
-    return _Output(states, committed_keys(store))
+    partitions = sorted({*wanted, *numbers})
+    states = dict(zip(partitions, in_parallel(read_state, partitions), strict=True))
+    prepared = store.sizes(layout.PREPARED, recursive=True) if store.local else ()
+    return _Output(states, committed_keys(store), {name.partition("/")[0] for name in prepared})
 
 
 def _choose(shard: Shard, store: Store, output: _Output, retry: set[str]) -> Shard:
@@ -243,7 +246,8 @@ def _fail_other_types(
         layout.in_partition(layout.ANNOTATIONS, partition, file.shards[0].name)
         for partition, ledger in output.ledgers.items()
         for source_file, file in ledger.files.items()
-        if source_file not in listed and output.partition(partition).holds(file.shards[0])
+        if source_file not in listed
+        and output.partition(partition).placed(file.shards[0], layout.ANNOTATIONS)
     )
     types: Types = {}
     if (place := next(places, None)) is not None:

@@ -1,38 +1,44 @@
 """Publishing a partition: from committed shards to parts that readers can rely on.
 
-One publisher at a time decides, under the partition's lock, what the partition shall hold,
-from the ledger and the commit records as they are now, not as they were when the run was
-planned: another run may have published meanwhile. Then it declares that as an intent and
-carries it out.
+What the partition shall hold is decided from its newest ledger and the commit records as they
+are now, not as they were when the run was planned. What is added is proven, then the next
+ledger is committed, on the condition that no other run was first, and then the folders are
+brought to what it names. Killed anywhere, the next run goes on: there is no log to replay.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
-from pipelines.annotate.output.ledger import Ledger, UnpublishedFile, sum_counts
-from pipelines.annotate.output.locks import Lock, partition_lock
+from pipelines.annotate.output import layout
+from pipelines.annotate.output.commits import CommitRecord, clear_shards, find_commit
+from pipelines.annotate.output.ledger import Ledger, UnpublishedFile, add_ledger, sum_counts
+from pipelines.annotate.output.locks import partition_lock
 from pipelines.annotate.output.partitions import PartitionState, PartitionTask, read_partition
+from pipelines.annotate.output.proof import count_duplicate_ids, find_faults
 from pipelines.annotate.plan import JobOptions
+from pipelines.annotate.publish.apply import OvertakenError, apply, forget_prepared
 from pipelines.annotate.publish.decide import Decision, FileResult, decide
-from pipelines.annotate.publish.intents import (
-    Intent,
-    PublishError,
-    carry_out,
-    declare,
-    replay_intent,
-)
-from pipelines.storage.files import Store, open_store
+from pipelines.storage.files import OutputError, Store, in_parallel, open_store
+
+# Of so many runs that publish one partition at once, each in turn commits first.
+_TRIES = 20
+
+
+class PublishError(OutputError):
+    """A partition could not be published, or not be proven; it stays as it was."""
 
 
 @dataclass(frozen=True)
 class PartitionResult:
     """What became of a partition.
 
-    status: published or up_to_date (it says _SUCCESS), failed (it has failed files),
-    incomplete (something else is missing), held_back (nothing was changed). files: by
-    source_file, those of the task. message: why it is not complete.
+    status: published or up_to_date (it says _SUCCESS), failed (it has failed files), orphaned
+    (it holds posts of files that are gone), incomplete (something else is missing), held_back
+    (nothing was changed). files: by source_file, those of the task. message: why it is not
+    complete.
     """
 
     partition: str
@@ -53,46 +59,112 @@ def publish_partition(
 
     failures: by source_file, why a worker says that a shard of it can never be committed.
     withhold: why nothing of this partition is to be published (--strict and a failed file).
-    A file that failed, or that changed since it was planned, keeps its earlier parts.
+    A file that failed, or that changed since it was planned, keeps its earlier parts; one that
+    a newer run has published stays as it is.
     Raises PublishError where the parts cannot be proven, LockError where another run keeps
     publishing the partition.
     """
-    problems = _known_problems(task, failures or {})
+    store, partition = open_store(options.output), task.partition
+    named = {file.source_file for file in task.files}
+    failures = {name: error for name, error in (failures or {}).items() if name in named}
     if withhold is not None:
-        return PartitionResult(
-            task.partition, "held_back", _results(task, problems, "held_back"), message=withhold
-        )
-    store = open_store(options.output)
-    with partition_lock(store, task.partition) as lock:
-        warnings = tuple(replay_intent(store, task.partition, lock))
-        state = read_partition(store, task.partition)
-        _check_labels(state, options, task.partition)
-        wanted = decide(store, options, task, state, problems)
-        changed = wanted.changes(state)
-        held_back = _too_many_dead_letters(wanted.ledger, options.max_dead_letter_share)
-        if changed and held_back:
-            files = _results(task, wanted.problems, "held_back")
-            return PartitionResult(
-                task.partition, "held_back", files, message=held_back, warnings=warnings
-            )
-        if changed:
-            _publish(store, task.partition, wanted, lock)
-    status, message = _status(wanted, changed)
-    files = _results(task, wanted.problems, "up_to_date", wanted.updated)
-    return PartitionResult(task.partition, status, files, wanted.pruned, message, warnings)
-
-
-def _publish(store: Store, partition: str, wanted: Decision, lock: Lock) -> None:
-    intent = Intent(
-        partition=partition,
-        ledger=wanted.ledger,
-        moves=wanted.moves,
-        remove=wanted.remove,
-        keys=wanted.keys,
-        complete=wanted.complete,
+        problems = {name: FileResult("failed", error) for name, error in failures.items()}
+        problems |= {file.source_file: FileResult("failed", file.error) for file in task.failed}
+        files = _results(task, problems, "held_back")
+        return PartitionResult(partition, "held_back", files, message=withhold)
+    published: set[str] = set()
+    replaced: set[str] = set()
+    changed = False
+    with partition_lock(store, partition):
+        for _ in range(_TRIES):
+            state = read_partition(store, partition)
+            _check_labels(state, options, partition)
+            decision = decide(options, task, state, failures, _find_commits(store, task, state))
+            if not decision.changes(state):
+                break
+            if held_back := _too_many_dead_letters(decision.ledger, options.max_dead_letter_share):
+                files = _results(task, decision.problems, "held_back")
+                return PartitionResult(partition, "held_back", files, message=held_back)
+            committed = _commit(store, partition, state, decision)
+            if committed is None:
+                continue
+            published |= decision.added.keys()
+            replaced |= {e.key for n, e in state.entries.items() if n not in committed.entries}
+            changed = True
+            try:
+                apply(store, partition, committed)
+                break
+            except OvertakenError:
+                continue
+        else:
+            raise PublishError(f"partition {partition or '(none)'}: other runs keep publishing it")
+        warnings = _clear(store, task, decision, replaced)
+    status, message = describe(decision, changed)
+    overtaken = [p.error for p in decision.problems.values() if p.status == "overtaken" and p.error]
+    return PartitionResult(
+        partition,
+        status,
+        _results(task, decision.problems, "up_to_date", published),
+        decision.pruned,
+        message,
+        (*warnings, *overtaken),
     )
-    declare(store, intent, lock)
-    carry_out(store, intent, lock)
+
+
+def _find_commits(
+    store: Store, task: PartitionTask, state: PartitionState
+) -> dict[str, CommitRecord]:
+    shards = [s for file in task.files for s in file.shards if state.published(s) is None]
+    records = in_parallel(lambda shard: find_commit(store, shard.key), shards)
+    return {record.entry.key: record for record in records if record is not None}
+
+
+def _commit(
+    store: Store, partition: str, state: PartitionState, decision: Decision
+) -> PartitionState | None:
+    """Prove what is added and commit the ledger; return the state then, None if overtaken.
+
+    What cannot be proven is annotated anew by the next run.
+    """
+    if decision.ledger == state.ledger:
+        return state
+    ledger = decision.ledger
+    faults, hashes = find_faults(store, ledger.files, decision.added)
+    if faults:
+        clear_shards(store, faults)
+        raise PublishError(_describe(partition, faults))
+    coming = {entry.name for entries in decision.added.values() for entry in entries}
+    staged = state.staged | {(tree, name) for tree in layout.TREES for name in coming}
+    parts = {}
+    for entry in ledger.entries().values():
+        for tree in layout.TREES:
+            if (tree, entry.name) in staged:
+                parts[entry.staged(tree)] = entry.part(tree).bytes
+            elif state.placed(entry, tree):
+                parts[layout.in_partition(tree, partition, entry.name)] = entry.part(tree).bytes
+    duplicates = count_duplicate_ids(store, parts, hashes)
+    ledger = dataclasses.replace(ledger, duplicate_ids=duplicates)
+    number = state.number + 1
+    if not add_ledger(store, partition, number, ledger):
+        return None
+    return PartitionState(number, ledger, state.sizes, staged)
+
+
+def _clear(
+    store: Store, task: PartitionTask, decision: Decision, replaced: Collection[str]
+) -> tuple[str, ...]:
+    """Clear the staging folder of what is published; return warnings: it is not worth a failure.
+
+    replaced: keys of shards that are published no more. A killed run may have left them staged,
+    and a copy of one that the store makes late shall find nothing.
+    """
+    files = [file for file in task.files if file.source_file not in decision.problems]
+    forget_prepared(store, task.partition)
+    try:
+        clear_shards(store, {*replaced, *(shard.key for file in files for shard in file.shards)})
+    except OutputError as error:
+        return (f"what is published is not cleared from the staging folder yet: {error}",)
+    return ()
 
 
 def _check_labels(state: PartitionState, options: JobOptions, partition: str) -> None:
@@ -119,23 +191,27 @@ def _too_many_dead_letters(ledger: Ledger, most: float) -> str | None:
     )
 
 
-def _status(wanted: Decision, changed: bool) -> tuple[str, str | None]:
-    """Return the partition's status, and why it is not complete."""
-    unpublished = wanted.ledger.unpublished
+def describe(decision: Decision, changed: bool) -> tuple[str, str | None]:
+    """Return the status of a partition that is as was decided, and why it is not complete."""
+    unpublished = decision.ledger.unpublished
+    if decision.problems.keys() & unpublished.keys() and all(
+        decision.problems[name].status == "incomplete"
+        for name in unpublished
+        if name in decision.problems
+    ):
+        return "incomplete", why_unpublished(unpublished)
+    if unpublished and all(file.gone for file in unpublished.values()):
+        return "orphaned", why_unpublished(unpublished)
     if unpublished:
-        incomplete = all(
-            name in wanted.problems and wanted.problems[name].status == "incomplete"
-            for name in unpublished
-        )
-        return "incomplete" if incomplete else "failed", why_unpublished(unpublished)
-    if wanted.strangers:
+        return "failed", why_unpublished(unpublished)
+    if decision.strangers:
         return "incomplete", (
-            f"no _SUCCESS: {len(wanted.strangers)} parts are of input files that its ledger does "
-            f"not know, such as {wanted.strangers[0]}; give those inputs too, or delete the parts"
+            f"no _SUCCESS: {len(decision.strangers)} parts are of input files that its ledger does "
+            f"not know, such as {decision.strangers[0]}; give those inputs too, or delete the parts"
         )
-    if wanted.lost:
+    if decision.lost:
         return "incomplete", (
-            f"no _SUCCESS: published parts of {', '.join(wanted.lost)} are gone or damaged; "
+            f"no _SUCCESS: published parts of {', '.join(decision.lost)} are gone or damaged; "
             "run again with that input"
         )
     return "published" if changed else "up_to_date", None
@@ -143,17 +219,19 @@ def _status(wanted: Decision, changed: bool) -> tuple[str, str | None]:
 
 def why_unpublished(unpublished: Mapping[str, UnpublishedFile]) -> str:
     """Return why a partition is not complete. unpublished: of its ledger, not empty."""
-    first = next(iter(unpublished.values())).error
+    name, first = next(iter(unpublished.items()))
+    error = f"{name}: {first.error}" if first.gone else first.error
     more = f" (and {len(unpublished) - 1} more files)" if len(unpublished) > 1 else ""
-    return f"no _SUCCESS: {first}{more}"
+    return f"no _SUCCESS: {error}{more}"
 
 
-def _known_problems(task: PartitionTask, failures: Mapping[str, str]) -> dict[str, FileResult]:
-    problems = {file.source_file: FileResult("failed", file.error) for file in task.failed}
-    for file in task.files:
-        if file.source_file in failures:
-            problems[file.source_file] = FileResult("failed", failures[file.source_file])
-    return problems
+def _describe(partition: str, faults: Mapping[str, str]) -> str:
+    first = next(iter(faults.values()))
+    more = f" (and {len(faults) - 1} more shards)" if len(faults) > 1 else ""
+    return (
+        f"partition {partition or '(none)'} is not published, the proof failed: {first}{more}; "
+        "run again, what failed is annotated anew"
+    )
 
 
 def _results(

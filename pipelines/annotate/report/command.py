@@ -214,7 +214,7 @@ def run_show(arguments: argparse.Namespace) -> int:
 def _find_rows(store: Store, tree: str, post_id: str) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     for name, size in sorted(store.sizes(tree, recursive=True).items()):
-        if not layout.is_part(name.rpartition("/")[2]):
+        if layout.mark_of(name.rpartition("/")[2]) is None:
             continue
         # The row groups that cannot hold the id are not read: their statistics say so.
         file = StoredFile(store, f"{tree}/{name}", size)

@@ -104,7 +104,7 @@ def _dated_night(
     places: tuple[str, ...] = (layout.in_partition(layout.ANNOTATIONS, partition, "*.parquet"),)
     if records:
         entries = [record.entry for record in records]
-        places = tuple(record.staged(layout.ANNOTATIONS) for record in records)
+        places = tuple(record.entry.staged(layout.ANNOTATIONS) for record in records)
     night, histograms = make_night(
         partition,
         key,
@@ -137,7 +137,7 @@ def _undated_night(
         entries = [shard for file in chosen.values() for shard in file.shards]
         if records:
             entries = [record.entry for record in records]
-            places += [record.staged(layout.ANNOTATIONS) for record in records]
+            places += [record.entry.staged(layout.ANNOTATIONS) for record in records]
             staged = True
         elif chosen:
             places.append(layout.in_partition(layout.ANNOTATIONS, partition, "*.parquet"))
@@ -162,7 +162,7 @@ def held_back_letters(store: Store, records: Iterable[CommitRecord]) -> list[dic
     letters: list[dict[str, Any]] = []
     dead = [record for record in records if record.entry.dead_letters.rows]
     for record in dead[:_MOST_PARTS]:
-        place = record.staged(layout.DEAD_LETTERS)
+        place = record.entry.staged(layout.DEAD_LETTERS)
         table = pq.read_table(StoredFile(store, place, record.entry.dead_letters.bytes))
         letters += table.slice(0, _MOST_LETTERS - len(letters)).to_pylist()
         if len(letters) >= _MOST_LETTERS:

@@ -8,8 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pipelines.annotate.output.layout import ANNOTATIONS, LEDGER
-from pipelines.annotate.output.ledger import LedgerFile, read_ledger
+from pipelines.annotate.output.ledger import LedgerFile, read_ledgers
 from pipelines.posts.inputs import Footer, read_footer
 from pipelines.posts.reading import read_unit_rows
 from pipelines.storage.backends import open_url
@@ -85,13 +84,9 @@ def _group_of(footer: Footer, row: int) -> int:
 
 
 def ledger_files(store: Store) -> dict[str, LedgerFile]:
-    """Return every published input file of an output, by source file."""
-    found: dict[str, LedgerFile] = {}
-    for name in store.sizes(ANNOTATIONS, recursive=True):
-        folder, _, file = name.rpartition("/")
-        if file == LEDGER and (ledger := read_ledger(store, folder)) is not None:
-            found |= ledger.files
-    return found
+    """Return every published input file of an output, by source_file."""
+    ledgers = read_ledgers(store).values()
+    return {name: file for ledger in ledgers for name, file in ledger.files.items()}
 
 
 def post_columns(options: Mapping[str, Any]) -> PostColumns:

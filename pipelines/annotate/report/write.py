@@ -89,7 +89,7 @@ def _held_back(store: Store, plan: Plan, manifest: Manifest) -> list[dict[str, A
                     )
                 ],
                 "letters": held_back_letters(store, records),
-                "where": f"{store.url}/{layout.STAGED_PARTS}/*.dead_letters.parquet",
+                "where": f"{store.url}/{layout.STAGED_PARTS}/**/*.dead_letters.parquet",
             }
         )
     return found

@@ -13,14 +13,8 @@ from drf_core.annotator import PreparedPost
 from drf_core.runtimes.choice import available_cores
 from pipelines.annotate.fetch.arrivals import Arrivals
 from pipelines.annotate.fetch.fetcher import shared_fetcher
-from pipelines.annotate.output.commits import (
-    Attempt,
-    CommitRecord,
-    StagedShard,
-    find_commit,
-    stale_attempts,
-    start_attempt,
-)
+from pipelines.annotate.output.attempts import Attempt, stale_attempts, start_attempt
+from pipelines.annotate.output.commits import CommitRecord, StagedShard, find_commit
 from pipelines.annotate.plan import JobOptions, Shard, ShardOutcome, WorkUnit
 from pipelines.annotate.work.beam_metrics import count_batch, count_results
 from pipelines.annotate.work.feature_cache import FeatureCache, open_cache

@@ -114,8 +114,6 @@ def test_killed_while_publishing_the_next_run_finishes(
     assert remote.annotate().code == 1
     remote.emulator.proxy.refuse = None
     inferred.clear()
-    lease = next(name for name in remote.emulator.names(remote.bucket) if "/locks/" in name)
-    remote.emulator.direct.rm_file(f"{remote.bucket}/{lease}")
 
     run = remote.annotate()
 
@@ -262,7 +260,7 @@ def test_a_store_that_refuses_is_no_damaged_part(remote: Remote, tmp_path: Path)
     denied = b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
 
     def refuse(request: Request) -> tuple[int, bytes] | None:
-        reads_a_part = request.kind == "GET" and "/annotations/part-" in request.path
+        reads_a_part = request.kind == "GET" and ".annotations." in request.path
         return (403, denied) if reads_a_part else None
 
     remote.emulator.proxy.refuse = refuse

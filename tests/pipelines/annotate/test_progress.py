@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from pipelines.annotate import progress
-from pipelines.annotate.output import commits
-from pipelines.annotate.output.commits import clear_shards, start_attempt
+from pipelines.annotate.output import attempts
+from pipelines.annotate.output.attempts import start_attempt
+from pipelines.annotate.output.commits import clear_shards
 from pipelines.annotate.plan import Plan
 from pipelines.annotate.planning.make_plan import make_plan
 from pipelines.annotate.progress import ProgressReader, Standing, describe, show_progress
@@ -37,7 +38,7 @@ def plan(tmp_path: Path, tiny_checkpoint: Path) -> Plan:
 def test_done_posts_are_those_committed_and_those_of_attempts_at_work(
     plan: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(commits, "_TOUCH_SECONDS", 0.0)
+    monkeypatch.setattr(attempts, "_TOUCH_SECONDS", 0.0)
     store = open_store(plan.options.output)
     reader = ProgressReader(store, plan)
     first, second = (shard for unit in plan.units for shard in unit.shards)

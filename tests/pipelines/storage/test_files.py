@@ -60,12 +60,17 @@ class TestFiles:
         assert not store.create("a/b", b"second")
         assert store.read("a/b") == b"first"
 
-    def test_move_replaces_and_leaves_nothing(self, store: Store) -> None:
-        store.write("a/one", b"new")
-        store.write("b/two", b"old")
-        store.move("a/one", "b/two")
-        assert store.read("b/two") == b"new"
-        assert store.read("a/one") is None
+    def test_a_copy_outlives_what_it_was_made_of(self, store: Store) -> None:
+        store.write("a/one", b"bytes")
+        assert store.copy("a/one", "b/two") and store.copy("a/one", "b/two")
+        store.remove("a/one")
+        assert store.read("b/two") == b"bytes"
+        assert not store.copy("a/one", "b/three")
+
+    def test_no_name_leads_out_of_the_root(self, store: Store) -> None:
+        for name in ("../x", "a/../../x", ".."):
+            with pytest.raises(OutputError, match="is no name of a file"):
+                store.remove(name)
 
     def test_sizes_are_of_one_folder_or_of_all_below(self, store: Store) -> None:
         store.write("a/one", b"1")

@@ -13,14 +13,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.annotate.output import commits, layout
+from pipelines.annotate.output import attempts, layout
+from pipelines.annotate.output.attempts import list_attempts, stale_attempts, start_attempt
 from pipelines.annotate.output.commits import (
     StagedShard,
     committed_keys,
     find_commit,
-    list_attempts,
-    stale_attempts,
-    start_attempt,
     sweep_staging,
 )
 from pipelines.annotate.plan import Plan, Shard
@@ -80,7 +78,7 @@ class TestCommits:
         assert record.entry.counts.reasons == {"text": {"missing": 1}, "image": {}}
         assert record.entry.counts.dead_letter_reasons == {"no_post_id": 1}
         for tree in layout.TREES:
-            assert store.size(record.staged(tree)) == record.entry.part(tree).bytes
+            assert store.size(record.entry.staged(tree)) == record.entry.part(tree).bytes
 
     def test_the_reasons_behind_a_dead_letter_are_counted_for_retry(
         self, store: Store, plan: Plan, shard: Shard
@@ -99,7 +97,7 @@ class TestCommits:
             write_rows(parts, plan.options, shard)
             record = parts.commit()
         for tree in layout.TREES:
-            footer = pq.read_metadata(store.full(record.staged(tree)))
+            footer = pq.read_metadata(store.full(record.entry.staged(tree)))
             assert footer.metadata[b"drf.source_file"] == b"a.parquet"
             assert footer.metadata[b"drf.key"] == shard.key.encode()
             assert footer.metadata[b"drf.run_id"] == b"test-run"
@@ -117,7 +115,7 @@ class TestCommits:
                 table = pa.Table.from_pylist(rows, parts.annotations_schema)
                 parts.add_annotations(table.to_batches()[0])
             record = parts.commit()
-        part = pq.ParquetFile(store.full(record.staged(layout.ANNOTATIONS)))
+        part = pq.ParquetFile(store.full(record.entry.staged(layout.ANNOTATIONS)))
         assert part.num_row_groups == 1
         assert part.read(["source_row"])["source_row"].to_pylist() == [0, 1, 2, 3]
 
@@ -130,7 +128,7 @@ class TestCommits:
             ]
             parts.add_annotations(pa.Table.from_pylist(rows, parts.annotations_schema))
             record = parts.commit()
-        table = pq.read_table(store.full(record.staged(layout.ANNOTATIONS)))
+        table = pq.read_table(store.full(record.entry.staged(layout.ANNOTATIONS)))
         assert table["lang"].to_pylist() == ["de"] * 4
 
     def test_a_shard_that_lacks_rows_is_not_committed(
@@ -164,16 +162,8 @@ class TestCommits:
                 write_rows(parts, plan.options, shard)
                 record = parts.commit()
             assert find_commit(store, shard.key) == record
-            store.remove(record.staged(layout.DEAD_LETTERS))
+            store.remove(record.entry.staged(layout.DEAD_LETTERS))
             assert find_commit(store, shard.key) is None
-
-    def test_parts_on_their_way_to_publishing_count_as_there(
-        self, plan: Plan, shard: Shard
-    ) -> None:
-        store = open_store(plan.options.output)
-        record = annotate_shard(plan.options, shard)
-        store.move(record.staged(layout.ANNOTATIONS), record.published(layout.ANNOTATIONS))
-        assert find_commit(store, shard.key) == record
 
 
 class TestSeveralAttempts:
@@ -201,7 +191,7 @@ class TestSeveralAttempts:
                 write_rows(parts, plan.options, shard)
             won = second.commit()
             assert first.commit() == won
-        names = {won.staged(tree).rpartition("/")[2] for tree in layout.TREES}
+        names = {won.entry.staged(tree).rpartition("/")[2] for tree in layout.TREES}
         assert store.sizes(layout.STAGED_PARTS).keys() == names
 
     def test_at_once_in_many_threads_one_wins(self, plan: Plan, shard: Shard) -> None:
@@ -240,7 +230,7 @@ class TestKilled:
                 record = annotate_shard(options, shard)
             assert find_commit(store, shard.key) == record
             for tree in layout.TREES:
-                rows = pq.read_metadata(store.full(record.staged(tree))).num_rows
+                rows = pq.read_metadata(store.full(record.entry.staged(tree))).num_rows
                 assert rows == record.entry.part(tree).rows
             if not killed:
                 break
@@ -280,7 +270,7 @@ class TestAttempts:
         attempt = start_attempt(store, "key", "run")
         attempt.touch(5, 1)
         assert list_attempts(store)[0].rows == 0
-        monkeypatch.setattr(commits, "_TOUCH_SECONDS", 0)
+        monkeypatch.setattr(attempts, "_TOUCH_SECONDS", 0)
         attempt.touch(6, 2)
         (state,) = list_attempts(store)
         assert (state.rows, state.dead_letters) == (6, 2)
@@ -309,27 +299,27 @@ class TestAttempts:
     ) -> None:
         """As in a container that was killed and started again: process 1 on the same host."""
         start_attempt(store, "key", "run")
-        monkeypatch.setattr(commits, "_PROCESS_STARTED", time.time() + 1)
+        monkeypatch.setattr(attempts, "_PROCESS_STARTED", time.time() + 1)
         assert stale_attempts(store, ["key"])["key"] == 1
 
     def test_on_another_machine_are_stale_once_they_fall_silent(
         self, store: Store, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(commits.socket, "gethostname", lambda: "elsewhere")
+        monkeypatch.setattr(attempts.socket, "gethostname", lambda: "elsewhere")
         start_attempt(store, "key", "run")
         monkeypatch.undo()
         assert stale_attempts(store, ["key"])["key"] == 0
-        monkeypatch.setattr(commits, "_SILENCE_SECONDS", -1)
+        monkeypatch.setattr(attempts, "_SILENCE_SECONDS", -1)
         assert stale_attempts(store, ["key"])["key"] == 1
 
     def test_that_died_a_day_ago_do_not_count(
         self, store: Store, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         start_attempt(store, "key", "run")
-        monkeypatch.setattr(commits, "_SILENCE_SECONDS", -1)
+        monkeypatch.setattr(attempts, "_SILENCE_SECONDS", -1)
         assert stale_attempts(store, ["key"])["key"] == 1
         tomorrow = time.time() + 86_401
-        monkeypatch.setattr(commits.time, "time", lambda: tomorrow)
+        monkeypatch.setattr(attempts.time, "time", lambda: tomorrow)
         assert stale_attempts(store, ["key"])["key"] == 0
 
 

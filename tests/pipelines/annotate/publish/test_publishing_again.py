@@ -25,7 +25,9 @@ from tests.support.stand_in import (
     plan_run,
     publish,
     published_bytes,
+    published_content,
     published_rows,
+    remove_ledgers,
     run_job,
     success_files,
 )
@@ -117,46 +119,46 @@ class TestRetry:
 class TestHandsOnTheOutput:
     def test_a_deleted_part_is_computed_again_alone(self, corpus: Path, output: Path) -> None:
         run_job(output, corpus)
-        before = published_bytes(output)
+        before = published_content(output)
         next((output / "annotations" / NIGHT).glob("*.parquet")).unlink()
         _, computed = run_job(output, corpus)
         assert sum(computed.values()) == 1
-        assert published_bytes(output) == before
+        assert published_content(output) == before
 
     def test_a_part_cut_short_is_computed_again(self, corpus: Path, output: Path) -> None:
         run_job(output, corpus)
-        before = published_bytes(output)
+        before = published_content(output)
         part = next((output / "dead_letters" / NIGHT).glob("*.parquet"))
         part.write_bytes(part.read_bytes()[:-1])
         _, computed = run_job(output, corpus)
         assert sum(computed.values()) == 1
-        assert published_bytes(output) == before
+        assert published_content(output) == before
 
     @pytest.mark.parametrize("tree", ["annotations", "dead_letters"])
     def test_a_deleted_partition_is_computed_again(
         self, corpus: Path, output: Path, tree: str
     ) -> None:
         run_job(output, corpus)
-        before = published_bytes(output)
+        before = published_content(output)
         shutil.rmtree(output / tree / NIGHT)
         _, computed = run_job(output, corpus)
         assert computed == {FIRST: 3, SECOND: 3}
-        assert published_bytes(output) == before
+        assert published_content(output) == before
 
     def test_a_leftover_of_the_right_name_and_size_is_replaced(
         self, corpus: Path, output: Path
     ) -> None:
         run_job(output, corpus)
-        before = published_bytes(output)
+        before = published_content(output)
         shutil.rmtree(output / "annotations" / NIGHT)
         for part in (output / "dead_letters" / NIGHT).glob("*.parquet"):
             part.write_bytes(bytes(part.stat().st_size))
         run_job(output, corpus)
-        assert published_bytes(output) == before
+        assert published_content(output) == before
 
     def test_without_its_ledger_no_row_is_doubled(self, corpus: Path, output: Path) -> None:
         run_job(output, corpus)
-        (output / "annotations" / NIGHT / "_parts.json").unlink()
+        remove_ledgers(output, NIGHT)
         run_job(output, corpus, model_revision="revision-2")
         assert published_rows(output) == rows_of(first=10, second=10)
         assert success_files(output) == COMPLETE
@@ -165,7 +167,7 @@ class TestHandsOnTheOutput:
         self, corpus: Path, output: Path
     ) -> None:
         run_job(output, corpus)
-        (output / "annotations" / NIGHT / "_parts.json").unlink()
+        remove_ledgers(output, NIGHT)
         manifest, _ = run_job(output, corpus / FIRST)
         assert manifest.partitions == {NIGHT: "incomplete"}
         assert manifest.exit_code == 1
@@ -195,11 +197,11 @@ class TestHandsOnTheOutput:
 
     def test_a_missing_success_is_written_again(self, corpus: Path, output: Path) -> None:
         run_job(output, corpus)
-        before = published_bytes(output)
+        before = published_content(output)
         (output / "annotations" / NIGHT / "_SUCCESS").unlink()
         _, computed = run_job(output, corpus)
         assert not computed
-        assert published_bytes(output) == before
+        assert published_content(output) == before
 
     def test_an_emptied_staging_folder_costs_only_time(self, corpus: Path, output: Path) -> None:
         annotate(plan_run(output, corpus))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import shutil
 from datetime import datetime, timezone
@@ -13,11 +12,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.annotate.finish import RunStart, close_without_computing
-from pipelines.annotate.output import layout, locks
-from pipelines.annotate.output.commits import StagedShard, start_attempt
+from pipelines.annotate.output import layout
+from pipelines.annotate.output.attempts import start_attempt
+from pipelines.annotate.output.commits import StagedShard
 from pipelines.annotate.output.ledger import read_ledger
+from pipelines.annotate.output.snapshot import read_annotations
 from pipelines.annotate.plan import Plan
-from pipelines.annotate.publish.intents import PublishError, replay_intents
+from pipelines.annotate.publish.publish_partition import PublishError
 from pipelines.storage.files import open_store
 from schemas.dead_letters import dead_letters_schema
 from schemas.manifest import Manifest
@@ -42,6 +43,7 @@ from tests.support.stand_in import (
     plan_run,
     publish,
     published_bytes,
+    published_content,
     published_rows,
     run_job,
     staged_files,
@@ -76,7 +78,9 @@ class TestProof:
         assert success_files(output) == set()
         assert published_rows(output) == []
 
-    def test_earlier_parts_stay_and_the_next_run_repairs(self, corpus: Path, output: Path) -> None:
+    def test_the_partition_stays_as_it_was_and_the_next_run_repairs(
+        self, corpus: Path, output: Path
+    ) -> None:
         run_job(output, corpus)
         before = published_bytes(output)
         plan = plan_run(output, corpus, model_revision="revision-2")
@@ -85,49 +89,27 @@ class TestProof:
             annotate_shard(plan.options, shard)
         with pytest.raises(PublishError):
             publish(plan)
-        assert success_files(output) == set()
-        success = {name: b"" for name in COMPLETE}
-        assert {**published_bytes(output), **success} == before
+        assert published_bytes(output) == before
         _, computed = run_job(output, corpus, model_revision="revision-2")
-        assert computed == {FIRST: 3}
+        assert computed == {FIRST: 1}
         assert published_rows(output) == rows_of(first=10, second=10)
         assert success_files(output) == COMPLETE
 
-    def test_killed_while_it_takes_the_parts_back_later_runs_repair_too(
-        self, corpus: Path, output: Path, tmp_path: Path
+    @pytest.mark.parametrize("tree", ["annotations", "dead_letters"])
+    def test_one_flipped_bit_of_a_staged_part_stops_publishing(
+        self, corpus: Path, output: Path, tree: str
     ) -> None:
-        run_job(output, corpus)
-        plan = plan_run(output, corpus, model_revision="revision-2")
-        self.commit_wrong_rows(plan)
-        for shard in (*plan.shards[FIRST][1:], *plan.shards[SECOND]):
-            annotate_shard(plan.options, shard)
-        step, killed = 1, True
-        while killed:
-            copy = tmp_path / f"killed-{step}"
-            shutil.copytree(output, copy)
-            options = dataclasses.replace(plan.options, output=str(copy))
-            killed = run_and_kill(
-                step, publish_what_fails, dataclasses.replace(plan, options=options)
-            )
-            # The runs that meet the bad part fail; each leaves less of it behind.
-            for _ in range(3):
-                with contextlib.suppress(PublishError):
-                    run_job(copy, corpus, model_revision="revision-2")
-            assert published_rows(copy) == rows_of(first=10, second=10), f"step {step}"
-            assert success_files(copy) == COMPLETE, f"step {step}"
-            assert staged_files(copy) == set(), f"step {step}"
-            step += 3
-        assert step > 40
-
-    def test_damaged_bytes_stop_publishing(self, corpus: Path, output: Path) -> None:
         plan = plan_run(output, corpus)
         annotate(plan)
-        part = next((output / "_staging" / "parts").glob("*.annotations.parquet"))
-        content = bytearray(part.read_bytes())
-        content[-40:-8] = b"\xff" * 32
-        part.write_bytes(bytes(content))
-        with pytest.raises(PublishError, match="cannot be read"):
-            publish(plan)
+        for where in (0, 4, -20):
+            part = next((output / "_staging" / "parts").rglob(f"*.{tree}.parquet"))
+            content = bytearray(part.read_bytes())
+            content[where] ^= 1
+            part.write_bytes(bytes(content))
+            with pytest.raises(PublishError, match="does not have the bytes that were committed"):
+                publish(plan)
+            assert published_rows(output) == []
+            annotate(plan_run(output, corpus))
         run_job(output, corpus)
         assert published_rows(output) == rows_of(first=10, second=10)
 
@@ -136,16 +118,27 @@ def publish_plan(plan: Plan) -> None:
     publish(plan)
 
 
-def publish_what_fails(plan: Plan) -> None:
-    with pytest.raises(PublishError):
-        publish(plan)
+Content = list[tuple[str, bytes]]
+
+
+def of_tree(content: Content, tree: str) -> Content:
+    return [(name, data) for name, data in content if name.startswith(tree)]
+
+
+def rows_by_ledger(output: Path) -> list[tuple[str, int]]:
+    """(source_file, source_row) of both trees, as who reads by the ledger finds them."""
+    rows = []
+    for tree in layout.TREES:
+        table = read_annotations(str(output), tree).to_table(["source_file", "source_row"])
+        rows += zip(*(column.to_pylist() for column in table.columns), strict=True)
+    return sorted(rows)
 
 
 class TestKilledAnywhere:
     """A night in which everything changes at once, killed before every change of a file."""
 
     @pytest.fixture
-    def prepared(self, tmp_path: Path) -> tuple[Path, Plan, dict[str, bytes]]:
+    def prepared(self, tmp_path: Path) -> tuple[Path, Plan, Content]:
         """The output before publishing, the plan, and the bytes that publishing leads to."""
         corpus, output = tmp_path / "in", tmp_path / "before"
         write_nights(corpus, ["2026-11-17"], files_per_night=3, posts_per_file=6)
@@ -157,63 +150,57 @@ class TestKilledAnywhere:
         annotate(plan)
         shutil.copytree(output, tmp_path / "done")
         publish(self.moved(plan, tmp_path / "done"))
-        return output, plan, published_bytes(tmp_path / "done")
+        return output, plan, published_content(tmp_path / "done")
 
     def moved(self, plan: Plan, output: Path) -> Plan:
         options = dataclasses.replace(plan.options, output=str(output))
         return dataclasses.replace(plan, options=options)
 
-    def test_the_next_run_ends_where_the_killed_one_would_have(
-        self, prepared: tuple[Path, Plan, dict[str, bytes]], tmp_path: Path
+    def test_readers_see_the_old_folder_or_the_new_and_the_next_run_ends_it(
+        self, prepared: tuple[Path, Plan, Content], tmp_path: Path
     ) -> None:
         before, plan, expected = prepared
-        old, new = published_bytes(before), expected
+        of_ledger = [rows_by_ledger(path) for path in (before, tmp_path / "done")]
         step = 1
         while True:
             output = tmp_path / f"killed-{step}"
             shutil.copytree(before, output)
-            if not run_and_kill(step, publish_plan, self.moved(plan, output)):
+            killed = run_and_kill(step, publish_plan, self.moved(plan, output))
+            for tree in layout.TREES:
+                seen = of_tree(published_content(output), tree)
+                assert seen in (
+                    of_tree(published_content(before), tree),
+                    of_tree(expected, tree),
+                ), f"step {step}: {tree} is neither the old folder nor the new one"
+            assert rows_by_ledger(output) in of_ledger, f"step {step}"
+            if not killed:
                 break
-            seen = published_bytes(output)
-            if f"annotations/{NIGHT}/_SUCCESS" in seen:
-                assert seen in (old, new), f"half a partition called complete at step {step}"
             _, computed = run_job(output, tmp_path / "in", prune=True)
             assert not computed, f"step {step}"
-            assert published_bytes(output) == expected, f"step {step}"
+            assert published_content(output) == expected, f"step {step}"
             assert staged_files(output) == set(), f"step {step}"
             shutil.rmtree(output)
             step += 1
         assert step > 20
 
-    def test_a_replay_alone_ends_there_too_and_can_be_killed_itself(
-        self, prepared: tuple[Path, Plan, dict[str, bytes]], tmp_path: Path
-    ) -> None:
-        before, plan, expected = prepared
-        for step, second in ((8, 3), (12, 9), (15, 1), (20, 15)):
-            output = tmp_path / f"killed-{step}"
-            shutil.copytree(before, output)
-            assert run_and_kill(step, publish_plan, self.moved(plan, output))
-            assert run_and_kill(second, replay_intents, str(output))
-            assert replay_intents(str(output)) == []
-            assert published_bytes(output) == expected
-
-    def test_staged_parts_lost_before_the_replay_are_computed_again(
-        self, prepared: tuple[Path, Plan, dict[str, bytes]], tmp_path: Path
+    def test_staged_parts_lost_before_they_are_brought_are_computed_again(
+        self, prepared: tuple[Path, Plan, Content], tmp_path: Path
     ) -> None:
         before, plan, _ = prepared
         output = tmp_path / "killed"
         shutil.copytree(before, output)
-        # The sixth change is the first part's way from the staging folder.
-        assert run_and_kill(6, publish_plan, self.moved(plan, output))
-        assert (output / "_staging" / "intents").exists()
-        shutil.rmtree(output / "_staging" / "parts")
-        manifest, computed = run_job(output, tmp_path / "in", prune=True)
+        # The first changes are the ledger's; from then on it is committed.
+        assert run_and_kill(5, publish_plan, self.moved(plan, output))
+        assert read_ledger(open_store(str(output)), NIGHT) != read_ledger(
+            open_store(str(before)), NIGHT
+        )
+        shutil.rmtree(output / "_staging")
+        _, computed = run_job(output, tmp_path / "in", prune=True)
         assert computed == {FIRST: 1, f"{NIGHT}/part-00009.parquet": 2}
-        assert "staged part" in manifest.warnings[0]
         assert success_files(output) == COMPLETE
 
     def test_a_dry_run_sees_a_killed_publishing_and_changes_nothing(
-        self, prepared: tuple[Path, Plan, dict[str, bytes]], tmp_path: Path
+        self, prepared: tuple[Path, Plan, Content], tmp_path: Path
     ) -> None:
         before, plan, _ = prepared
         output = tmp_path / "killed"
@@ -241,21 +228,11 @@ class TestAPartitionThatCannotBeWritten:
         assert manifest.exit_code == 1
         assert any(f"annotations/{NIGHT}" in warning for warning in manifest.warnings)
 
-        (warning,) = replay_intents(str(output))
-        assert f"annotations/{NIGHT}" in warning
         write_posts(tmp_path / "in" / other / "b.parquet", make_posts(3))
         assert close(plan_run(output, tmp_path / "in", run_id="2")).partitions[other] == "published"
 
         (output / "annotations" / NIGHT).unlink()
-        assert replay_intents(str(output)) == []
         assert close(plan_run(output, tmp_path / "in", run_id="3")).exit_code == 0
-
-    def test_an_intent_nobody_can_read_is_a_warning(self, corpus: Path, output: Path) -> None:
-        place = output / layout.intent(NIGHT)
-        place.parent.mkdir(parents=True)
-        place.write_text("[]")
-        (warning,) = replay_intents(str(output))
-        assert "another version" in warning
 
 
 def close(plan: Plan) -> Manifest:
@@ -270,8 +247,6 @@ def test_the_name_of_a_partition_may_be_long_in_any_script(tmp_path: Path, outpu
     plan = plan_run(output, tmp_path / "in")
     annotate(plan)
     assert run_and_kill(8, publish, plan)
-    assert list((output / layout.INTENTS).iterdir())
-    assert replay_intents(str(output)) == []
     run_job(output, tmp_path / "in")
     assert len(published_rows(output)) == 3
     assert layout.quoted(night) != layout.quoted(f"{night}ü")
@@ -313,9 +288,8 @@ class TestObjectStores:
         ledger = read_ledger(store, NIGHT)
         assert ledger is not None
         assert store.sizes(f"annotations/{NIGHT}").keys() == {
-            *ledger.names(),
+            *ledger.entries(),
             "_SUCCESS",
-            "_parts.json",
         }
         manifest, computed = run_job(store.url, corpus)
         assert not computed
@@ -324,7 +298,6 @@ class TestObjectStores:
     def test_stopped_before_any_change_the_next_run_completes(
         self, corpus: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(locks, "LEASE_SECONDS", 0.05)
         step, stopped = 1, True
         while stopped:
             store = memory_store("stopped")

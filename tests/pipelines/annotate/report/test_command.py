@@ -56,7 +56,7 @@ def test_a_line_that_was_lost_does_not_lose_the_run(
 
 def test_a_run_without_histograms_is_counted_from_its_parts(output: Path, tmp_path: Path) -> None:
     wanted = report_of(output, "2026-11-18")
-    ledger = output / "annotations" / "dt=2026-11-18" / "_parts.json"
+    ledger = output / "_ledgers" / "dt=2026-11-18" / "000000001.json"
     fields = json.loads(ledger.read_text())
     for file in fields["files"].values():
         for shard in file["shards"]:

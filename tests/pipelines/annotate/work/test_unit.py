@@ -13,7 +13,8 @@ import pytest
 
 from drf_core.annotator import Annotator
 from pipelines.annotate.output import layout
-from pipelines.annotate.output.commits import committed_keys, list_attempts
+from pipelines.annotate.output.attempts import list_attempts
+from pipelines.annotate.output.commits import committed_keys
 from pipelines.annotate.plan import JobOptions, RowOptions
 from pipelines.annotate.work import stream
 from pipelines.storage.files import open_store

@@ -15,7 +15,8 @@ import pytest
 from drf_core.annotator import Annotator
 from pipelines.annotate.finish import close_partition
 from pipelines.annotate.output import layout
-from pipelines.annotate.output.commits import committed_keys, list_attempts, start_attempt
+from pipelines.annotate.output.attempts import list_attempts, start_attempt
+from pipelines.annotate.output.commits import committed_keys
 from pipelines.annotate.output.partitions import PartitionTask
 from pipelines.annotate.plan import JobOptions, Shard
 from pipelines.posts.files import FailedFile

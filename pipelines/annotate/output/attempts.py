@@ -1,0 +1,139 @@
+"""Attempts at shards, each on record while it runs, so that a killed one is known of."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import socket
+import time
+import uuid
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from pipelines.annotate.output import layout
+from pipelines.storage.files import OutputError, Store, to_json
+
+# An attempt that says nothing for this long is taken for dead, wherever it ran.
+_SILENCE_SECONDS = 120.0
+_TOUCH_SECONDS = 2.0
+
+# What killed an attempt longer ago says nothing of its shard: machines and people change.
+_REMEMBERED_SECONDS = 86_400.0
+
+_PROCESS_STARTED = time.time()
+
+
+@dataclass(frozen=True)
+class AttemptState:
+    """What an attempt's record says: rows and dead letters done so far, not yet committed."""
+
+    key: str
+    attempt: str
+    run_id: str
+    rows: int
+    dead_letters: int
+    host: str
+    process: int
+    updated: float
+
+    def alive(self) -> bool:
+        """Whether it may still be at work."""
+        if time.time() - self.updated > _SILENCE_SECONDS:
+            return False
+        if self.host != socket.gethostname():
+            return True
+        # A container that starts again has the host name and process id of the killed one.
+        if self.process == os.getpid():
+            return self.updated >= _PROCESS_STARTED
+        return _process_runs(self.process)
+
+
+class Attempt:
+    """One try at a shard, on record while it runs. Not for several threads at once.
+
+    began: when, in seconds since 1970.
+    """
+
+    def __init__(self, store: Store, key: str, run_id: str) -> None:
+        self.id = uuid.uuid4().hex[:12]
+        self.key = key
+        self.began = time.time()
+        self._store = store
+        self._run_id = run_id
+        self._written = 0.0
+
+    def touch(self, rows: int, dead_letters: int = 0) -> None:
+        """Put on record how many rows of the shard are done; cheap to call often."""
+        now = time.monotonic()
+        if self._written and now - self._written < _TOUCH_SECONDS:
+            return
+        self._written = now
+        state = AttemptState(
+            self.key,
+            self.id,
+            self._run_id,
+            rows,
+            dead_letters,
+            socket.gethostname(),
+            os.getpid(),
+            time.time(),
+        )
+        name = layout.attempt_record(self.key, self.id)
+        # It only tells of the work, and the work does not end for it.
+        with contextlib.suppress(OutputError):
+            self._store.write(name, to_json(dataclasses.asdict(state)), durable=False)
+
+    def end(self) -> None:
+        """Take it off the record: it ended in an orderly way, with a commit or without."""
+        with contextlib.suppress(OutputError):
+            self._store.remove(layout.attempt_record(self.key, self.id))
+
+
+def start_attempt(store: Store, key: str, run_id: str) -> Attempt:
+    """Put a new attempt at a shard on record and return it; call end() whatever happens."""
+    attempt = Attempt(store, key, run_id)
+    attempt.touch(0)
+    return attempt
+
+
+def list_attempts(store: Store, keys: Iterable[str] | None = None) -> list[AttemptState]:
+    """Return the attempts on record, of all shards or of those with the given keys."""
+    wanted = None if keys is None else set(keys)
+    states = []
+    for name in store.sizes(layout.ATTEMPTS):
+        if wanted is not None and name.partition(".")[0] not in wanted:
+            continue
+        value = store.read_json(f"{layout.ATTEMPTS}/{name}")
+        # It may have ended meanwhile, or be another version's.
+        with contextlib.suppress(TypeError):
+            states.append(AttemptState(**value))
+    return states
+
+
+def stale_attempts(store: Store, keys: Iterable[str]) -> Counter[str]:
+    """Return, by key, how many attempts at shards died without a word in the last 24 hours.
+
+    Their process was killed, by what the shard holds or by whoever stopped the run.
+    """
+    oldest = time.time() - _REMEMBERED_SECONDS
+    attempts = list_attempts(store, keys)
+    return Counter(s.key for s in attempts if s.updated >= oldest and not s.alive())
+
+
+def forget_attempts(store: Store, keys: Iterable[str]) -> None:
+    """Take the attempts that died off the record, so that the shards are tried anew."""
+    for state in list_attempts(store, keys):
+        if not state.alive():
+            store.remove(layout.attempt_record(state.key, state.attempt))
+
+
+def _process_runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
