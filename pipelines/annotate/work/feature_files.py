@@ -1,8 +1,9 @@
 """Feature vectors by the hash of what they were encoded from, in files that never change.
 
-A writer adds a pair of files: the features (float32, one row after the other) and, after it,
-their keys, 16 bytes each. So any number of workers can write and read at once on any store, and
-whoever needs the space may remove files at any time: what is gone is encoded again.
+A writer adds a pair of files: the features (float32, one row after the other, each with a checksum
+of its key and itself) and, after it, their keys, 16 bytes each. So any number of workers can write
+and read at once on any store, and whoever needs the space may remove files at any time: what is
+gone, or damaged, is encoded again.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import datetime
 import threading
 import uuid
+import zlib
 from collections import OrderedDict
 
 import numpy as np
@@ -33,7 +35,7 @@ class FeatureFiles:
     def __init__(self, store: Store, folder: str, size: int) -> None:
         self._store = store
         self._folder = folder
-        self._size = size
+        self._row = np.dtype([("feature", "<f4", (size,)), ("checksum", "<u4")])
         self._lock = threading.Lock()
         self._names: list[str] = []
         self._index = _Index(np.empty(0, _KEY), np.empty(0, np.int32), np.empty(0, np.int64))
@@ -60,7 +62,9 @@ class FeatureFiles:
         name = self._names[place[0]].removesuffix(".keys")
         block, row = divmod(place[1], _ROWS_PER_BLOCK)
         rows = self._block(name, block)
-        return rows[row] if row < len(rows) else None
+        if row >= len(rows) or rows["checksum"][row] != _checksum(key, rows["feature"][row]):
+            return None
+        return rows["feature"][row]
 
     def add(self, key: bytes, feature: np.ndarray) -> None:
         """Keep a feature, float32 (size,); it is written with others."""
@@ -76,8 +80,12 @@ class FeatureFiles:
             if not added:
                 return
             name = f"{datetime.date.today():%Y%m%d}-{uuid.uuid4().hex[:16]}"
-            features = np.stack(list(added.values())).astype("<f4", copy=False)
-            self._store.write(f"{self._folder}/{name}.features", features.tobytes(), durable=False)
+            rows = np.empty(len(added), self._row)
+            rows["feature"] = np.stack(list(added.values()))
+            rows["checksum"] = [
+                _checksum(key, feature) for key, feature in zip(added, rows["feature"], strict=True)
+            ]
+            self._store.write(f"{self._folder}/{name}.features", rows.tobytes(), durable=False)
             keys = b"".join(added)
             self._store.write(f"{self._folder}/{name}.keys", keys, durable=False)
             self._names.append(f"{name}.keys")
@@ -85,12 +93,12 @@ class FeatureFiles:
             self._index = self._index.and_file(len(self._names) - 1, whole)
 
     def _block(self, name: str, block: int) -> np.ndarray:
-        """Rows of a file, float32 (at most _ROWS_PER_BLOCK, size); none where it is gone."""
+        """Rows of a file with their checksums, _ROWS_PER_BLOCK at most; none where it is gone."""
         with self._lock:
             if (name, block) in self._blocks:
                 self._blocks.move_to_end((name, block))
                 return self._blocks[name, block]
-        width = 4 * self._size
+        width = self._row.itemsize
         start = block * _ROWS_PER_BLOCK * width
         path = self._store.full(f"{self._folder}/{name}.features")
         try:
@@ -98,12 +106,16 @@ class FeatureFiles:
         except Exception:
             # Whatever is wrong with it, encoding anew is the way out.
             data = b""
-        rows = np.frombuffer(data[: len(data) // width * width], "<f4").reshape(-1, self._size)
+        rows = np.frombuffer(data[: len(data) // width * width], self._row)
         with self._lock:
             self._blocks[name, block] = rows
             while len(self._blocks) > _BLOCKS_HELD:
                 self._blocks.popitem(last=False)
         return rows
+
+
+def _checksum(key: bytes, feature: np.ndarray) -> int:
+    return zlib.crc32(feature.astype("<f4", copy=False).tobytes(), zlib.crc32(key))
 
 
 class _Index:

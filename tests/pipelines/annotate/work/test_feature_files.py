@@ -87,3 +87,21 @@ def test_damaged_files_are_as_if_they_held_less(store: Store, harm: str) -> None
     last, first = reader.find(key(9)), reader.find(key(0))
     assert last is None
     assert first is None if harm == "features gone" else np.array_equal(first, feature(0))
+
+
+@pytest.mark.parametrize("damage", ["zeroed", "one bit"])
+def test_features_that_are_not_those_that_were_written_are_not_found(
+    store: Store, damage: str
+) -> None:
+    written(store, range(3))
+    [name] = [name for name in store.sizes("text-1") if name.endswith(".features")]
+    data = bytearray(store.read(f"text-1/{name}") or b"")
+    width = len(data) // 3
+    data[width : 2 * width] = bytes(width) if damage == "zeroed" else data[width : 2 * width]
+    data[width] ^= damage == "one bit"
+    store.write(f"text-1/{name}", bytes(data))
+    reader = FeatureFiles(store, "text-1", SIZE)
+    reader.refresh()
+    assert np.array_equal(reader.find(key(0)), feature(0))
+    assert reader.find(key(1)) is None
+    assert np.array_equal(reader.find(key(2)), feature(2))
