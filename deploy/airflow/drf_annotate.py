@@ -46,6 +46,9 @@ NOT_THERE = re.compile(
     r"^drf: error: --input .*: (no such file or folder|matches no file|"
     r"the folder holds no file of posts .*|cannot be listed: .*)$"
 )
+# What a run's parameter `options` may ask for; the Variable drf has the rest.
+FLAGS = ("--strict", "--prune", "--no-report")
+OPTIONS = ("--retry", "--max-dead-letter-share", "--batch-size", "--threads", "--runtime")
 # After the end of a night's data interval.
 DEADLINE = timedelta(hours=18)
 # What drf needs to commit what it holds and to end in an orderly way.
@@ -65,7 +68,8 @@ class _Drf(BaseOperator):
         command = [
             *(settings["drf"], "annotate", *settings.get("options", [])),
             *("--input", _of_night(settings.get(posts, settings["input"]), context["ds"])),
-            *("--output", settings["output"], *context["params"]["options"], *options),
+            *("--output", settings["output"]),
+            *(*_allowed(context["params"]["options"]), *options),
         ]
         # Airflow's own settings hold secrets, and its Python's paths are not those of drf.
         environment = {
@@ -109,6 +113,23 @@ class _Drf(BaseOperator):
             self._process.wait(PATIENCE_SECONDS)
         except subprocess.TimeoutExpired:
             self._process.kill()
+
+
+def _allowed(words: list[str]) -> list[str]:
+    """The options that whoever starts a run may give; those of Beam could start any program."""
+    follows = False
+    for word in words:
+        name, equals, _ = word.partition("=")
+        if (follows and not word.startswith("-")) or (name in FLAGS and not equals):
+            follows = False
+        elif name in OPTIONS:
+            follows = not equals
+        else:
+            raise AirflowFailException(
+                f"the parameter options may hold {', '.join((*FLAGS, *OPTIONS))}, not {word!r}; "
+                "others belong into the Variable drf"
+            )
+    return words
 
 
 def _of_night(place: str, night: str) -> str:

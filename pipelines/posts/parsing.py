@@ -163,7 +163,7 @@ def _dense(batch: pa.RecordBatch, most: dict[str, int]) -> pa.RecordBatch:
         wanted = _normal_type(column.type)
         if wanted != column.type and column.nbytes > _MOST_REPEATED_BYTES and len(column) > 1:
             raise MemoryError
-        columns.append(column if wanted == column.type else column.cast(wanted))
+        columns.append(_repaired(column) if pa.types.is_string(wanted) else column.cast(wanted))
     return pa.RecordBatch.from_arrays(columns, schema=normal_schema(batch.schema))
 
 
@@ -179,6 +179,27 @@ def _cut(column: pa.Array, most: int) -> pa.Array:
     cut = pc.binary_slice(column.cast(pa.large_binary()), 0, most).to_pylist()
     texts = [None if value is None else value.decode("utf-8", "ignore") for value in cut]
     return pa.array(texts, column.type)
+
+
+def _repaired(column: pa.Array) -> pa.Array:
+    """A column of texts as strings; bytes that are no UTF-8 become U+FFFD.
+
+    Readers trust that a string column is UTF-8, not every writer cares: a cast from binary is
+    what checks it.
+    """
+    if pa.types.is_dictionary(column.type):
+        return _repaired(column.dictionary).take(column.indices)
+    if column.type == pa.string_view():
+        column = column.cast(pa.binary_view())
+    raw = column.cast(pa.large_binary())
+    try:
+        return raw.cast(pa.string())
+    except pa.ArrowInvalid:
+        texts = [
+            None if value is None else value.decode("utf-8", errors="replace")
+            for value in raw.to_pylist()
+        ]
+        return pa.array(texts, pa.string())
 
 
 def _as_stream(batch: pa.RecordBatch) -> memoryview:

@@ -154,15 +154,23 @@ def nights(
         "failed file": {"night": "2026-11-12"},
         "comes late": {
             "night": "2026-11-13",
-            "settings": {**settings, "wait_for": f"{root}/posts/dt={{night}}/_SUCCESS"},
-            "options": ["--output", f"{root}/blocked/annotated"],
+            "settings": {
+                **settings,
+                "wait_for": f"{root}/posts/dt={{night}}/_SUCCESS",
+                "output": f"{root}/blocked/annotated",
+            },
+            "options": ["--retry", "fetch_failed", "--strict"],
             "changes": {
                 "1": [f"{root}/late/dt=2026-11-13", f"{root}/posts/dt=2026-11-13"],
                 "3": [f"{root}/blocked", f"{root}/given way"],
             },
         },
         "never comes": {"night": "2026-11-14", "deadline_hours": 0},
-        "wrong usage": {"night": "2026-11-11", "options": ["--colum", "text=body"]},
+        "wrong usage": {
+            "night": "2026-11-11",
+            "settings": {**settings, "options": [*settings["options"], "--colum", "text=body"]},
+        },
+        "forbidden": {"night": "2026-11-11", "options": ["--environment_config=/bin/sh"]},
         "no such drf": {"night": "2026-11-11", "settings": {**settings, "drf": f"{root}/none"}},
         "too slow": {
             "night": "2026-11-11",
@@ -207,6 +215,12 @@ class TestNights:
         output = Output(nights["root"] / "blocked" / "annotated")
         assert [path.name for path in output.root.glob("_runs/*")] == [returned["run_id"]]
         assert output.succeeded() == ["dt=2026-11-13"]
+
+    def test_whoever_starts_one_may_give_few_options(self, nights: dict[str, Any]) -> None:
+        night = nights["forbidden"]
+        assert states(night)["wait_for_posts"] == "failed"
+        [message] = night["tasks"]["wait_for_posts"]["messages"]
+        assert "not '--environment_config=/bin/sh'" in message
 
     def test_one_that_is_held_back_is_red_where_people_must_look(
         self, nights: dict[str, Any]

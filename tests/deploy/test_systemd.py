@@ -118,3 +118,16 @@ def test_systemd_finds_nothing_wrong_with_the_units(tmp_path: Path) -> None:
         check=False,
     )
     assert (ran.returncode, ran.stderr) == (0, "")
+
+
+def test_the_service_is_confined() -> None:
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("needs systemd-analyze, which is not on this machine")
+    service = UNITS / "drf-annotate.service"
+    said = subprocess.run(
+        ["systemd-analyze", "security", "--offline=true", "--threshold=40", service],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert said.returncode == 0, said.stdout[-300:] + said.stderr
