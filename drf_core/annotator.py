@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -12,10 +12,8 @@ from torch import Tensor
 
 from drf_core.decoding.decoders import Decoded, Decoders, Item
 from drf_core.decoding.images import decode_image
-from drf_core.decoding.preparation import ImageLimits
+from drf_core.decoding.preparation import ImageLimits, LightPreparer
 from drf_core.decoding.texts import text_reason
-from drf_core.model.modeling_drf import DRFModel
-from drf_core.model.processing_drf import DRFProcessor
 from drf_core.runtimes.choice import available_cores
 from drf_core.runtimes.interface import Encoders, Runtime
 from drf_core.runtimes.serving import serve
@@ -23,6 +21,11 @@ from drf_core.runtimes.torch_encoders import TorchEncoders
 from schemas.annotations import MODALITIES
 from schemas.posts import MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS
 from schemas.reasons import ModalityReason
+
+if TYPE_CHECKING:
+    from drf_core.model.head import DRFHead
+    from drf_core.model.modeling_drf import DRFModel
+    from drf_core.model.processing_drf import DRFProcessor
 
 
 @dataclass(frozen=True)
@@ -96,16 +99,16 @@ class Annotator:
 
     def __init__(
         self,
-        model: DRFModel,
-        processor: DRFProcessor,
+        model: DRFModel | DRFHead,
+        processor: DRFProcessor | LightPreparer,
         encoders: Encoders | None = None,
         decoders: Decoders | None = None,
     ) -> None:
-        self.model = model.eval()
-        self.processor = processor
+        self.model: Any = model.eval()
+        self.processor: Any = processor
         self.device = model.device
         self.labels = model.config.labels
-        self._encoders: Encoders = encoders or TorchEncoders(model, processor)
+        self._encoders: Encoders = encoders or TorchEncoders(self.model, cast(Any, processor))
         self._largest_batch: int | None = None
         self._decoders = decoders
         # The first call sets the tokenizer's truncation; set by several threads at once, it
@@ -134,14 +137,12 @@ class Annotator:
         """
         threads = threads or available_cores()
         torch.set_num_threads(threads)
-        processor = DRFProcessor.from_pretrained(folder, local_files_only=True)
-        model, encoders = serve(folder, processor, runtime, device, threads, cache)
+        served = serve(folder, runtime, device, threads, cache)
         decoders = None
         if decode_seconds is not None:
-            preparation = processor.preparation(folder, model.config.max_text_tokens)
-            decoders = Decoders(preparation, decode_seconds)
+            decoders = Decoders(served.preparation, decode_seconds)
             decoders.start(available_cores())
-        return cls(model, processor, encoders, decoders)
+        return cls(served.model, served.processor, served.encoders, decoders)
 
     @property
     def batch_size(self) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -56,19 +57,41 @@ class ImageLimits:
     more_formats: tuple[str, ...] = ()
 
 
-class _Light:
-    """Prepares with tokenizers and Pillow alone, which a child has at hand at once."""
+class LightPreparer:
+    """Prepares with tokenizers and Pillow alone, which are at hand at once.
+
+    target: shortest side, in pixels, that images are resized to; None where they are not.
+    """
 
     def __init__(self, tokenizer: str, resizing: Resizing, target: int | None) -> None:
         self._tokenizer = Tokenizer.from_str(tokenizer)
         self._resizing = resizing
-        self._target = target
+        self.target = target
 
     def token_ids(self, text: str, max_tokens: int) -> list[int]:
+        """Token ids of one text, special tokens included, cut as the preparation says."""
         return list(self._tokenizer.encode(shortened(text, max_tokens)).ids)
 
     def pixels(self, image: Image.Image) -> np.ndarray:
-        return self._resizing(bounded(image, self._target))
+        """uint8 (3, height, width) of one RGB image."""
+        return self._resizing(bounded(image, self.target))
+
+
+def light_preparer(preparation: Preparation) -> LightPreparer | None:
+    """What prepares so, None where other libraries are needed."""
+    if preparation.tokenizer is None or preparation.resizing is None:
+        return None
+    return LightPreparer(preparation.tokenizer, preparation.resizing, preparation.target)
+
+
+def from_fields(fields: Mapping[str, Any]) -> Preparation:
+    """A Preparation again, of what `dataclasses.asdict` made of it and JSON of that."""
+    resizing = fields["resizing"]
+    if resizing is not None:
+        sides = resizing["size"], resizing["crop"]
+        size, crop = (tuple(side) if isinstance(side, list) else side for side in sides)
+        resizing = Resizing(size, crop, resizing["resample"])
+    return Preparation(**{**fields, "resizing": resizing})
 
 
 # The child's own: what its last setup said.
@@ -78,15 +101,9 @@ _ready: tuple[Preparation, Preparer] | None = None
 def set_up(message: dict[str, Any], buffers: list[Buffer], link: Link) -> None:
     """Make this child ready for a Preparation (its fields are the message); answers {}."""
     global _ready
-    fields = dict(message["preparation"])
-    if (resizing := fields["resizing"]) is not None:
-        sides = resizing["size"], resizing["crop"]
-        size, crop = (tuple(side) if isinstance(side, list) else side for side in sides)
-        fields["resizing"] = Resizing(size, crop, resizing["resample"])
-    preparation = Preparation(**fields)
-    if preparation.tokenizer is not None and preparation.resizing is not None:
-        preparer: Preparer = _Light(preparation.tokenizer, preparation.resizing, preparation.target)
-    else:
+    preparation = from_fields(message["preparation"])
+    preparer: Preparer | None = light_preparer(preparation)
+    if preparer is None:
         module, _, name = preparation.processor.partition(":")
         preparer = getattr(importlib.import_module(module), name)(preparation.folder)
     _ready = preparation, preparer

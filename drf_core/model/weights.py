@@ -2,31 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import nn
 from transformers import PretrainedConfig
 
 from drf_core.checkpoint import CheckpointError
 from drf_core.model.configuration_drf import DRFConfig
-from drf_core.model.modeling_drf import DRFModel
+from drf_core.model.head import DRFHead
+
+if TYPE_CHECKING:
+    from drf_core.model.modeling_drf import DRFModel
 
 _ENCODERS = ("text_encoder.", "image_encoder.")
-
-
-class EncoderElsewhere(nn.Module):
-    """Stands where an encoder was that another runtime runs; holds no weights."""
-
-    def __init__(self, config: PretrainedConfig) -> None:
-        super().__init__()
-        self.config = config
-
-    def forward(self, *_: Any, **__: Any) -> None:
-        """Raise RuntimeError."""
-        raise RuntimeError("this model's encoders were handed over to another runtime")
 
 
 def load_model(folder: str) -> DRFModel:
@@ -34,6 +25,8 @@ def load_model(folder: str) -> DRFModel:
 
     Raises CheckpointError for weights that are damaged, missing or do not fit.
     """
+    from drf_core.model.modeling_drf import DRFModel
+
     try:
         model, report = DRFModel.from_pretrained(
             folder,
@@ -48,15 +41,16 @@ def load_model(folder: str) -> DRFModel:
     return model
 
 
-def load_without_encoders(folder: str) -> DRFModel:
-    """The model in folder with nothing to encode with: what serves beside compiled encoders.
+def load_head(folder: str) -> DRFHead:
+    """The model in folder without its encoders: what serves beside compiled ones.
 
     Raises CheckpointError for weights that are damaged, missing or do not fit.
     """
-    config = DRFConfig.from_pretrained(folder, local_files_only=True)
-    model = DRFModel(
-        config, EncoderElsewhere(config.text_config), EncoderElsewhere(config.vision_config)
-    )
+    values = json.loads(Path(folder, "config.json").read_text(encoding="utf-8"))
+    for part in ("text_config", "vision_config"):
+        # The encoders' own classes import their models, which nothing here needs.
+        values[part] = PretrainedConfig(**values[part])
+    head = DRFHead(DRFConfig.from_dict(values))
     state = {}
     try:
         for path in sorted(Path(folder).glob("*.safetensors")):
@@ -64,17 +58,11 @@ def load_without_encoders(folder: str) -> DRFModel:
                 for name in weights.keys():  # noqa: SIM118
                     if not name.startswith(_ENCODERS):
                         state[name] = weights.get_tensor(name)
-        missing, _ = model.load_state_dict(state, strict=False)
+        missing, _ = head.load_state_dict(state, strict=False)
     except (OSError, RuntimeError, SafetensorError) as error:
         raise _damaged(folder, error) from error
     _check_nothing_missing(folder, missing)
-    return model.eval()
-
-
-def drop_encoders(model: DRFModel) -> None:
-    """Leave a model without its encoders' weights."""
-    model.text_encoder = EncoderElsewhere(model.config.text_config)
-    model.image_encoder = EncoderElsewhere(model.config.vision_config)
+    return head.eval()
 
 
 def _damaged(folder: str, error: Exception) -> CheckpointError:

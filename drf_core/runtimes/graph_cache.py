@@ -28,7 +28,7 @@ def graph_key(*facts: str) -> str:
 
 
 def read_graphs(folder: Path) -> dict[str, Any] | None:
-    """The graphs of one folder by name; None where it is absent, incomplete or damaged."""
+    """A folder's graphs and texts by name; None where it is absent, incomplete or damaged."""
     try:
         sums = json.loads((folder / _SUMS).read_text(encoding="utf-8"))
         for name, expected in sums.items():
@@ -36,20 +36,25 @@ def read_graphs(folder: Path) -> dict[str, Any] | None:
                 if hashlib.sha256(file.read()).hexdigest() != expected:
                     return None
         core = load_openvino().Core()
-        return {
-            name.removesuffix(".xml"): core.read_model(folder / name)
-            for name in sums
-            if name.endswith(".xml")
+        graphs = {
+            Path(name).stem: core.read_model(folder / name) for name in sums if ".xml" in name
         }
+        texts = {
+            Path(name).stem: (folder / name).read_text("utf-8") for name in sums if ".txt" in name
+        }
+        return {**graphs, **texts}
     except (OSError, ValueError, AttributeError, RuntimeError):
         return None
 
 
 def write_graphs(folder: Path, graphs: Mapping[str, Any]) -> None:
-    """Write graphs into an existing folder, in full precision, with a hash of each file."""
+    """Write graphs (and texts) into an existing folder, in full precision, with their hashes."""
     for name, graph in graphs.items():
-        load_openvino().save_model(graph, folder / f"{name}.xml", compress_to_fp16=False)
-    files = sorted(path for path in folder.iterdir() if path.suffix in (".xml", ".bin"))
+        if isinstance(graph, str):
+            (folder / f"{name}.txt").write_text(graph, encoding="utf-8")
+        else:
+            load_openvino().save_model(graph, folder / f"{name}.xml", compress_to_fp16=False)
+    files = sorted(path for path in folder.iterdir() if path.suffix in (".xml", ".bin", ".txt"))
     sums = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
     (folder / _SUMS).write_text(json.dumps(sums, indent=2) + "\n", encoding="utf-8")
 
@@ -57,7 +62,7 @@ def write_graphs(folder: Path, graphs: Mapping[str, Any]) -> None:
 def cached_graphs(
     cache: Path, key: str, make: Callable[[], Mapping[str, Any]]
 ) -> Mapping[str, Any]:
-    """The graphs of an entry; made and added where it is absent or damaged.
+    """The graphs and texts of an entry; made and added where it is absent or damaged.
 
     Several processes may do so at once: an entry appears whole or not at all. Where the cache
     cannot be written, the graphs are made all the same.

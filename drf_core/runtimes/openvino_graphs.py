@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -13,9 +13,11 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers.utils import logging
 
-from drf_core.model.modeling_drf import DRFModel
-from drf_core.model.processing_drf import DRFProcessor
 from drf_core.runtimes.openvino_library import load_openvino
+
+if TYPE_CHECKING:
+    from drf_core.model.modeling_drf import DRFModel
+    from drf_core.model.processing_drf import DRFProcessor
 
 TEXT, IMAGE = "text", "image"
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from drf_core.model.modeling_drf import DRFModel
-from drf_core.model.processing_drf import DRFProcessor
 from drf_core.runtimes.interface import Runtime
 from drf_core.runtimes.text_batches import text_batches
+
+if TYPE_CHECKING:
+    from drf_core.model.modeling_drf import DRFModel
+    from drf_core.model.processing_drf import DRFProcessor
 
 # Texts per forward: few enough that little padding is computed, enough to fill the processor.
 _TEXTS_AT_ONCE = {"cpu": 16, "cuda": 256}

@@ -13,7 +13,8 @@ from drf_core.corpus.posts import TrainingCorpus
 from drf_core.corpus.views import FeatureViews, PickedFeatures
 from drf_core.evaluation.predictions import outcomes
 from drf_core.evaluation.protocol import modality_fixed_cells
-from drf_core.model.modeling_drf import DAMAGED_PER_UNDISRUPTED, DRFModel
+from drf_core.model.head import DAMAGED_PER_UNDISRUPTED
+from drf_core.model.modeling_drf import DRFModel
 from drf_core.training.batches import encode_batch
 from schemas.annotations import MODALITIES
 from schemas.errors import UsageError

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from drf_core.model.modeling_drf import DRFOutput
+from drf_core.model.head import DRFOutput
 from drf_core.model.recovery import distribution_loss, sample_loss
 from schemas.annotations import MODALITIES
 

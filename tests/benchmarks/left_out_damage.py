@@ -20,7 +20,7 @@ from torch import Tensor
 
 from drf_core.corpus.views import FeatureViews
 from drf_core.evaluation.metrics import auroc
-from drf_core.model.modeling_drf import DAMAGED_PER_UNDISRUPTED
+from drf_core.model.head import DAMAGED_PER_UNDISRUPTED
 from drf_core.model.projection import Standardiser
 from drf_core.model.quality import QualityEstimator
 from tests.benchmarks.study import LEFT_OUT, TRAINED, Study, corpus_parser, fold_of, prepare

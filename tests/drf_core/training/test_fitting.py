@@ -14,7 +14,8 @@ from drf_core.corpus.views import FeatureViews, PickedFeatures, encode_views
 from drf_core.evaluation.metrics import expected_calibration_error
 from drf_core.evaluation.predictions import outcomes
 from drf_core.evaluation.protocol import clean_cell, modality_fixed_cells
-from drf_core.model.modeling_drf import DAMAGED_PER_UNDISRUPTED, DRFModel
+from drf_core.model.head import DAMAGED_PER_UNDISRUPTED
+from drf_core.model.modeling_drf import DRFModel
 from drf_core.model.processing_drf import DRFProcessor
 from drf_core.training.fitting import (
     TrainingError,
