@@ -9,6 +9,7 @@ read as JSON and buffers (link.py). One takes .2 s of a core to start.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import resource
@@ -204,6 +205,10 @@ def stop_all_children() -> None:
     """End all children of this process at once: it is being interrupted."""
     for children in list(_ALL):
         children.stop()
+
+
+# Nothing is left behind, also where nobody stops them.
+atexit.register(stop_all_children)
 
 
 class Children:

@@ -43,7 +43,10 @@ _IMPORTERS: dict[str, Callable[[argparse.Namespace], Corpus]] = {
     "mvsa-multiple": lambda args: read_mvsa(Path(args.source), annotators=3),
     "tumemo": lambda args: read_tumemo(Path(args.source)),
     "table": lambda args: read_table(
-        Path(args.source), parse_columns(args.column), _label_column(args)
+        Path(args.source),
+        parse_columns(args.column),
+        _label_column(args),
+        Path(args.image_folder) if args.image_folder else None,
     ),
 }
 
@@ -63,6 +66,11 @@ def add_import_arguments(parser: argparse.ArgumentParser) -> None:
         help="published splits instead: files with the post ids of train, dev and test",
     )
     add_column_option(parser, "table: ")
+    add(
+        "--image-folder",
+        metavar="DIR",
+        help="table: where images may lie beside the table's folder; no file elsewhere is read",
+    )
     add(
         "--label-column",
         metavar="NAME",

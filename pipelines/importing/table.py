@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +21,18 @@ _JSON_LINES = (".jsonl", ".ndjson")
 Row = dict[str, Any]
 
 
-def read_table(path: Path, columns: PostColumns, label_column: str | None) -> Corpus:
+def read_table(
+    path: Path, columns: PostColumns, label_column: str | None, image_folder: Path | None = None
+) -> Corpus:
     """Return the posts of a table in UTF-8; the first row of csv and tsv names columns.
 
     The image column holds paths, absolute or relative to the table's folder. columns.text or
     .image None: the corpus has none. Posts without a label are dropped, unless label_column is
-    None: no post has one then. The labels are those that occur.
+    None: no post has one then. The labels are those that occur. image_folder: in which images
+    may lie, too; a table, which may be a stranger's, names no file anywhere else.
     Raises UsageError for a path that is no such table or labels in a column of another part,
     SchemaError for a missing column, DRFError naming the row for what cannot be read, has no or
-    a repeated id, a URL for an image, or a value of the wrong type.
+    a repeated id, a URL for an image, a file outside those folders, or a value of the wrong type.
     """
     if label_column is not None and label_column in (columns.post_id, columns.text, columns.image):
         raise UsageError(
@@ -40,6 +43,7 @@ def read_table(path: Path, columns: PostColumns, label_column: str | None) -> Co
     seen: dict[str, str] = {}
     labels: set[str] = set()
     columns_found: dict[str, None] = {}
+    roots = [folder.resolve() for folder in (path.parent, image_folder) if folder is not None]
     for where, row in _rows(path):
         columns_found.update(dict.fromkeys(row))
         if columns.post_id not in row:
@@ -64,7 +68,7 @@ def read_table(path: Path, columns: PostColumns, label_column: str | None) -> Co
                 post_id,
                 label,
                 _text(row, columns.text, where),
-                path.parent / image.strip() if image else None,
+                _within(roots, path.parent / image.strip(), where) if image else None,
                 where,
             )
         )
@@ -80,6 +84,15 @@ def read_table(path: Path, columns: PostColumns, label_column: str | None) -> Co
         )
     corpus.labels = tuple(sorted(labels))
     return corpus
+
+
+def _within(roots: Sequence[Path], image: Path, where: str) -> Path:
+    if not any(image.resolve().is_relative_to(root) for root in roots):
+        raise DRFError(
+            f"{where}: the image lies outside the table's folder; name the folder of the images "
+            "with --image-folder"
+        )
+    return image
 
 
 def _rows(path: Path) -> Iterator[tuple[str, Row]]:

@@ -178,3 +178,19 @@ def test_posts_without_labels_become_one_file(drf: Drf, tmp_path: Path):
     posts = posts_in(tmp_path / "out")
     assert [*posts] == [row[0] for row in ROWS]
     assert {post["label"] for post in posts.values()} == {None}
+
+
+@pytest.mark.parametrize("image", ["/etc/hostname", "../outside.jpg", "link/outside.jpg"])
+def test_a_table_names_no_file_outside_its_folder(tmp_path: Path, drf: Drf, image: str) -> None:
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    (folder / "link").symlink_to(tmp_path)
+    (tmp_path / "outside.jpg").write_bytes(b"a secret")
+    rows = "".join(f"{n},text {n},{image},{'ab'[n % 2]}\n" for n in range(20))
+    (folder / "posts.csv").write_text(f"post_id,text,image,label\n{rows}")
+    arguments = ("import", "table", folder / "posts.csv", "--output", tmp_path / "out")
+    run = drf(*arguments)
+    assert run.code == 1
+    assert "outside the table's folder" in run.err and "line 2" in run.err
+    if image != "/etc/hostname":
+        assert drf(*arguments, "--image-folder", tmp_path).code == 0
