@@ -173,7 +173,7 @@ def _evaluate_model(
     from drf_core.annotator import Annotator
     from drf_core.evaluation.figures import figures
     from drf_core.evaluation.predictions import outcomes
-    from pipelines.evaluate.details import look_into, write_predictions
+    from pipelines.evaluate.details import look_into, suspicions, write_predictions
     from pipelines.evaluate.records import EvaluatedModel
 
     annotator = Annotator.from_pretrained(info.folder, args.device, args.threads)
@@ -191,6 +191,8 @@ def _evaluate_model(
     write_predictions(path, name, labels, places, truth, every_cell, predicted)
     kinds = getattr(config, "trained_kinds", None)
     details = look_into(truth, every_cell, predicted)
+    for suspicion in suspicions(labels, details):
+        say(f"warning: {name} {suspicion}")
     return EvaluatedModel(name, info.revision, kinds, measured, details)
 
 

@@ -104,6 +104,16 @@ def describe_labels(labels: Sequence[str], details: Details) -> str:
     return "\n".join(lines).rstrip()
 
 
+def suspicions(labels: Sequence[str], details: Details) -> list[str]:
+    """What looks like a model that learned nothing, in words: sentences to warn with."""
+    clean = details.figures[CLEAN]
+    given = [label for label, of in zip(labels, clean, strict=True) if of.predicted]
+    found = [f"calls every undisrupted post {given[0]}"] if len(given) == 1 else []
+    if all(of_cell == clean for of_cell in details.figures.values()):
+        found.append("says the same in all cells, whatever is disrupted")
+    return found
+
+
 def _repeated(truth: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     return np.tile(truth, len(probabilities) // len(truth))
 

@@ -107,7 +107,7 @@ def test_paths_of_images_begin_at_the_folder_that_was_named(
     assert run.code == 0, run.err
     found = [(row["image_state"], row["image_reason"]) for row in output.annotations]
     assert found[0][0] in ("present", "low_quality")
-    assert found[1:] == [("recovered", "fetch_failed"), ("recovered", "not_allowed")]
+    assert found[1:] == [("recovered", "gone"), ("recovered", "not_allowed")]
 
 
 def test_columns_that_all_files_lack_are_told_once(
