@@ -58,6 +58,7 @@ setup(
     extras_require={
         "dataflow": ["apache-beam[gcp]>=2.77,<3", "gcsfs>=2026.9"],
         "gcs": ["gcsfs>=2026.9"],
+        "heic": ["pillow-heif>=1.0"],
         "s3": ["s3fs>=2026.9"],
         "test": [
             "duckdb>=1.1",

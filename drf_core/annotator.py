@@ -162,15 +162,17 @@ class Annotator:
         max_image_pixels: int = MAX_IMAGE_PIXELS,
         max_image_bytes: int = MAX_IMAGE_BYTES,
         image_reason: str | None = None,
+        image_formats: Sequence[str] = (),
     ) -> PreparedPost:
         """Decode and tokenize one post.
 
         image: the encoded file; max_image_pixels, max_image_bytes: limits above which it is
         too_large. image_reason: why an image never arrived (not_allowed, fetch_failed).
+        image_formats: opened beside the usual ones, of MORE_FORMATS.
         Raises MemoryError where the machine has too little.
         """
         if self._decoders is not None:
-            limits = ImageLimits(max_image_pixels, max_image_bytes)
+            limits = ImageLimits(max_image_pixels, max_image_bytes, tuple(image_formats))
             return _prepare_in(self._decoders, text, image, image_reason, limits)
         no_text = text_reason(text)
         ids = None
@@ -183,6 +185,7 @@ class Annotator:
                 max_pixels=max_image_pixels,
                 max_bytes=max_image_bytes,
                 target=self.processor.target,
+                more_formats=image_formats,
             )
             pixels = None if picture is None else self.processor.pixels(picture)
         return PreparedPost(ids, pixels, no_text, image_reason)

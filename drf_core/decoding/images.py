@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from drf_core.decoding import MORE_FORMATS
 from drf_core.decoding.containers import Container, covers_all_rows, open_container, orientation_of
 from schemas.reasons import ModalityReason
 
@@ -24,12 +25,6 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 # What posts have. Others start a program on a stranger's bytes (EPS), hold images of any size
 # beyond every limit (ICNS), or take minutes for kilobytes (FITS).
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
-MORE_FORMATS = {
-    "tiff": ("TIFF",),
-    "avif": ("AVIF",),
-    "heic": ("HEIF",),
-    "jpeg2000": ("JPEG2000",),
-}
 
 # What Pillow raises for broken files, seen by fuzzing its decoders: beside OSError (truncated,
 # bad data) several plug-ins leak lower-level errors.

@@ -11,6 +11,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from drf_core.checkpoint import read_checkpoint
+from drf_core.decoding import MORE_FORMATS
 from drf_core.runtimes.names import RUNTIMES
 from pipelines.annotate.fetch.addresses import check_prefix
 from pipelines.annotate.finish import RunStart, close_without_computing
@@ -156,6 +157,13 @@ def add_annotate_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="most rows that are committed at once (default %(default)s); another number "
         "annotates everything anew",
+    )
+    add(
+        "--image-formats",
+        nargs="+",
+        default=[],
+        choices=MORE_FORMATS,
+        help="opened beside JPEG, PNG, WebP, GIF and BMP (heic: pip install '.[heic]')",
     )
     add("--max-image-pixels", type=positive, default=MAX_IMAGE_PIXELS, metavar="N")
     add("--max-image-bytes", type=positive, default=MAX_IMAGE_BYTES, metavar="N")
@@ -312,6 +320,7 @@ def job_options(arguments: argparse.Namespace, started: datetime) -> JobOptions:
             image_uri_prefixes=tuple(check_prefix(prefix) for prefix in prefixes),
             max_image_pixels=arguments.max_image_pixels,
             max_image_bytes=arguments.max_image_bytes,
+            image_formats=tuple(sorted(set(arguments.image_formats))),
         ),
         device=arguments.device,
         runtime=arguments.runtime,

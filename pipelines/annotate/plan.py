@@ -56,7 +56,8 @@ class RowOptions:
     """The options that change rows, and so a shard's key.
 
     max_image_pixels, max_image_bytes: an image above either is too_large.
-    image_uri_prefixes: an image_uri under none of them is not_allowed.
+    image_uri_prefixes: an image_uri under none of them is not_allowed. image_formats: opened
+    beside the usual ones, of drf_core.decoding.MORE_FORMATS.
     """
 
     columns: PostColumns = PostColumns()
@@ -64,6 +65,7 @@ class RowOptions:
     image_uri_prefixes: tuple[str, ...] = ()
     max_image_pixels: int = MAX_IMAGE_PIXELS
     max_image_bytes: int = MAX_IMAGE_BYTES
+    image_formats: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

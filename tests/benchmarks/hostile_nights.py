@@ -10,7 +10,6 @@ an error, rows that are nowhere or twice, posts lost though one of their modalit
 from __future__ import annotations
 
 import argparse
-import os
 import random
 import subprocess
 import sys
@@ -129,11 +128,12 @@ def _watch(process: subprocess.Popen[str], peaks: Counter[int]) -> None:
 
 
 def _resident(pid: int) -> int:
+    """Bytes in memory, of what processes share its share."""
     try:
-        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    except (OSError, ValueError, IndexError):
+        rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    except OSError:
         return 0
-    return pages * os.sysconf("SC_PAGE_SIZE")
+    return sum(int(line.split()[1]) << 10 for line in rollup.splitlines() if line[:4] == "Pss:")
 
 
 if __name__ == "__main__":

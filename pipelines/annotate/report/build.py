@@ -30,6 +30,7 @@ _ROW_OPTIONS = (
     "image_uri_prefixes",
     "max_image_pixels",
     "max_image_bytes",
+    "image_formats",
 )
 _SHOWN_FILES = 50
 

@@ -60,6 +60,7 @@ class FeatureCache:
         image_reason: str | None,
         max_image_pixels: int,
         max_image_bytes: int,
+        image_formats: Sequence[str] = (),
     ) -> PreparedPost:
         """`Annotator.prepare`, which gets to see only what is not known."""
         text_key = None if text is None else _key(text.encode())
@@ -72,6 +73,7 @@ class FeatureCache:
             image_reason=image_reason,
             max_image_pixels=max_image_pixels,
             max_image_bytes=max_image_bytes,
+            image_formats=image_formats,
         )
         return KeyedPost(
             prepared.token_ids,
@@ -115,7 +117,8 @@ def open_cache(options: JobOptions, annotator: Annotator) -> FeatureCache | None
     """
     if options.feature_cache is None:
         return None
-    limits = (options.rows.max_image_pixels, options.rows.max_image_bytes)
+    rows = options.rows
+    limits = (rows.max_image_pixels, rows.max_image_bytes, *rows.image_formats)
     config = annotator.model.config
     sizes = (config.text_feature_size, config.image_feature_size)
     model, revision = options.model, options.model_revision
@@ -131,7 +134,7 @@ def _cache(
     revision: str,
     runtime: Runtime,
     sizes: tuple[int, int],
-    limits: tuple[int, int],
+    limits: tuple[int | str, ...],
 ) -> FeatureCache:
     """One for all work units of a process: its index is read once. revision: of the model."""
     of_encoder = encoder_revisions(resolve_model(model))

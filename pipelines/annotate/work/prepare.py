@@ -99,6 +99,7 @@ def prepare_post(
         image_reason=image_reason,
         max_image_pixels=options.max_image_pixels,
         max_image_bytes=options.max_image_bytes,
+        image_formats=options.image_formats,
     )
     if prepared.usable:
         return prepared
