@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pipelines.console.command_line import command_line, shown
 from pipelines.console.messages import say
 from pipelines.console.options import add_labelled_posts_options
+from pipelines.posts.find import check_paths
 from pipelines.storage.local import local_folder, write_whole
 from schemas.errors import UsageError
 from schemas.evaluation import EVALUATION_SCHEMA, EVALUATION_SCHEMA_VERSION
@@ -77,6 +78,7 @@ def run_evaluate(args: argparse.Namespace) -> int:
     names = list(sources)
     baseline = _baseline(args.baseline, names)
     output = local_folder(args.output)
+    check_paths(args.posts, "--posts")
     from transformers.utils import logging
 
     logging.disable_progress_bar()

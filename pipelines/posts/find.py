@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import fsspec
@@ -23,6 +23,12 @@ _MAGIC = re.compile(r"[*?\[]")
 
 # What a web server answers where there is no such file, and will be none.
 _GONE = (404, 410)
+
+
+def check_paths(paths: Iterable[str], option: str) -> None:
+    """Raise UsageError where a path names nothing; asked before anything large is imported."""
+    for path in paths:
+        find_files(path, None, option, set())
 
 
 def find_files(

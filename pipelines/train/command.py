@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from pipelines.console.command_line import command_line, shown
 from pipelines.console.messages import say
 from pipelines.console.options import add_labelled_posts_options
+from pipelines.posts.find import check_paths
 from pipelines.storage.local import local_folder
 from schemas.errors import UsageError
 from schemas.posts import parse_columns
@@ -100,6 +101,10 @@ def run_train(args: argparse.Namespace) -> int:
 
     Raises UsageError for posts, encoders or settings that nothing can be trained with.
     """
+    if args.unlabelled and not args.teacher:
+        raise UsageError("--unlabelled: needs --teacher to learn from")
+    for option in ("posts", "validation", "test", "unlabelled", "reference"):
+        check_paths(getattr(args, option) or (), f"--{option}")
     import torch
     from transformers.utils import logging
 
@@ -194,8 +199,6 @@ def _read_posts(
     posts = to_training_posts(train, labels, "--posts")
     labelled = sum(post.label != UNLABELLED for post in posts)
     if args.unlabelled:
-        if not args.teacher:
-            raise UsageError("--unlabelled: needs --teacher to learn from")
         more = read_training_rows(args.unlabelled, columns, None, "--unlabelled")
         wanted = config.distillation.unlabelled_posts
         if wanted and wanted < len(more):

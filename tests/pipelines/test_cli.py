@@ -61,6 +61,32 @@ finally:
     assert ended.stdout.splitlines()[-1] == "imported:"
 
 
+@pytest.mark.parametrize("command", ["annotate", "train", "evaluate"])
+def test_a_wrong_path_is_told_before_any_large_package_is_imported(
+    command: str, tmp_path: Path
+) -> None:
+    script = """
+import sys
+from pipelines.cli import main
+code = main(sys.argv[1:])
+print("imported:", code, *{"torch", "apache_beam", "transformers"} & sys.modules.keys())
+"""
+    options = {
+        "annotate": ["--input", "./nowhere"],
+        "train": ["--posts", "./nowhere", "--text-encoder", "small", "--image-encoder", "small"],
+        "evaluate": ["--posts", "./nowhere", "--model", "default"],
+    }[command]
+    ended = subprocess.run(
+        [sys.executable, "-c", script, command, *options, "--output", tmp_path / "out"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+
+    assert ended.stderr.splitlines()[-1].endswith("./nowhere: no such file or folder")
+    assert ended.stdout.splitlines() == ["imported: 2"]
+
+
 def test_help_of_annotate_lists_its_options(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["annotate", "--help"])
