@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from drf_core.decoding.decoders import Decoded, Decoders, Item
 from drf_core.decoding.images import decode_image
 from drf_core.decoding.preparation import ImageLimits, LightPreparer
 from drf_core.decoding.texts import text_reason
+from drf_core.decoding.tokens import TEXT_WINDOWS
+from drf_core.model.input_statistics import image_statistics
 from drf_core.runtimes.choice import available_cores
 from drf_core.runtimes.interface import Encoders, Runtime
 from drf_core.runtimes.serving import serve
@@ -27,11 +30,16 @@ if TYPE_CHECKING:
     from drf_core.model.modeling_drf import DRFModel
     from drf_core.model.processing_drf import DRFProcessor
 
+# What is of low quality and resembles no kind of damage: another language, code, noise, a chart.
+UNFAMILIAR = "unfamiliar"
+
 
 @dataclass(frozen=True)
 class PreparedPost:
     """A decoded, tokenized post; what is absent is None and has its reason.
 
+    token_ids: in windows, see `DRFProcessor.read_text`; text_share_read: share of the text that
+    they hold, None where there is none.
     text_features, image_features: raw features, float32 (size,), where they are known already;
     token_ids or pixels are not needed then.
     """
@@ -42,6 +50,7 @@ class PreparedPost:
     image_reason: str | None
     text_features: np.ndarray | None = None
     image_features: np.ndarray | None = None
+    text_share_read: float | None = None
 
     @property
     def has_text(self) -> bool:
@@ -69,13 +78,16 @@ class PreparedPost:
 class ModalityPrediction:
     """How far a modality could be trusted.
 
-    state: present, low_quality or recovered. quality in (0, 1]; weight: share in the
-    fusion. reason: why the modality was not usable as it came, None where it was.
+    state: present, low_quality or recovered. quality in (0, 1]. evidence: for the label that the
+    post got against the mean of all labels, in logits. damage: of low quality, the kind of damage
+    that it resembles, or `unfamiliar`; else None. reason: why the modality was not usable as it
+    came, None where it was.
     """
 
     state: str
     quality: float
-    weight: float
+    evidence: float
+    damage: str | None
     reason: str | None
 
 
@@ -88,6 +100,7 @@ class Prediction:
     probabilities: tuple[float, ...]
     text: ModalityPrediction
     image: ModalityPrediction
+    text_share_read: float | None
 
 
 class Annotator:
@@ -111,9 +124,6 @@ class Annotator:
         self._encoders: Encoders = encoders or TorchEncoders(self.model, cast(Any, processor))
         self._largest_batch: int | None = None
         self._decoders = decoders
-        # The first call sets the tokenizer's truncation; set by several threads at once, it
-        # fails ("Already borrowed").
-        processor.token_ids("", model.config.max_text_tokens)
 
     @classmethod
     def from_pretrained(
@@ -175,9 +185,10 @@ class Annotator:
             limits = ImageLimits(max_image_pixels, max_image_bytes, tuple(image_formats))
             return _prepare_in(self._decoders, text, image, image_reason, limits)
         no_text = text_reason(text)
-        ids = None
+        ids = share = None
         if no_text is None and text is not None:
-            ids = self.processor.token_ids(text, self.model.config.max_text_tokens)
+            most = self.model.config.max_text_tokens
+            ids, share = self.processor.read_text(text, most, TEXT_WINDOWS)
         pixels = None
         if image_reason is None:
             picture, image_reason = decode_image(
@@ -188,7 +199,12 @@ class Annotator:
                 more_formats=image_formats,
             )
             pixels = None if picture is None else self.processor.pixels(picture)
-        return PreparedPost(ids, pixels, no_text, image_reason)
+        return PreparedPost(ids, pixels, no_text, image_reason, text_share_read=share)
+
+    def share_read(self, text: str) -> float:
+        """Share of a text that is read, in [0, 1]."""
+        most = self.model.config.max_text_tokens
+        return self.processor.read_text(text, most, TEXT_WINDOWS)[1]
 
     def predict(self, posts: Sequence[PreparedPost]) -> list[Prediction]:
         """Annotate usable posts as one batch, halved as often as memory demands.
@@ -216,18 +232,37 @@ class Annotator:
         return predictions
 
     def encode_texts(self, token_ids: Sequence[list[int]]) -> Tensor:
-        """Raw features of texts (`PreparedPost.token_ids`), batched by length.
+        """Raw features of texts (`PreparedPost.token_ids`), the mean over each one's windows.
 
-        token_ids: at least one. Returns (texts, text size) float32, in the order given.
+        token_ids: at least one. Returns (texts, raw text size) float32, in the order given.
         """
-        return self._encoders.encode_texts(token_ids)
+        most = self.model.config.max_text_tokens
+        windows = [ids[i : i + most] for ids in token_ids for i in range(0, len(ids), most)]
+        padded = [
+            pad_sequence([torch.tensor(row) for row in rows], batch_first=True).to(self.device)
+            for rows in (windows, [[1] * len(ids) for ids in windows])
+        ]
+        described = self.model.token_statistics(*padded)
+        raw = torch.cat([self._encoders.encode_texts(windows), described], 1)
+        if len(windows) == len(token_ids):
+            return raw
+        owner = torch.tensor(
+            [number for number, ids in enumerate(token_ids) for _ in range(0, len(ids), most)],
+            device=self.device,
+        )
+        # By their tokens, or a last window of one word would count as much as a full one.
+        weights = torch.tensor([float(len(ids)) for ids in windows], device=self.device)
+        total = torch.zeros(len(token_ids), device=self.device).index_add_(0, owner, weights)
+        summed = torch.zeros(len(token_ids), raw.shape[1], device=self.device)
+        return summed.index_add_(0, owner, raw * weights[:, None]) / total[:, None]
 
     def encode_images(self, pixels: Sequence[np.ndarray]) -> Tensor:
         """Raw features of images (`PreparedPost.pixels`, uint8 (3, h, w) each).
 
-        pixels: at least one. Returns (images, image size) float32, in the order given.
+        pixels: at least one. Returns (images, raw image size) float32, in the order given.
         """
-        return self._encoders.encode_images(pixels)
+        stacked = torch.from_numpy(np.stack(pixels)).to(self.device)
+        return torch.cat([self._encoders.encode_images(pixels), image_statistics(stacked)], 1)
 
     @torch.inference_mode()
     def conclude(
@@ -235,7 +270,7 @@ class Annotator:
     ) -> list[Prediction]:
         """Predictions from features that are encoded already.
 
-        text (texts, text size), image (images, image size): of the posts that have one, in
+        text (texts, raw text size), image (images, raw image size): of the posts that have one, in
         their order; None where none has. Raises ValueError for a post with no modality.
         """
         if not all(post.usable for post in posts):
@@ -246,14 +281,15 @@ class Annotator:
         )
         output = self.model.forward_features(text, image, present)
         probabilities = output.logits.float().softmax(-1).cpu().numpy()
-        quality, weight = output.quality.float().cpu().numpy(), output.weight.float().cpu().numpy()
+        quality, damage = output.quality.float().cpu().numpy(), output.damage.cpu().numpy()
+        evidence = (output.evidence - output.evidence.mean(-1, keepdim=True)).float().cpu().numpy()
         return [
-            self._prediction(post, probabilities[row], quality[row], weight[row])
+            self._prediction(post, probabilities[row], quality[row], evidence[row], damage[row])
             for row, post in enumerate(posts)
         ]
 
     def encode(self, posts: Sequence[PreparedPost]) -> tuple[Tensor | None, Tensor | None]:
-        """Raw features of texts (texts, text size) and images (images, image size).
+        """Raw features of texts (texts, raw size) and images (images, raw size).
 
         Of the posts that have one, in their order; None where none has. Features that a post
         brings along are not encoded.
@@ -294,7 +330,12 @@ class Annotator:
         return self.conclude(posts, *self.encode(posts))
 
     def _prediction(
-        self, post: PreparedPost, probabilities: np.ndarray, quality: np.ndarray, weight: np.ndarray
+        self,
+        post: PreparedPost,
+        probabilities: np.ndarray,
+        quality: np.ndarray,
+        evidence: np.ndarray,
+        damage: np.ndarray,
     ) -> Prediction:
         best = int(probabilities.argmax())
         modalities = {}
@@ -303,7 +344,11 @@ class Annotator:
             low = quality[column] < self.model.config.quality_threshold
             state = "recovered" if reason else "low_quality" if low else "present"
             modalities[m] = ModalityPrediction(
-                state, float(quality[column]), float(weight[column]), reason
+                state,
+                float(quality[column]),
+                float(evidence[column, best]),
+                self._named(m, int(damage[column])) if state == "low_quality" else None,
+                reason,
             )
         return Prediction(
             self.labels[best],
@@ -311,7 +356,12 @@ class Annotator:
             tuple(float(p) for p in probabilities),
             modalities["text"],
             modalities["image"],
+            post.text_share_read,
         )
+
+    def _named(self, modality: str, kind: int) -> str:
+        kinds = (self.model.config.trained_kinds or {}).get(modality, [])
+        return kinds[kind] if 0 <= kind < len(kinds) else UNFAMILIAR
 
 
 def _prepare_in(
@@ -334,6 +384,7 @@ def _prepare_in(
         picture.array,
         words.reason,
         image_reason or picture.reason,
+        text_share_read=words.share_read,
     )
 
 

@@ -157,18 +157,21 @@ def encoder_revisions(folder: str) -> dict[str, str]:
     """
     config = json.loads(Path(folder, "config.json").read_text(encoding="utf-8"))
     parts = {
-        "text": ("text_encoder.", ("text_config", "text_pooling", "max_text_tokens")),
-        "image": ("image_encoder.", ("vision_config", "image_pooling")),
+        "text": (
+            ("text_encoder.", "token_statistics."),
+            ("text_config", "text_pooling", "max_text_tokens"),
+        ),
+        "image": (("image_encoder.",), ("vision_config", "image_pooling")),
     }
     revisions = {}
-    for modality, (prefix, settings) in parts.items():
+    for modality, (prefixes, settings) in parts.items():
         digest = hashlib.sha256()
         described = [_without_provenance(config.get(name)) for name in settings]
         digest.update(json.dumps(described, sort_keys=True).encode())
         for name in sorted(os.listdir(folder)):
             path = Path(folder, name)
             if name.endswith(".safetensors"):
-                _digest_tensors(path, prefix, digest)
+                _digest_tensors(path, prefixes, digest)
             elif name in _PREPROCESSING[modality]:
                 digest.update(name.encode())
                 digest.update(_settings(path))
@@ -190,15 +193,15 @@ def _without_provenance(settings: Any) -> Any:
     return {name: value for name, value in settings.items() if name not in _PROVENANCE}
 
 
-def _digest_tensors(path: Path, prefix: str, digest: hashlib._Hash) -> None:
-    """Digest the tensors of a safetensors file whose names start with prefix, by name.
+def _digest_tensors(path: Path, prefixes: tuple[str, ...], digest: hashlib._Hash) -> None:
+    """Digest the tensors of a safetensors file whose names start with one of prefixes, by name.
 
     The format: the header's length (8 bytes), the header (JSON), the tensors one after the other.
     """
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(length))
-        for name in sorted(name for name in header if name.startswith(prefix)):
+        for name in sorted(name for name in header if name.startswith(prefixes)):
             start, end = header[name]["data_offsets"]
             about = [name, header[name]["dtype"], header[name]["shape"]]
             digest.update(json.dumps(about).encode())

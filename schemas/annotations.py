@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from schemas.errors import UsageError
 
-ANNOTATIONS_SCHEMA_VERSION = 1
+ANNOTATIONS_SCHEMA_VERSION = 2
 
 MODALITIES = ("text", "image")
 
@@ -16,7 +16,7 @@ MODALITIES = ("text", "image")
 # recovered: it could not be used, and its features come from the other modality.
 STATES = ("present", "low_quality", "recovered")
 
-# Every field is required except the reasons: a part with a hole in it cannot be written.
+# Required but where a modality has none to tell: a part with a hole in it cannot be written.
 _BEFORE_PROBABILITIES = (
     pa.field("post_id", pa.string(), nullable=False),
     pa.field("label", pa.string(), nullable=False),
@@ -29,10 +29,12 @@ _AFTER_PROBABILITIES = (
         for field in (
             pa.field(f"{modality}_state", pa.string(), nullable=False),
             pa.field(f"{modality}_quality", pa.float32(), nullable=False),
-            pa.field(f"{modality}_weight", pa.float32(), nullable=False),
+            pa.field(f"{modality}_evidence", pa.float32(), nullable=False),
+            pa.field(f"{modality}_damage", pa.string()),
             pa.field(f"{modality}_reason", pa.string()),
         )
     ),
+    pa.field("text_share_read", pa.float32()),
     pa.field("source_file", pa.string(), nullable=False),
     pa.field("source_row", pa.int64(), nullable=False),
     pa.field("model_id", pa.string(), nullable=False),

@@ -15,6 +15,8 @@ os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 LABELS = ("negative", "neutral", "positive")
+# The damage that the tiny checkpoint knows by name.
+KINDS = {"text": ["typos", "no_vowels"], "image": ["blur", "noise"]}
 
 
 # Tests that are not quick: by the fixtures that they take, which run a job, train, or need a store
@@ -57,24 +59,33 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def make_tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Makes a small checkpoint with random weights; loads in well under a second."""
+    """Makes a small checkpoint with random weights, fitted to a few posts; loads in no time."""
 
     def make(seed: int = 0, labels: tuple[str, ...] = LABELS) -> Path:
         import torch
 
-        from drf_core.model.building import build_model
+        from drf_core.corpus.posts import TrainingCorpus, TrainingPost
+        from drf_core.corpus.views import encode_undisrupted
+        from drf_core.training.building import build_model
+        from drf_core.training.fitting import fill_queues, fit_kinds, set_reference
+        from tests.data.corpora import make_posts
 
         torch.manual_seed(seed)
         rng = np.random.default_rng(seed)
         words = [
             f"{a}{b}" for a in ("sun", "rain", "good", "bad") for b in ("ny", "day", "ish", "")
         ]
-        texts = [" ".join(rng.choice(words, 6)) for _ in range(64)]
+        posts = [TrainingPost(post["text"], post["image"]) for post in make_posts(160)]
+        # Half of the texts in words of their own: of five sentences alone all others are strange.
+        posts[::2] = [
+            TrainingPost(" ".join(rng.choice(words, rng.integers(1, 9))), post.image)
+            for post in posts[::2]
+        ]
         model, processor = build_model(
             "small",
             "small",
             labels,
-            texts,
+            [post.text or "" for post in posts],
             small={
                 "text": {"vocabulary": 400, "hidden": 32, "layers": 1, "heads": 2},
                 "image": {"widths": (8, 16, 16, 32), "side": 32},
@@ -83,17 +94,14 @@ def make_tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[.
             projection_size=16,
             reference_length=64,
         )
-        for name, spread in (("undisrupted", 1.0), ("disrupted", 2.0)):
-            text, image = (spread * torch.randn(64, 32) for _ in range(2))
-            posts = torch.arange(64)
-            if name == "undisrupted":
-                model.undisrupted_queue.push({"text": text, "image": image}, posts)
-            else:
-                model.disrupted_queues["text"].push({"text": text}, posts)
-                model.disrupted_queues["image"].push({"image": image}, posts)
+        model.train_on_kinds(KINDS)
+        queued, held_out = (
+            TrainingCorpus(part, processor, 96) for part in (posts[:96], posts[96:])
+        )
+        fill_queues(model, queued, {}, KINDS, rng)
         model.fit_distributions()
-        paired = torch.arange(64)[:, None].repeat(1, 2)
-        model.set_reference(torch.randn(64, 32), torch.randn(64, 32), paired)
+        fit_kinds(model, queued, {}, KINDS, rng)
+        set_reference(model, encode_undisrupted(model, held_out))
         folder = tmp_path_factory.mktemp("tiny-checkpoint")
         model.save_pretrained(folder)
         processor.save_pretrained(str(folder))

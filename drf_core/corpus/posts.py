@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.random import Generator
+from torch import Tensor
 
 from drf_core.corpus.disruption import DISCARD, TEXT_DAMAGES
 from drf_core.decoding.images import decode_image
@@ -20,11 +21,15 @@ UNLABELLED = -1
 
 @dataclass(frozen=True)
 class TrainingPost:
-    """One post: text, encoded image file, label index; None where absent."""
+    """One post: text, encoded image file, label index; None where absent.
+
+    corpus: number of the corpus it is from, each of which has its own shares of labels.
+    """
 
     text: str | None
     image: bytes | None
     label: int = UNLABELLED
+    corpus: int = 0
 
 
 def usable(post: TrainingPost) -> bool:
@@ -45,9 +50,19 @@ class TrainingCorpus:
         self.processor = processor
         self.max_tokens = max_tokens
         self.labels = torch.tensor([post.label for post in posts])
+        self.corpus = torch.tensor([post.corpus for post in posts])
         self.text_present = torch.tensor([text_reason(post.text) is None for post in posts])
         # Whether an image decodes is known only when it is encoded.
         self.image_present = torch.tensor([bool(post.image) for post in posts])
+
+    def priors(self, labels: int) -> Tensor:
+        """Shares of the labels in each corpus, smoothed by one post each; (corpora, labels)."""
+        corpora = int(self.corpus.max()) + 1 if len(self) else 0
+        counts = torch.ones(corpora, labels)
+        known = self.labels >= 0
+        places = (self.corpus[known], self.labels[known])
+        counts.index_put_(places, torch.ones(int(known.sum())), accumulate=True)
+        return counts / counts.sum(1, keepdim=True)
 
     def __len__(self) -> int:
         """Return the number of posts."""

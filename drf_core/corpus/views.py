@@ -20,10 +20,10 @@ from tqdm import tqdm
 
 from drf_core.corpus.disruption import DISCARD, IMAGE_DAMAGES, SWAPPED, Disruption
 from drf_core.corpus.posts import TrainingCorpus
+from drf_core.model.input_statistics import image_statistics
 from drf_core.model.modeling_drf import DRFModel
 from drf_core.runtimes.choice import available_cores
-from drf_core.runtimes.frozen_encoder import frozen_image_encoder
-from drf_core.runtimes.torch_encoders import autocast
+from drf_core.runtimes.frozen_encoder import frozen_image_encoder, frozen_text_encoder
 from schemas.annotations import MODALITIES
 
 
@@ -103,7 +103,7 @@ def pick_features(
         found[lost], there[lost] = views[m].pick(index[lost], [None] * int(lost.sum()))
         features[m] = found[there] if bool(there.any()) else None
         rows.append(there)
-        changed = torch.tensor([kinds[column] is not None for kinds in wanted])
+        changed = torch.tensor([kinds[column] is not None for kinds in wanted], dtype=torch.bool)
         damaged.append(there & changed & ~lost)
     return PickedFeatures(
         features["text"], features["image"], torch.stack(rows, 1), torch.stack(damaged, 1)
@@ -152,7 +152,7 @@ def _next_picture(corpus: TrainingCorpus, partner: dict[int, int], post: int) ->
 
 @torch.no_grad()
 def _encode_texts(
-    model: DRFModel, corpus: TrainingCorpus, kinds: list[str], seed: int, batch: int = 128
+    model: DRFModel, corpus: TrainingCorpus, kinds: list[str], seed: int, batch: int = 32
 ) -> FeatureViews:
     posts, views = len(corpus), 1 + len(kinds)
     partner = _partners(corpus.text_present.tolist(), seed) if SWAPPED in kinds else {}
@@ -165,17 +165,18 @@ def _encode_texts(
             if text is not None:
                 ids = corpus.processor.token_ids(text, corpus.max_tokens)
                 token_ids.append((post, view, ids))
-    features = torch.zeros(posts, views, model.config.text_feature_size, dtype=torch.float16)
+    features = torch.zeros(posts, views, model.config.raw_sizes["text"], dtype=torch.float16)
     present = torch.zeros(posts, views, dtype=torch.bool)
     # Texts about equally long together: padding costs as much as words.
     token_ids.sort(key=lambda item: len(item[2]))
+    encode = frozen_text_encoder(model, len(token_ids))
     for start in range(0, len(token_ids), batch):
         part = token_ids[start : start + batch]
         inputs = corpus.processor.collate(
             [ids for _, _, ids in part], [None] * len(part), model.device
         )
-        with autocast(model.device):
-            encoded = model.encode_text(inputs["input_ids"], inputs["attention_mask"])
+        texts = (inputs["input_ids"], inputs["attention_mask"])
+        encoded = torch.cat([encode(*texts), model.token_statistics(*texts)], 1)
         where = torch.tensor([item[0] for item in part]), torch.tensor([item[1] for item in part])
         features[where] = encoded.half().cpu()
         present[where] = True
@@ -186,7 +187,7 @@ def _encode_images(
     model: DRFModel, corpus: TrainingCorpus, kinds: list[str], seed: int
 ) -> FeatureViews:
     posts, views = len(corpus), 1 + len(kinds)
-    size = model.config.image_feature_size
+    size = model.config.raw_sizes["image"]
     features = torch.zeros(posts, views, size, dtype=torch.float16)
     present = torch.zeros(posts, views, dtype=torch.bool)
     with_image = corpus.image_present.nonzero().flatten().tolist()
@@ -217,7 +218,8 @@ def _encode_images(
             }
             if not found:
                 continue
-            encoded = encoder(torch.from_numpy(np.concatenate(list(found.values()))))
+            stacked = torch.from_numpy(np.concatenate(list(found.values())))
+            encoded = torch.cat([encoder(stacked), image_statistics(stacked)], 1)
             rows = torch.tensor(list(found))
             features[rows] = encoded.reshape(len(found), views, size).half().cpu()
             present[rows] = True

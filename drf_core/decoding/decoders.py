@@ -41,10 +41,14 @@ class Item:
 
 @dataclass(frozen=True)
 class Decoded:
-    """Token ids, int32 (tokens,), or pixels, uint8 (3, height, width); or why there are none."""
+    """Token ids, int32 (tokens,), or pixels, uint8 (3, height, width); or why there are none.
+
+    share_read: of a text, the share that its token ids hold.
+    """
 
     array: np.ndarray | None
     reason: ModalityReason | None
+    share_read: float | None = None
 
 
 _TOO_LARGE = Decoded(None, ModalityReason.TOO_LARGE)
@@ -144,7 +148,7 @@ def _decoded(kind: str, answer: dict[str, Any], buffers: Sequence[Any]) -> Decod
     if not buffers:
         return Decoded(None, ModalityReason(answer["reason"]))
     array = np.frombuffer(buffers[0], np.int32 if kind == "text" else np.uint8)
-    return Decoded(array.reshape(answer["shape"]), None)
+    return Decoded(array.reshape(answer["shape"]), None, answer.get("read"))
 
 
 def _reason(item: Item, error: ChildLostError) -> ModalityReason:

@@ -11,13 +11,13 @@ from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image
-from tokenizers import Tokenizer
 
 from drf_core.decoding.child import granted
 from drf_core.decoding.images import decode_image
 from drf_core.decoding.link import Buffer, Link
 from drf_core.decoding.resizing import Resizing, bounded
-from drf_core.decoding.texts import shortened, text_reason
+from drf_core.decoding.texts import text_reason
+from drf_core.decoding.tokens import TEXT_WINDOWS, TextReader
 from schemas.posts import MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS
 from schemas.reasons import ModalityReason
 
@@ -25,8 +25,8 @@ from schemas.reasons import ModalityReason
 class Preparer(Protocol):
     """What a processor does to one text and one image."""
 
-    def token_ids(self, text: str, max_tokens: int) -> list[int]:
-        """Token ids of one text, special tokens included."""
+    def read_text(self, text: str, max_tokens: int, windows: int) -> tuple[list[int], float]:
+        """Token ids of one text in windows, and the share of it that they hold."""
 
     def pixels(self, image: Image.Image) -> np.ndarray:
         """uint8 (3, height, width) of one RGB image."""
@@ -36,14 +36,15 @@ class Preparer(Protocol):
 class Preparation:
     """How texts and images are prepared, as it is handed to a child.
 
-    tokenizer: the tokenizers library's own JSON, cut at max_tokens; None, as resizing, where
-    another library is needed: then `processor` (module:function) makes it from `folder`.
+    tokenizer: the tokenizers library's own JSON, and mask, its token for a masked word. resizing:
+    None where another library is needed: then `processor` (module:function) makes it from `folder`.
     """
 
     folder: str
     processor: str
     max_tokens: int
-    tokenizer: str | None
+    tokenizer: str
+    mask: str
     resizing: Resizing | None
     target: int | None
 
@@ -63,14 +64,14 @@ class LightPreparer:
     target: shortest side, in pixels, that images are resized to; None where they are not.
     """
 
-    def __init__(self, tokenizer: str, resizing: Resizing, target: int | None) -> None:
-        self._tokenizer = Tokenizer.from_str(tokenizer)
+    def __init__(self, preparation: Preparation, resizing: Resizing) -> None:
+        self._reader = TextReader(preparation.tokenizer, preparation.max_tokens, preparation.mask)
         self._resizing = resizing
-        self.target = target
+        self.target = preparation.target
 
-    def token_ids(self, text: str, max_tokens: int) -> list[int]:
-        """Token ids of one text, special tokens included, cut as the preparation says."""
-        return list(self._tokenizer.encode(shortened(text, max_tokens)).ids)
+    def read_text(self, text: str, max_tokens: int, windows: int) -> tuple[list[int], float]:
+        """Token ids of one text in windows, and the share of it that they hold."""
+        return self._reader.read(text, windows)
 
     def pixels(self, image: Image.Image) -> np.ndarray:
         """uint8 (3, height, width) of one RGB image."""
@@ -79,9 +80,9 @@ class LightPreparer:
 
 def light_preparer(preparation: Preparation) -> LightPreparer | None:
     """What prepares so, None where other libraries are needed."""
-    if preparation.tokenizer is None or preparation.resizing is None:
+    if preparation.resizing is None:
         return None
-    return LightPreparer(preparation.tokenizer, preparation.resizing, preparation.target)
+    return LightPreparer(preparation, preparation.resizing)
 
 
 def from_fields(fields: Mapping[str, Any]) -> Preparation:
@@ -124,7 +125,7 @@ def prepare(message: dict[str, Any], buffers: list[Buffer], link: Link) -> None:
         numbers: list[Buffer] = []
         try:
             if kind == "text":
-                reason, array = _text(*_ready, buffer)
+                reason, array, answer["read"] = _text(*_ready, buffer)
             else:
                 reason, array = _image(*_ready, buffer, message["images"], memory)
         except MemoryError:
@@ -149,11 +150,12 @@ def as_message(preparation: Preparation) -> dict[str, Any]:
 
 def _text(
     preparation: Preparation, preparer: Preparer, data: Buffer
-) -> tuple[ModalityReason | None, np.ndarray | None]:
+) -> tuple[ModalityReason | None, np.ndarray | None, float | None]:
     text = bytes(data).decode("utf-8", errors="replace")
     if (reason := text_reason(text)) is not None:
-        return reason, None
-    return None, np.asarray(preparer.token_ids(text, preparation.max_tokens), np.int32)
+        return reason, None, None
+    ids, read = preparer.read_text(text, preparation.max_tokens, TEXT_WINDOWS)
+    return None, np.asarray(ids, np.int32), read
 
 
 def _image(

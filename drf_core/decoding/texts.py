@@ -1,4 +1,4 @@
-"""Whether a text says anything, and how much of it is read."""
+"""Whether a text says anything."""
 
 from __future__ import annotations
 
@@ -7,10 +7,6 @@ import re
 import unicodedata
 
 from schemas.reasons import ModalityReason
-
-# Longer texts are cut before tokenising: a tweet-sized model reads their beginning anyway,
-# and tokenising megabytes would stall a batch.
-_CHARACTERS_PER_TOKEN = 32
 
 # Unicode's Default_Ignorable_Code_Point (DerivedCoreProperties.txt, Unicode 16), as ranges: what
 # is drawn as nothing where a font does not know better; and U+2800, an empty braille cell.
@@ -21,11 +17,6 @@ _IGNORABLE = re.compile(
 )
 # Stands for bytes that were no text; alone it says nothing.
 _REPLACEMENT = "\ufffd"
-
-
-def shortened(text: str, max_tokens: int) -> str:
-    """The beginning of a text, of which max_tokens can be made."""
-    return text[: _CHARACTERS_PER_TOKEN * max_tokens]
 
 
 def text_reason(text: str | None) -> ModalityReason | None:

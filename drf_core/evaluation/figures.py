@@ -5,19 +5,20 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from drf_core.evaluation.bootstrap import reflected
-from drf_core.evaluation.metrics import CLASSIFICATION, auroc, classification, rank_correlation
-from drf_core.evaluation.predictions import Outcome
-from drf_core.evaluation.resampled_metrics import (
+from drf_core.evaluation.metrics import (
+    CLASSIFICATION,
     resampled_auroc,
     resampled_classification,
     resampled_rank_correlation,
     resampled_share,
     resamples_of,
 )
+from drf_core.evaluation.predictions import Outcome
 from schemas.annotations import MODALITIES
 
 # quality_auroc: chance that the quality of an undisrupted post exceeds that of a damaged one.
@@ -52,14 +53,6 @@ class Figures:
         return Figures(np.stack(values), np.stack(replicates, 1))
 
 
-@dataclass(frozen=True)
-class _Scored:
-    """One figure: its value, and how to compute it for a block of resamples."""
-
-    value: float
-    resample: Callable[[np.ndarray], np.ndarray]
-
-
 def figures(
     outcomes: Sequence[Outcome],
     labels: np.ndarray,
@@ -73,63 +66,53 @@ def figures(
     """
     values = np.full((len(outcomes), len(METRICS)), np.nan)
     replicates = np.full((resamples, *values.shape), np.nan, dtype=np.float32)
-    scored = [_diagnostics(outcome, outcomes[0], quality_threshold) for outcome in outcomes]
-    for cell, outcome in enumerate(outcomes):
-        values[cell, : len(CLASSIFICATION)] = classification(labels, outcome.probabilities)
-        for name, score in scored[cell].items():
-            values[cell, METRICS.index(name)] = score.value
+    diagnostics = [_diagnostics(outcome, outcomes[0], quality_threshold) for outcome in outcomes]
+
+    def measure(weights: np.ndarray, into: np.ndarray) -> None:
+        for cell, outcome in enumerate(outcomes):
+            found = resampled_classification(weights, labels, outcome.probabilities)
+            found |= {name: figure(weights) for name, figure in diagnostics[cell].items()}
+            for name, figure in found.items():
+                into[:, cell, METRICS.index(name)] = figure
+
+    measure(np.ones((1, len(labels))), values[None])
     start = 0
     for weights in resamples_of(len(labels), resamples, seed):
-        rows = slice(start, start + len(weights))
+        measure(weights, replicates[start : start + len(weights)])
         start += len(weights)
-        for cell, outcome in enumerate(outcomes):
-            drawn = resampled_classification(weights, labels, outcome.probabilities)
-            drawn |= {name: score.resample(weights) for name, score in scored[cell].items()}
-            for name, figure in drawn.items():
-                replicates[rows, cell, METRICS.index(name)] = figure
     column = METRICS.index("calibration_error")
     for cell in range(len(outcomes)):
         replicates[:, cell, column] = reflected(values[cell, column], replicates[:, cell, column])
     return Figures(values, replicates)
 
 
-def _diagnostics(outcome: Outcome, clean: Outcome, threshold: float) -> dict[str, _Scored]:
-    found = {}
+def _diagnostics(
+    outcome: Outcome, clean: Outcome, threshold: float
+) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
+    """How to compute each figure that the cell has from weights (resamples, posts)."""
+    found: dict[str, Callable[[np.ndarray], np.ndarray]] = {}
     for column, m in enumerate(MODALITIES):
-        there = outcome.present[:, column]
+        there, quality = outcome.present[:, column], outcome.quality[:, column]
         if there.any():
-            low = outcome.quality[:, column] < threshold
-            found[f"{m}_low_quality"] = _share(low, there)
+            found[f"{m}_low_quality"] = partial(
+                resampled_share, chosen=quality < threshold, among=there
+            )
         higher = np.flatnonzero(clean.present[:, column])
         lower = np.flatnonzero(outcome.damaged[:, column])
         if len(higher) and len(lower):
-            found[f"{m}_quality_auroc"] = _auroc(
-                clean.quality[higher, column], outcome.quality[lower, column], (higher, lower)
+            found[f"{m}_quality_auroc"] = partial(
+                resampled_auroc,
+                higher=clean.quality[higher, column],
+                lower=quality[lower],
+                rows=(higher, lower),
             )
-        recovered = np.flatnonzero(~np.isnan(outcome.recovery_error[:, column]))
+        error = outcome.recovery_error[:, column]
+        recovered = np.flatnonzero(~np.isnan(error))
         if len(recovered) >= _FEWEST:
-            found[f"{m}_recovery_correlation"] = _correlation(
-                outcome.quality[recovered, column],
-                -outcome.recovery_error[recovered, column],
-                recovered,
+            found[f"{m}_recovery_correlation"] = partial(
+                resampled_rank_correlation,
+                first=quality[recovered],
+                second=-error[recovered],
+                rows=recovered,
             )
     return found
-
-
-def _share(chosen: np.ndarray, among: np.ndarray) -> _Scored:
-    return _Scored(
-        float(chosen[among].mean()), lambda weights: resampled_share(weights, chosen, among)
-    )
-
-
-def _auroc(higher: np.ndarray, lower: np.ndarray, rows: tuple[np.ndarray, np.ndarray]) -> _Scored:
-    return _Scored(
-        auroc(higher, lower), lambda weights: resampled_auroc(weights, higher, lower, rows)
-    )
-
-
-def _correlation(first: np.ndarray, second: np.ndarray, rows: np.ndarray) -> _Scored:
-    return _Scored(
-        rank_correlation(first, second),
-        lambda weights: resampled_rank_correlation(weights[:, rows], first, second),
-    )

@@ -94,3 +94,11 @@ def _forward(
     assert output.recovered is not None and output.hidden is not None
     said = (output.logits.softmax(-1), output.quality, output.recovered, output.hidden)
     return (*(tensor.float().cpu() for tensor in said), picked.present, picked.damaged)
+
+
+def under_prior(
+    probabilities: np.ndarray, assumed: Sequence[float] | np.ndarray, prior: np.ndarray
+) -> np.ndarray:
+    """Probabilities (n, labels) that assume one prior (labels,), as they are under another."""
+    moved = probabilities * (prior / np.asarray(assumed))
+    return moved / moved.sum(1, keepdims=True)

@@ -65,6 +65,16 @@ def modality_fixed_cells(count: int) -> list[Cell]:
     return made
 
 
+def damage_cells(count: int, kinds: Mapping[str, Sequence[str | None]]) -> list[Cell]:
+    """A cell per kind of damage of a modality ({modality: kinds}) that the paper does not name."""
+    return [
+        _cell(f"{m} {kind}", OTHER_DAMAGE, kind, m, 1.0, [Disruption(**{m: kind})] * count)
+        for m in MODALITIES
+        for kind in kinds[m]
+        if kind is not None and kind != "corrupt"
+    ]
+
+
 def cells(count: int, seed: int = 0) -> list[Cell]:
     """All cells for count posts, the clean one first; the same seed disrupts the same posts."""
     made = modality_fixed_cells(count)

@@ -5,30 +5,36 @@ from __future__ import annotations
 import numpy as np
 
 from drf_core.corpus.views import FeatureViews
-from drf_core.evaluation.metrics import CLASSIFICATION, auroc, classification
-from drf_core.evaluation.predictions import outcomes
+from drf_core.evaluation.metrics import auroc, classification
+from drf_core.evaluation.predictions import outcomes, under_prior
 from drf_core.evaluation.protocol import CLEAN, modality_fixed_cells
 from drf_core.model.modeling_drf import DRFModel
 from schemas.annotations import MODALITIES
 
 
 def evaluate(
-    model: DRFModel, views: dict[str, FeatureViews], labels: np.ndarray
+    model: DRFModel,
+    views: dict[str, FeatureViews],
+    labels: np.ndarray,
+    prior: np.ndarray | None = None,
 ) -> dict[str, dict[str, float]]:
     """Figures of the clean and the modality-fixed cells.
 
     views with the kind "corrupt", labels (posts,), -1 for a post that counts for quality alone.
+    prior (labels,): the operating point, shares of the labels to assume instead of the model's.
 
-    Returns {cell: {accuracy, weighted_f1, macro_f1, calibration_error, and for a corrupted
-    modality quality_auroc, its quality clean against corrupted}}.
+    Returns {cell: {the figures that `metrics.CLASSIFICATION` names, and for a corrupted modality
+    quality_auroc, its quality clean against corrupted}}.
     """
     known = labels >= 0
     asked = modality_fixed_cells(len(labels))
     said = outcomes(model, views, asked)
     figures = {}
     for cell, outcome in zip(asked, said, strict=True):
-        found = classification(labels[known], outcome.probabilities[known])
-        figures[cell.name] = dict(zip(CLASSIFICATION, found, strict=True))
+        probabilities = outcome.probabilities[known]
+        if prior is not None:
+            probabilities = under_prior(probabilities, model.config.label_prior, prior)
+        figures[cell.name] = classification(labels[known], probabilities)
         if cell.strategy == "corrupt":
             assert cell.modality is not None
             column = MODALITIES.index(cell.modality)

@@ -7,13 +7,14 @@ from typing import Any
 from transformers import AutoConfig, PretrainedConfig
 
 from drf_core.model.designs import DESIGNS
+from drf_core.model.input_statistics import IMAGE_STATISTICS, TEXT_STATISTICS
 
 
 class DRFConfig(PretrainedConfig):
     """Everything that shapes a DRF model; saved as config.json.
 
     text_config, vision_config: configurations of any `AutoModel` text and vision encoder.
-    text_feature_size, image_feature_size: size of each encoder's pooled raw features.
+    text_feature_size, image_feature_size: size of each encoder's pooled features.
     text_pooling, image_pooling: "mean" over tokens, or "first" token.
     projection_size: d of the shared feature space.
     design: which of `drf_core.model.designs.DESIGNS` this is; everything but "drf" is there to be
@@ -21,10 +22,9 @@ class DRFConfig(PretrainedConfig):
     trained_kinds: kinds of damage per modality that training used, None where unknown.
     queue_length: posts in each feature queue (paper: a feature queue per modality).
     reference_length: quantiles kept of the held-out scores that qualities are ranks among.
-    quality_threshold: below it a modality is called low_quality, and weights fall.
-    trust_floor: per modality, the trust left at quality 0. Damaged text is still worth reading;
-        lower floors cost more on what training had met than they won on what it had not
-        (our own reading; inner folds preferred milder ones, these values lie between those tried).
+    prior: share of each label that probabilities assume, by name; uniform where None. Training
+        keeps the labels' shares in its corpora out of the logits, so that the prior is explicit.
+    quality_threshold: below it a modality is called low_quality.
     memory_sharpness: inverse temperature of the attention over the paired queue.
     """
 
@@ -46,7 +46,7 @@ class DRFConfig(PretrainedConfig):
         queue_length: int = 1024,
         reference_length: int = 512,
         quality_threshold: float = 0.05,
-        trust_floor: dict[str, float] | None = None,
+        prior: dict[str, float] | None = None,
         memory_sharpness: float = 10.0,
         text_dropout: float = 0.5,
         image_dropout: float = 0.7,
@@ -68,12 +68,27 @@ class DRFConfig(PretrainedConfig):
         self.queue_length = queue_length
         self.reference_length = reference_length
         self.quality_threshold = quality_threshold
-        self.trust_floor = {"text": 0.8, "image": 0.5, **(trust_floor or {})}
+        self.prior = prior
         self.memory_sharpness = memory_sharpness
         self.text_dropout = text_dropout
         self.image_dropout = image_dropout
         self.hidden_dropout = hidden_dropout
         super().__init__(**kwargs)
+
+    @property
+    def raw_sizes(self) -> dict[str, int]:
+        """Size of each modality's raw features: what its encoder makes, then its statistics."""
+        return {
+            "text": self.text_feature_size + TEXT_STATISTICS,
+            "image": self.image_feature_size + IMAGE_STATISTICS,
+        }
+
+    @property
+    def label_prior(self) -> tuple[float, ...]:
+        """Share of each label that probabilities assume, in the order of the logits."""
+        if self.prior is None:
+            return (1 / len(self.labels),) * len(self.labels)
+        return tuple(self.prior[label] for label in self.labels)
 
     @property
     def labels(self) -> tuple[str, ...]:

@@ -16,7 +16,9 @@ class Design:
     fusion: "evidence" (DRF: the quality-weighted sum of what each modality says),
     "concatenation" (one head over both modalities' features, each blended with its recovered ones
     by how far it is trusted), "average" (late fusion: the mean of both modalities'
-    probabilities), "text" or "image" (that modality alone). recovery: what stands in for an
+    probabilities), "energy" (QMF) and "predicted" (PDF; late fusion by confidences, see
+    `drf_core.model.dynamic_fusion`), "text" or "image" (that modality alone). recovery: what
+    stands in for an
     absent or distrusted modality: "memory" (DRF), "mean" (of the queue) or "none" (zero).
     quality_weights: whether low quality lowers a weight. sample_loss, distribution_loss: which
     supervision recovery gets. covariance: "full" or "diagonal", of the distributions.
@@ -46,6 +48,8 @@ DESIGNS: dict[str, Design] = {
     "concatenation": _rival("concatenation"),
     "concatenation_mean_fill": _rival("concatenation", "mean"),
     "late_average": _rival("average"),
+    "qmf": _rival("energy"),
+    "pdf": _rival("predicted"),
     "text_only": _rival("text"),
     "image_only": _rival("image"),
 }

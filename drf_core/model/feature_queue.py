@@ -12,6 +12,8 @@ class FeatureQueue(nn.Module):
     Raw encoder features, detached, in buffers, so that a checkpoint carries them.
     With {"text": 384, "image": 1280} the entries of one post stay paired.
 
+    kept: whether a checkpoint holds the rows.
+
     Buffers: <name> (length, size); post (length,), the training post each row came from,
     -1 where empty; pushed (), rows pushed so far.
     """
@@ -19,14 +21,14 @@ class FeatureQueue(nn.Module):
     pushed: Tensor
     post: Tensor
 
-    def __init__(self, length: int, sizes: dict[str, int]) -> None:
+    def __init__(self, length: int, sizes: dict[str, int], kept: bool = True) -> None:
         super().__init__()
         self.length = length
         self.names = tuple(sizes)
         for name, size in sizes.items():
-            self.register_buffer(name, torch.zeros(length, size))
-        self.register_buffer("post", torch.full((length,), -1, dtype=torch.long))
-        self.register_buffer("pushed", torch.zeros((), dtype=torch.long))
+            self.register_buffer(name, torch.zeros(length, size), persistent=kept)
+        self.register_buffer("post", torch.full((length,), -1, dtype=torch.long), persistent=kept)
+        self.register_buffer("pushed", torch.zeros((), dtype=torch.long), persistent=kept)
 
     def clear(self) -> None:
         """Forget every row."""

@@ -1,10 +1,11 @@
-"""Fusion of both modalities: weights that follow their qualities, and the rivals of that."""
+"""Fusion of both modalities: evidence that follows their qualities, and the rivals of that."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
+from drf_core.model.dynamic_fusion import PredictedFusion
 from schemas.annotations import MODALITIES
 
 
@@ -19,35 +20,47 @@ def expert(size: int, labels: int, dropout: float) -> nn.Sequential:
     )
 
 
-class EvidenceFusion(nn.Module):
-    """The quality-weighted sum of what each modality's expert says.
+def bounded(logits: Tensor, trust: Tensor) -> Tensor:
+    """Evidence of a modality that is right with probability trust, and else says nothing.
 
-    An expert turns one modality's features into evidence, a logit per label. A modality of
-    low quality weighs less (paper). What it loses, its recovered features take over, through
-    the same expert (our own reading). Since evidence adds up, undetected damage to one
-    modality shifts the logits alike whatever the other one says; how that compares with a joint
-    head is measured in tests/benchmarks/RESULTS.md. `prior` (2,): how much recovered evidence
-    is worth, learned.
+    logits (..., labels) under a uniform prior, trust (...) in [0, 1]. A post's label has the
+    odds trust * labels * p + 1 - trust against a guess: whatever a modality says, it cannot move
+    the fusion by more than its trust allows (our own reading). Returns (..., labels).
+    """
+    labels = logits.shape[-1]
+    odds = trust[..., None] * labels * logits.softmax(-1) + (1 - trust[..., None])
+    # A probability can be too small for a float, and the loss of its label infinite.
+    return odds.clamp_min(1e-6).log()
+
+
+class EvidenceFusion(nn.Module):
+    """The sum of what each modality's expert says, as far as it is trusted.
+
+    An expert turns one modality's features into evidence, a logit per label. A modality of low
+    quality is trusted less and so weighs less (paper). What it loses, its recovered features take
+    over, through the same expert (our own reading). How that compares with a joint head is
+    measured in tests/benchmarks/RESULTS.md. `worth` (2,): how much recovered evidence is worth,
+    learned.
     """
 
     def __init__(self, labels: int) -> None:
         super().__init__()
-        self.prior = nn.Parameter(torch.zeros(len(MODALITIES)))
+        self.worth = nn.Parameter(torch.zeros(len(MODALITIES)))
         self.bias = nn.Parameter(torch.zeros(labels))
 
     def forward(
         self, own: Tensor, recovered: Tensor, trust: Tensor, recovered_trust: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Weigh and add up.
+        """Add up.
 
-        own, recovered (batch, 2, labels): evidence of the features as they came and of the
-        recovered ones. trust (batch, 2) in [0, 1], 0 where absent; recovered_trust (batch, 2),
-        0 where there is nothing to recover from. Returns logits (batch, labels) and weights
-        (batch, 2), a modality's share in the sum.
+        own, recovered (batch, 2, labels): what the experts say of the features as they came and
+        of the recovered ones. trust (batch, 2) in [0, 1], 0 where absent; recovered_trust
+        (batch, 2), 0 where there is nothing to recover from. Returns logits (batch, labels) and
+        what each modality put into them (batch, 2, labels).
         """
-        worth = (1 - trust) * recovered_trust * self.prior.sigmoid()
-        evidence = trust[..., None] * own + worth[..., None] * recovered
-        return self.bias + evidence.sum(1), _shares(trust + worth)
+        worth = (1 - trust) * recovered_trust * self.worth.sigmoid()
+        evidence = bounded(own, trust) + bounded(recovered, worth)
+        return self.bias + evidence.sum(1), evidence
 
 
 class ConcatenationFusion(nn.Module):
@@ -65,36 +78,46 @@ class ConcatenationFusion(nn.Module):
     def forward(
         self, features: Tensor, recovered: Tensor, trust: Tensor, recovered_trust: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Blend and classify; features, recovered (batch, 2, d), the rest as above."""
+        """Blend and classify; features, recovered (batch, 2, d), the rest as above.
+
+        What a modality put in is what the logits lose without it.
+        """
         worth = (1 - trust) * recovered_trust
         blended = trust[..., None] * features + worth[..., None] * recovered
-        weights = trust + worth
-        return self.head(blended.flatten(1)), weights / weights.sum(-1, keepdim=True).clamp_min(
-            1e-6
-        )
+        logits = self.head(blended.flatten(1))
+        if self.training:
+            return logits, torch.zeros(*blended.shape[:2], logits.shape[-1], device=logits.device)
+        kept = 1 - torch.eye(len(MODALITIES), device=blended.device)
+        without = [self.head((blended * row[:, None]).flatten(1)) for row in kept]
+        return logits, torch.stack([logits - other for other in without], 1)
 
 
-def _shares(worth: Tensor) -> Tensor:
-    return worth / worth.sum(-1, keepdim=True).clamp_min(1e-6)
+def make_fusion(kind: str, size: int, labels: int, dropout: float) -> nn.Module:
+    """What a design's fusion learns; kind as in `designs.Design`, size of the features."""
+    if kind == "concatenation":
+        return ConcatenationFusion(size, labels, dropout)
+    return PredictedFusion(size) if kind == "predicted" else EvidenceFusion(labels)
 
 
-def average_fusion(evidence: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+def average_fusion(said: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
     """Late fusion: the mean of the present modalities' probabilities, as logits.
 
-    evidence (batch, 2, labels), present (batch, 2) bool.
+    said (batch, 2, labels), present (batch, 2) bool. A modality's evidence is its logarithm's
+    share.
     """
-    weights = present / present.sum(-1, keepdim=True)
-    mean = (evidence.softmax(-1) * weights[..., None]).sum(1)
+    weights = (present / present.sum(-1, keepdim=True))[..., None]
+    mean = (said.softmax(-1) * weights).sum(1)
     # A probability can be too small for a float, and the loss of its label infinite.
-    return mean.clamp_min(torch.finfo(mean.dtype).tiny).log(), weights
+    logits = mean.clamp_min(torch.finfo(mean.dtype).tiny).log()
+    return logits, weights * said.log_softmax(-1)
 
 
 def single_fusion(
-    evidence: Tensor, present: Tensor, modality: str, bias: Tensor
+    said: Tensor, present: Tensor, modality: str, bias: Tensor
 ) -> tuple[Tensor, Tensor]:
     """One modality alone; where it is absent the labels' learned prior, bias (labels,)."""
     column = MODALITIES.index(modality)
-    there = present[:, column, None]
-    weights = torch.zeros(present.shape, device=present.device)
-    weights[:, column] = 1.0
-    return torch.where(there, evidence[:, column], bias), weights
+    logits = torch.where(present[:, column, None], said[:, column], bias)
+    evidence = torch.zeros_like(said)
+    evidence[:, column] = logits
+    return logits, evidence

@@ -16,16 +16,12 @@ from transformers.utils import ModelOutput
 
 from drf_core.model.configuration_drf import DRFConfig
 from drf_core.model.designs import DESIGNS
+from drf_core.model.dynamic_fusion import energy_fusion
 from drf_core.model.feature_queue import FeatureQueue
-from drf_core.model.fusion import (
-    ConcatenationFusion,
-    EvidenceFusion,
-    average_fusion,
-    expert,
-    single_fusion,
-)
+from drf_core.model.fusion import average_fusion, expert, make_fusion, single_fusion
+from drf_core.model.input_statistics import STATISTICS_SIGNS, TokenStatistics
 from drf_core.model.projection import Projection, Standardiser
-from drf_core.model.quality import QualityEstimator, trust
+from drf_core.model.quality import FIRST_TRUST, QualityEstimator, trust
 from drf_core.model.recovery import Recovery
 from schemas.annotations import MODALITIES
 
@@ -40,14 +36,18 @@ DAMAGED_PER_UNDISRUPTED = {"text": 1, "image": 3}
 class DRFOutput(ModelOutput):
     """What the model says of a batch; pairs of columns are text, image.
 
-    logits (batch, labels). quality, weight (batch, 2). unimodal_logits (batch, 2, labels): the
-    evidence of each modality as it came. hidden, recovered (batch, 2, d): projected features
-    and those recovered from the other modality, zero where the source is absent.
+    logits (batch, labels), under the configuration's prior but in training. quality (batch, 2).
+    evidence (batch, 2, labels): what each modality put into the logits, in logits. damage
+    (batch, 2) int: the kind of damage of `config.trained_kinds` that the modality resembles, -1
+    where none or absent; None in training. unimodal_logits (batch, 2, labels): what the expert of
+    each modality says as it came. hidden, recovered (batch, 2, d): projected features and those
+    recovered from the other modality, zero where the source is absent.
     """
 
     logits: Tensor | None = None
     quality: Tensor | None = None
-    weight: Tensor | None = None
+    evidence: Tensor | None = None
+    damage: Tensor | None = None
     unimodal_logits: Tensor | None = None
     hidden: Tensor | None = None
     recovered: Tensor | None = None
@@ -60,20 +60,28 @@ class FeatureModel(nn.Module):
 
     def add_parts(self, config: DRFConfig) -> None:
         """Add them, with the initial weights of training."""
-        sizes = {"text": config.text_feature_size, "image": config.image_feature_size}
-        d, dropout = config.projection_size, config.hidden_dropout
-        self.undisrupted_queue = FeatureQueue(config.queue_length, sizes)
-        self.disrupted_queues = nn.ModuleDict(
-            {
-                m: FeatureQueue(damaged * config.queue_length, {m: sizes[m]})
-                for m, damaged in DAMAGED_PER_UNDISRUPTED.items()
-            }
+        sizes, d, dropout = config.raw_sizes, config.projection_size, config.hidden_dropout
+        self.paired_queue = FeatureQueue(config.queue_length, sizes)
+        # Only to fit distributions to: a checkpoint holds those, and not these.
+        self.undisrupted_queues, self.disrupted_queues = (
+            nn.ModuleDict(
+                {
+                    m: FeatureQueue(2 * times[m] * config.queue_length, {m: sizes[m]}, False)
+                    for m in MODALITIES
+                }
+            )
+            for times in (dict.fromkeys(MODALITIES, 1), DAMAGED_PER_UNDISRUPTED)
         )
+        self.token_statistics = TokenStatistics(config.text_config.vocab_size)
         self.standardise = nn.ModuleDict({m: Standardiser(sizes[m]) for m in MODALITIES})
         self.quality = nn.ModuleDict(
             {
                 m: QualityEstimator(
-                    sizes[m], config.reference_length, DESIGNS[config.design].covariance
+                    sizes[m],
+                    STATISTICS_SIGNS[m],
+                    config.reference_length,
+                    DESIGNS[config.design].covariance,
+                    len((config.trained_kinds or {}).get(m, ())),
                 )
                 for m in MODALITIES
             }
@@ -86,15 +94,11 @@ class FeatureModel(nn.Module):
                 for m in MODALITIES
             }
         )
-        labels = len(config.labels)
+        labels, self.design = len(config.labels), DESIGNS[config.design]
         self.unimodal_heads = nn.ModuleDict({m: expert(d, labels, dropout) for m in MODALITIES})
-        self.design = DESIGNS[config.design]
-        self.fusion = (
-            ConcatenationFusion(d, labels, dropout)
-            if self.design.fusion == "concatenation"
-            else EvidenceFusion(labels)
-        )
+        self.fusion = make_fusion(self.design.fusion, d, labels, dropout)
         self.register_buffer("temperature", torch.ones(()))
+        self.register_buffer("trust", torch.tensor(FIRST_TRUST))
         self._memory: dict[str, Tensor] | None = None
         self._memory_errors: dict[str, Tensor] | None = None
 
@@ -103,6 +107,20 @@ class FeatureModel(nn.Module):
         self.forget_memory()
         super().train(mode)
         return self
+
+    def queues(self) -> tuple[FeatureQueue, ...]:
+        """All feature queues: the paired one, those of undisrupted and of disrupted posts."""
+        return (
+            self.paired_queue,
+            *self.undisrupted_queues.values(),
+            *self.disrupted_queues.values(),
+        )
+
+    def train_on_kinds(self, kinds: dict[str, list[str]]) -> None:
+        """Say which kinds of damage, by modality, training uses; makes room to name them."""
+        self.config.trained_kinds = kinds
+        for m in MODALITIES:
+            self.quality[m].make_room(len(kinds[m]))
 
     def forget_memory(self) -> None:
         """Project the paired queue anew when it is next read: it or the projections changed."""
@@ -117,8 +135,8 @@ class FeatureModel(nn.Module):
     ) -> DRFOutput:
         """Quality, recovery and fusion over raw features.
 
-        text: (present texts, text size), image: (present images, image size), None where the
-        batch has none; present: (batch, 2) bool, columns text, image. own: (batch,) training
+        text: (present texts, raw text size), image: (present images, raw image size), None where
+        the batch has none; present: (batch, 2) bool, columns text, image. own: (batch,) training
         post of each row, so that recovery does not read its own queue entry.
         """
         # In full precision also inside autocast: qualities are ranks among scores that were
@@ -138,8 +156,8 @@ class FeatureModel(nn.Module):
         memory = self.memory() if self._wants_memory else dict(hidden)
         mask = None
         if own is not None:
-            mask = own[:, None] == self.undisrupted_queue.post[: self.undisrupted_queue.filled]
-        recovered, trusted = {}, {}
+            mask = own[:, None] == self.paired_queue.post[: self.paired_queue.filled]
+        recovered = {}
         for column, m in enumerate(MODALITIES):
             n, rows = OTHER[m], present[:, column]
             source = present[:, 1 - column, None]
@@ -147,18 +165,39 @@ class FeatureModel(nn.Module):
             if not bool(rows.all()):
                 of_recovered = self._quality_of_recovered(m, undropped[n], memory)
                 quality[m] = torch.where(rows, quality[m], of_recovered)
-            trusted[m] = trust(
-                quality[m], self.config.quality_threshold, self.config.trust_floor[m]
-            )
-        logits, weight = self._fuse(hidden, unimodal, recovered, _pair(trusted), present)
-        return DRFOutput(
-            logits=logits / self.temperature,
+        output = DRFOutput(
             quality=_pair(quality),
-            weight=weight,
+            damage=None if self.training else self._damage(raw, present),
             unimodal_logits=_pair(unimodal),
             hidden=_pair(hidden),
             recovered=_pair(recovered),
         )
+        output.logits, output.evidence = self.fuse(output, present)
+        return output
+
+    def fuse(self, output: DRFOutput, present: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (batch, labels) and evidence (batch, 2, labels) of what else is in an output.
+
+        present (batch, 2) bool. Trust, temperature and prior are those of the moment: fitting them
+        need not look at the posts again.
+        """
+        assert output.quality is not None
+        trusted = [trust(output.quality[:, column], self.trust[column]) for column in range(2)]
+        logits, evidence = self._fuse(output, torch.stack(trusted, 1), present)
+        logits, evidence = logits / self.temperature, evidence / self.temperature
+        if not self.training:
+            prior = torch.tensor(self.config.label_prior, device=logits.device)
+            logits = logits + (prior * len(prior)).log()
+        return logits, evidence
+
+    @torch.no_grad()
+    def _damage(self, raw: dict[str, Tensor | None], present: Tensor) -> Tensor:
+        found = torch.full(present.shape, -1, device=present.device)
+        for column, m in enumerate(MODALITIES):
+            if (features := raw[m]) is not None:
+                rows = present[:, column]
+                found[rows, column] = self.quality[m].nearest_kind(self.standardise[m](features))
+        return found
 
     @torch.no_grad()
     def _quality_of_recovered(
@@ -190,20 +229,19 @@ class FeatureModel(nn.Module):
             return memory[modality].mean(0).expand_as(source)
         return torch.zeros_like(source)
 
-    def _fuse(
-        self,
-        hidden: dict[str, Tensor],
-        unimodal: dict[str, Tensor],
-        recovered: dict[str, Tensor],
-        trusted: Tensor,
-        present: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        """Logits (batch, labels) and weights (batch, 2)."""
+    def _fuse(self, output: DRFOutput, trusted: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (batch, labels) and evidence (batch, 2, labels), as the design has it."""
+        hidden, said, recovered = output.hidden, output.unimodal_logits, output.recovered
+        assert hidden is not None and said is not None and recovered is not None
         kind = self.design.fusion
         if kind == "average":
-            return average_fusion(_pair(unimodal), present)
+            return average_fusion(said, present)
+        if kind == "energy":
+            return energy_fusion(said, present)
+        if kind == "predicted":
+            return self.fusion(hidden, said, present)
         if kind in MODALITIES:
-            return single_fusion(_pair(unimodal), present, kind, self.fusion.bias)
+            return single_fusion(said, present, kind, self.fusion.bias)
         if not self.design.quality_weights:
             trusted = torch.ones_like(trusted)
         own = torch.where(present, trusted, torch.zeros_like(trusted))
@@ -212,9 +250,9 @@ class FeatureModel(nn.Module):
         if self.design.recovery == "none":
             of_recovered = torch.zeros_like(of_recovered)
         if kind == "concatenation":
-            return self.fusion(_pair(hidden), _pair(recovered), own, of_recovered)
-        evidence = {m: self.unimodal_heads[m](recovered[m]) for m in MODALITIES}
-        return self.fusion(_pair(unimodal), _pair(evidence), own, of_recovered)
+            return self.fusion(hidden, recovered, own, of_recovered)
+        evidence = [self.unimodal_heads[m](recovered[:, n]) for n, m in enumerate(MODALITIES)]
+        return self.fusion(said, torch.stack(evidence, 1), own, of_recovered)
 
     def _look_at(
         self, modality: str, raw: Tensor | None, rows: Tensor
@@ -249,7 +287,7 @@ class FeatureModel(nn.Module):
         with torch.no_grad():
             self._memory = {
                 m: self.projection[m].without_dropout(
-                    self.standardise[m](self.undisrupted_queue.rows(m))
+                    self.standardise[m](self.paired_queue.rows(m))
                 )
                 for m in MODALITIES
             }
@@ -273,7 +311,7 @@ class FeatureModel(nn.Module):
         one they have, so only before training.
         """
         for m in MODALITIES:
-            undisrupted = self.undisrupted_queue.rows(m)
+            undisrupted = self.undisrupted_queues[m].rows(m)
             if standardise:
                 self.standardise[m].fit(undisrupted)
             self.quality[m].fit(
@@ -286,7 +324,7 @@ class FeatureModel(nn.Module):
     def set_reference(self, text: Tensor, image: Tensor, paired: Tensor) -> None:
         """Rank qualities among these held-out undisrupted posts from now on.
 
-        text (n, text size), image (k, image size): raw features, n and k at least 1;
+        text (n, raw text size), image (k, raw image size): raw features, n and k at least 1;
         paired (p, 2) int: rows of text and image that belong to one post. Their recovered
         features are the reference of recovered features.
         """

@@ -8,6 +8,7 @@ from transformers import AutoModel, PreTrainedModel
 
 from drf_core.model.configuration_drf import DRFConfig
 from drf_core.model.head import DRFOutput, FeatureModel
+from drf_core.model.projection import pool_image, pool_text
 
 
 class DRFModel(FeatureModel, PreTrainedModel):
@@ -39,72 +40,79 @@ class DRFModel(FeatureModel, PreTrainedModel):
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
-        # Every part initialises itself; encoders come from pre-training or their own config.
-        return
+        """Do nothing: parts initialise themselves, encoders come trained or by their config."""
 
     def encode_text(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Raw text features; (n, tokens) each -> (n, text size) float32."""
+        """Encoded texts; (n, tokens) each -> (n, text size) float32."""
         output = self.text_encoder(input_ids=input_ids, attention_mask=attention_mask)
-        hidden = output.last_hidden_state
-        if self.config.text_pooling == "first":
-            return hidden[:, 0].float()
-        mask = attention_mask[..., None].to(hidden.dtype)
-        return ((hidden * mask).sum(1) / mask.sum(1).clamp_min(1.0)).float()
+        return pool_text(output.last_hidden_state, attention_mask, self.config.text_pooling)
+
+    def raw_text(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """What quality and fusion see of texts: encoded, then their tokens' statistics.
+
+        (n, tokens) each -> (n, raw text size) float32.
+        """
+        encoded = self.encode_text(input_ids, attention_mask)
+        return torch.cat([encoded, self.token_statistics(input_ids, attention_mask)], 1)
 
     def encode_image(self, pixel_values: Tensor) -> Tensor:
-        """Raw image features; (n, channels, height, width) -> (n, image size) float32."""
+        """Encoded images; (n, channels, height, width) -> (n, image size) float32."""
         hidden = self.image_encoder(pixel_values=pixel_values).last_hidden_state
-        if hidden.ndim == 4:
-            return hidden.float().mean((2, 3))
-        return (
-            hidden[:, 0].float() if self.config.image_pooling == "first" else hidden.float().mean(1)
-        )
+        return pool_image(hidden, self.config.image_pooling)
 
     def forward(
         self,
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         pixel_values: Tensor | None = None,
+        image_statistics: Tensor | None = None,
         text_present: Tensor | None = None,
         image_present: Tensor | None = None,
     ) -> DRFOutput:
         """Annotate a batch with any mixture of present and absent modalities.
 
         input_ids, attention_mask: (present texts, tokens); pixel_values: (present images,
-        channels, height, width): absent modalities are not encoded. text_present,
+        channels, height, width), image_statistics (present images, 10), as the processor makes
+        them: absent modalities are not encoded. text_present,
         image_present: (batch,) bool; without them every post has what the inputs hold.
         Each post needs at least one. Raises ValueError for a post with none.
         """
         text = (
             None
             if input_ids is None or attention_mask is None or not len(input_ids)
-            else self.encode_text(input_ids, attention_mask)
+            else self.raw_text(input_ids, attention_mask)
         )
         image = (
             None
-            if pixel_values is None or not len(pixel_values)
-            else self.encode_image(pixel_values)
+            if pixel_values is None or image_statistics is None or not len(pixel_values)
+            else torch.cat([self.encode_image(pixel_values), image_statistics], 1)
         )
-        present = self._present(text, image, text_present, image_present)
+        present = presence(text, image, text_present, image_present, self.device)
         return self.forward_features(text, image, present)
 
-    def _present(
-        self,
-        text: Tensor | None,
-        image: Tensor | None,
-        text_present: Tensor | None,
-        image_present: Tensor | None,
-    ) -> Tensor:
-        batch = max(len(x) for x in (text_present, image_present, text, image, ()) if x is not None)
-        columns = []
-        for given, features in ((text_present, text), (image_present, image)):
-            if given is None:
-                given = torch.full((batch,), features is not None)
-            columns.append(given.bool().to(self.device))
-        present = torch.stack(columns, -1)
-        if not bool(present.any(-1).all()):
-            raise ValueError("every post needs at least one modality")
-        return present
+
+def presence(
+    text: Tensor | None,
+    image: Tensor | None,
+    text_present: Tensor | None,
+    image_present: Tensor | None,
+    device: torch.device,
+) -> Tensor:
+    """Which modalities each post has, (batch, 2) bool.
+
+    text, image: features of those present; text_present, image_present: (batch,) bool, None where
+    every post has what there are features of. Raises ValueError for a post with neither.
+    """
+    batch = max(len(x) for x in (text_present, image_present, text, image, ()) if x is not None)
+    columns = []
+    for given, features in ((text_present, text), (image_present, image)):
+        if given is None:
+            given = torch.full((batch,), features is not None)
+        columns.append(given.bool().to(device))
+    present = torch.stack(columns, -1)
+    if not bool(present.any(-1).all()):
+        raise ValueError("every post needs at least one modality")
+    return present
 
 
 AutoModel.register(DRFConfig, DRFModel)

@@ -18,8 +18,9 @@ from transformers import (
 
 from drf_core.decoding.preparation import Preparation
 from drf_core.decoding.resizing import bounded, resizing_of, whole_pixels
-from drf_core.decoding.texts import shortened
+from drf_core.decoding.tokens import MASKED, TextReader
 from drf_core.model.configuration_drf import DRFConfig
+from drf_core.model.input_statistics import image_statistics
 
 # How a child process makes one that needs more than tokenizers and Pillow.
 _IN_CHILD = "drf_core.model.processing_drf:in_child"
@@ -49,6 +50,7 @@ class DRFProcessor(ProcessorMixin):
         # Some (EfficientNet) rescale to [-1, 1].
         self._offset = 1.0 if getattr(image_processor, "rescale_offset", False) else 0.0
         self._resize = resizing_of(image_processor)
+        self._readers: dict[int, TextReader] = {}
 
     @classmethod
     def from_pretrained(cls, folder: str, **kwargs: Any) -> DRFProcessor:
@@ -85,19 +87,24 @@ class DRFProcessor(ProcessorMixin):
 
     @property
     def mask_token(self) -> str:
-        """What a corrupted word becomes: mask token, else unknown token, else nothing."""
+        """What stands for a corrupted word: read as the mask token, or the unknown one."""
+        return MASKED if self._mask else ""
+
+    @property
+    def _mask(self) -> str:
         return self.tokenizer.mask_token or self.tokenizer.unk_token or ""
 
     def token_ids(self, text: str, max_tokens: int) -> list[int]:
-        """Token ids of one text, special tokens included, cut at max_tokens."""
-        text = shortened(text, max_tokens)
-        backend = getattr(self.tokenizer, "backend_tokenizer", None)
-        if backend is not None and backend.padding is None:
-            # What was asked for last, by the call below; it takes half as long again.
-            truncation = backend.truncation
-            if truncation is not None and truncation["max_length"] == max_tokens:
-                return backend.encode(text).ids
-        return self.tokenizer(text, truncation=True, max_length=max_tokens)["input_ids"]
+        """Token ids of the beginning of one text, special tokens included, at most max_tokens."""
+        return self.read_text(text, max_tokens, 1)[0]
+
+    def read_text(self, text: str, max_tokens: int, windows: int) -> tuple[list[int], float]:
+        """Token ids of one text, and the share of it that they hold; see `TextReader.read`."""
+        reader = self._readers.get(max_tokens)
+        if reader is None:
+            described = self.tokenizer.backend_tokenizer.to_str()
+            reader = self._readers[max_tokens] = TextReader(described, max_tokens, self._mask)
+        return reader.read(text, windows)
 
     def pixels(self, image: Image.Image) -> np.ndarray:
         """Resize and crop one RGB image to the encoder's size; uint8 (3, height, width)."""
@@ -111,15 +118,12 @@ class DRFProcessor(ProcessorMixin):
 
         folder: the checkpoint's.
         """
-        # The first call sets the tokenizer's truncation.
-        self.token_ids("", max_tokens)
-        backend = getattr(self.tokenizer, "backend_tokenizer", None)
-        known = backend is not None and backend.padding is None and backend.truncation is not None
         return Preparation(
             folder=folder,
             processor=_IN_CHILD,
             max_tokens=max_tokens,
-            tokenizer=backend.to_str() if backend is not None and known else None,
+            tokenizer=self.tokenizer.backend_tokenizer.to_str(),
+            mask=self._mask,
             resizing=self._resize,
             target=self.target,
         )
@@ -138,7 +142,8 @@ class DRFProcessor(ProcessorMixin):
         """Model inputs of a batch; None stands for an absent modality.
 
         Returns input_ids, attention_mask (present texts, tokens), pixel_values (present
-        images, 3, height, width), text_present, image_present (batch,) bool.
+        images, 3, height, width), image_statistics (present images, 10), text_present,
+        image_present (batch,) bool.
         """
         texts = [ids for ids in token_ids if ids is not None]
         images = [image for image in pixels if image is not None]
@@ -148,6 +153,7 @@ class DRFProcessor(ProcessorMixin):
             "input_ids": None,
             "attention_mask": None,
             "pixel_values": None,
+            "image_statistics": None,
         }
         if texts:
             width = max(map(len, texts))
@@ -160,6 +166,7 @@ class DRFProcessor(ProcessorMixin):
             batch["attention_mask"] = torch.from_numpy(mask).to(device)
         if images:
             stacked = torch.from_numpy(np.stack(images)).to(device)
+            batch["image_statistics"] = image_statistics(stacked)
             batch["pixel_values"] = self.normalise(stacked).contiguous(
                 memory_format=torch.channels_last
             )

@@ -45,3 +45,21 @@ class Standardiser(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Standardise (n, size)."""
         return (features.float() - self.mean) / self.scale
+
+
+def pool_text(hidden: Tensor, attention_mask: Tensor, pooling: str) -> Tensor:
+    """The first token, or the mean over tokens; (n, tokens, size) -> (n, size) float32."""
+    if pooling == "first":
+        return hidden[:, 0].float()
+    mask = attention_mask[..., None].to(hidden.dtype)
+    return ((hidden * mask).sum(1) / mask.sum(1).clamp_min(1.0)).float()
+
+
+def pool_image(hidden: Tensor, pooling: str) -> Tensor:
+    """The first patch, or the mean over patches or places.
+
+    (n, patches, size) or (n, size, height, width) -> (n, size) float32.
+    """
+    if hidden.ndim == 4:
+        return hidden.float().mean((2, 3))
+    return hidden[:, 0].float() if pooling == "first" else hidden.float().mean(1)

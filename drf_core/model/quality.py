@@ -2,24 +2,83 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
-from drf_core.model.distribution import ShrunkGaussian
+
+class ShrunkGaussian(nn.Module):
+    """Gaussian fitted to a feature queue, covariance shrunk as Ledoit and Wolf (2004).
+
+    The paper approximates a modality's distribution from its queue; Gaussian form and
+    shrinkage are our own reading.
+
+    Buffers: mean (size,); whitener (size, size), with |whitener (x - mean)|^2 the squared
+    Mahalanobis distance; log_determinant () of the covariance.
+    """
+
+    mean: Tensor
+    whitener: Tensor
+    log_determinant: Tensor
+
+    def __init__(self, size: int, covariance: str = "full") -> None:
+        super().__init__()
+        self.covariance = covariance
+        self.register_buffer("mean", torch.zeros(size))
+        self.register_buffer("whitener", torch.eye(size))
+        self.register_buffer("log_determinant", torch.zeros(()))
+
+    @torch.no_grad()
+    def fit(self, features: Tensor) -> None:
+        """Fit to features (n, size), n >= 2; raises ValueError for fewer."""
+        if features.shape[0] < 2:
+            raise ValueError(f"a distribution needs at least 2 features, got {features.shape[0]}")
+        features = features.double()
+        mean = features.mean(0)
+        # A second to import, which who only serves need not pay.
+        from sklearn.covariance import ledoit_wolf
+
+        shrunk, _ = ledoit_wolf((features - mean).cpu().numpy(), assume_centered=True)
+        covariance = torch.from_numpy(shrunk).to(features.device)
+        if self.covariance == "diagonal":
+            covariance = covariance.diagonal().diag()
+        # A dimension that never varies (a dead unit) would leave the covariance singular.
+        variance = covariance.diagonal()
+        covariance = covariance + (1e-6 * float(variance.mean()) + 1e-12) * torch.eye(
+            len(variance), dtype=covariance.dtype, device=covariance.device
+        )
+        factor = torch.linalg.cholesky(covariance)
+        identity = torch.eye(len(variance), dtype=factor.dtype, device=factor.device)
+        self.mean.copy_(mean)
+        self.whitener.copy_(torch.linalg.solve_triangular(factor, identity, upper=False))
+        self.log_determinant.copy_(2 * factor.diagonal().log().sum())
+
+    def whiten(self, features: Tensor) -> Tensor:
+        """Features with this distribution's mean at zero and its covariance the identity."""
+        return (features.float() - self.mean) @ self.whitener.T
+
+    def log_density(self, features: Tensor) -> Tensor:
+        """Log density up to a constant, divided by the feature's size; (n, size) -> (n,)."""
+        whitened = self.whiten(features)
+        return -0.5 * (whitened.square().sum(-1) + self.log_determinant) / self.mean.shape[0]
 
 
 class ReferenceRank(nn.Module):
     """Conformal p-value of a score among held-out reference scores (our own reading).
 
-    Buffer scores (length,), ascending quantiles of the reference. The reference must not be
-    what the score was fitted to, or ordinary posts look strange.
+    Buffer scores (length,), ascending quantiles of the reference; posts (), how many scores they
+    are quantiles of. The reference must not be what the score was fitted to, or ordinary posts
+    look strange.
     """
 
     scores: Tensor
+    posts: Tensor
 
     def __init__(self, length: int) -> None:
         super().__init__()
         self.register_buffer("scores", torch.linspace(0.0, 1.0, length))
+        self.register_buffer("posts", torch.zeros((), dtype=torch.long))
 
     def set(self, scores: Tensor) -> None:
         """Replace the reference by the quantiles of scores (n,), n >= 1."""
@@ -27,6 +86,7 @@ class ReferenceRank(nn.Module):
         length = self.scores.shape[0]
         steps = (torch.arange(length, device=scores.device) + 0.5) / length
         self.scores.copy_(torch.quantile(scores.detach().float(), steps))
+        self.posts.fill_(len(scores))
 
     def forward(self, scores: Tensor) -> Tensor:
         """Share of the reference at most as high, in (0, 1]; (n,) -> (n,)."""
@@ -34,44 +94,137 @@ class ReferenceRank(nn.Module):
         return (below + 1) / (self.scores.shape[0] + 1)
 
 
-class QualityEstimator(nn.Module):
-    """Quality of one modality's raw encoder features, in (0, 1].
+# The ways in which a post can be strange; see QualityEstimator.
+RATIO, DENSITY, STATISTICS = range(3)
 
-    The score is the log-likelihood ratio of two Gaussians, one fitted to the queue of
-    undisrupted posts and one to a queue of posts disrupted in many ways; its rank among
-    held-out undisrupted posts is the quality: 0.02 says "stranger than 98 % of them".
-    Quality estimated from the queue's distribution is the paper's; ratio and rank are our
-    own reading, since one-sided distances call many disruptions typical.
+
+class QualityEstimator(nn.Module):
+    """Quality of one modality's raw features, in (0, 1].
+
+    A post can be strange in more than one way: like the queue of disrupted posts (the
+    log-likelihood ratio of two Gaussians, one fitted to the queue of undisrupted posts, one to that
+    of disrupted ones), or far from all that was seen (the density under the first alone, and that
+    of the statistics that no encoder made). The sum of the logarithms of the post's ranks in all
+    three among held-out undisrupted posts is the score (after Fisher), and its own rank among them
+    the quality: 0.02 says "stranger than 98 % of them".
+    Quality estimated from the queue's distribution is the paper's; ratio, ranks and their
+    combination are our own reading, since one-sided distances call many disruptions typical and
+    the ratio alone says nothing of what is far from both.
+
+    size: of the raw features, the last of which no encoder made: statistics, of which signs say
+    which side is ordinary (1 high, -1 low, 0 neither). kinds: how many kinds of damage are told
+    apart.
+
+    Buffers: kind_means (kinds, size), of posts damaged in each kind, whitened as disrupted posts
+    are; kind_reach (kinds,), how far from them nearly all such posts lie.
     """
 
-    def __init__(self, size: int, reference_length: int, covariance: str = "full") -> None:
+    kind_means: Tensor
+    kind_reach: Tensor
+
+    def __init__(
+        self,
+        size: int,
+        signs: Sequence[float],
+        reference_length: int,
+        covariance: str = "full",
+        kinds: int = 0,
+    ) -> None:
         super().__init__()
+        self.statistics = len(signs)
+        # No tensor: what is no buffer has no values in a model that is loaded.
+        self.signs = tuple(signs)
         self.undisrupted = ShrunkGaussian(size, covariance)
         self.disrupted = ShrunkGaussian(size, covariance)
+        self.undisrupted_statistics = ShrunkGaussian(len(signs), covariance)
+        self.ways = nn.ModuleList(ReferenceRank(reference_length) for _ in range(3))
         self.reference = ReferenceRank(reference_length)
+        self.register_buffer("kind_means", torch.zeros(kinds, size))
+        self.register_buffer("kind_reach", torch.zeros(kinds))
+
+    def make_room(self, kinds: int) -> None:
+        """Forget the kinds of damage, and make room for so many."""
+        self.kind_means = self.kind_means.new_zeros(kinds, self.kind_means.shape[1])
+        self.kind_reach = self.kind_reach.new_zeros(kinds)
 
     def fit(self, undisrupted: Tensor, disrupted: Tensor) -> None:
-        """Fit both distributions; (n, size) and (k, size) standardised raw features."""
+        """Fit the distributions; (n, size) and (k, size) standardised raw features."""
         self.undisrupted.fit(undisrupted)
         self.disrupted.fit(disrupted)
+        self.undisrupted_statistics.fit(self._oriented(undisrupted))
 
-    def score(self, features: Tensor) -> Tensor:
-        """Log-likelihood ratio per dimension, high for undisrupted; (n, size) -> (n,)."""
-        return self.undisrupted.log_density(features) - self.disrupted.log_density(features)
+    @torch.no_grad()
+    def fit_kinds(self, damaged: Sequence[Tensor]) -> None:
+        """Learn to name damage: standardised raw features (n, size) of posts of each kind."""
+        for number, features in enumerate(damaged):
+            rows = self.disrupted.whiten(features)
+            self.kind_means[number] = rows.mean(0)
+            distances = (rows - self.kind_means[number]).norm(dim=1)
+            self.kind_reach[number] = torch.quantile(distances, 0.9)
+
+    def scores(self, features: Tensor) -> Tensor:
+        """How ordinary posts are in each way, high for ordinary; (n, size) -> (n, 3)."""
+        undisrupted = self.undisrupted.log_density(features)
+        return torch.stack(
+            [
+                undisrupted - self.disrupted.log_density(features),
+                undisrupted,
+                self.undisrupted_statistics.log_density(self._oriented(features)),
+            ],
+            1,
+        )
+
+    def _oriented(self, features: Tensor) -> Tensor:
+        """The statistics; those with a strange side no stranger than usual on the other one.
+
+        A short plain sentence of common words is not strange for being plainer than most.
+        """
+        statistics = features[:, -self.statistics :]
+        signs = torch.tensor(self.signs, device=statistics.device)
+        return torch.where(signs == 0, statistics, (signs * statistics).clamp(max=0.0))
+
+    def ranks(self, features: Tensor) -> Tensor:
+        """Rank in each way among the reference, in (0, 1]; (n, size) -> (n, 3)."""
+        scores = self.scores(features)
+        return torch.stack([way(scores[:, n]) for n, way in enumerate(self.ways)], 1)
 
     def set_reference(self, features: Tensor) -> None:
         """Take held-out undisrupted features (n, size) as reference."""
-        self.reference.set(self.score(features))
+        scores = self.scores(features)
+        for number, way in enumerate(self.ways):
+            way.set(scores[:, number])
+        self.reference.set(self.ranks(features).log().sum(1))
 
     def forward(self, features: Tensor) -> Tensor:
         """Quality of standardised raw features; (n, size) -> (n,)."""
-        return self.reference(self.score(features))
+        return self.reference(self.ranks(features).log().sum(1))
+
+    @torch.no_grad()
+    def nearest_kind(self, features: Tensor) -> Tensor:
+        """The kind of damage that posts resemble most, -1 where none; (n, size) -> (n,) int.
+
+        None where a post lies farther from every kind than nearly all damaged posts do.
+        """
+        if not len(self.kind_means):
+            return torch.full((len(features),), -1, device=features.device)
+        nearest = torch.cdist(self.disrupted.whiten(features), self.kind_means).min(1)
+        within = nearest.values <= self.kind_reach[nearest.indices]
+        return torch.where(within, nearest.indices, -1)
 
 
-def trust(quality: Tensor, threshold: float, floor: float) -> Tensor:
-    """How far a modality is believed: 1 from the threshold on, falling to floor at 0.
+# Qualities between which a modality's trust is the same; the last bin is what is ordinary.
+TRUST_BINS = (0.011, 0.05, 0.25)
 
-    Flat above the threshold, so that undisrupted posts are not weighted by chance.
-    quality (n,) -> (n,).
+# What training starts with, in the bins of TRUST_BINS: damaged text is still worth
+# reading, images hardly are.
+FIRST_TRUST = ((0.85, 0.9, 0.95, 0.95), (0.4, 0.6, 0.7, 0.7))
+
+
+def trust(quality: Tensor, levels: Tensor) -> Tensor:
+    """How far a modality is believed, by the bin that its quality falls in.
+
+    quality (n,); levels (4,), trust in each bin of TRUST_BINS, learned on validation posts.
+    Returns (n,).
     """
-    return floor + (1.0 - floor) * (quality / threshold).clamp(max=1.0)
+    edges = torch.tensor(TRUST_BINS, device=quality.device)
+    return levels[torch.bucketize(quality, edges, right=True)]

@@ -1,4 +1,4 @@
-"""A frozen image encoder, compiled for the processor: what caches of features are made with."""
+"""Frozen encoders, compiled for the processor: what caches of features are made with."""
 
 from __future__ import annotations
 
@@ -12,13 +12,34 @@ from torch import Tensor
 from drf_core.model.modeling_drf import DRFModel
 from drf_core.model.processing_drf import DRFProcessor
 from drf_core.runtimes.openvino_encoders import IMAGES_AT_ONCE, compiled
-from drf_core.runtimes.openvino_graphs import ConversionError, image_graph
-from drf_core.runtimes.torch_encoders import TorchEncoders
+from drf_core.runtimes.openvino_graphs import ConversionError, image_graph, text_graph
+from drf_core.runtimes.torch_encoders import TorchEncoders, autocast
 
 _log = logging.getLogger(__name__)
 
-# Compiling takes some seconds, as long as torch takes for about this many images.
+# Compiling takes some seconds, as long as torch takes for about this many images or texts.
 _WORTH_COMPILING = 500
+
+
+def frozen_text_encoder(model: DRFModel, texts: int) -> Callable[[Tensor, Tensor], Tensor]:
+    """A function from ids and mask (n, tokens) to encoded texts (n, text size), without gradient.
+
+    Compiled as `frozen_image_encoder` is, and where it is not.
+    """
+    model.eval()
+    if model.device.type == "cpu" and texts >= _WORTH_COMPILING:
+        try:
+            infer = compiled(text_graph(model), "f32", torch.get_num_threads())
+        except ConversionError as error:
+            _log.warning("%s; torch encodes the texts, several times slower", error)
+        else:
+            return lambda ids, mask: torch.from_numpy(infer(ids.numpy(), mask.numpy()))
+
+    def with_torch(ids: Tensor, mask: Tensor) -> Tensor:
+        with autocast(model.device):
+            return model.encode_text(ids, mask)
+
+    return with_torch
 
 
 def frozen_image_encoder(

@@ -74,6 +74,17 @@ def cast_weights(encoder: nn.Module) -> None:
             module.to(torch.bfloat16)
 
 
+def learning_autocast(device: torch.device) -> torch.autocast:
+    """bf16 wherever the device computes in it, CPUs with AVX-512 BF16 included.
+
+    For steps that learn: what is compared with a reference is encoded in full precision.
+    """
+    native = device.type == "cuda" or (
+        device.type == "cpu" and bool(torch.cpu._is_avx512_bf16_supported())
+    )
+    return torch.autocast(device.type, torch.bfloat16, enabled=native)
+
+
 def autocast(device: torch.device) -> torch.autocast:
     """bf16 on a GPU; nothing on a CPU, where emulated bf16 is a trap."""
     return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")

@@ -13,8 +13,9 @@ from torch import Tensor
 from drf_core.corpus.disruption import DISCARD, IMAGE_DAMAGES, Disruption
 from drf_core.corpus.posts import TrainingCorpus
 from drf_core.corpus.views import FeatureViews, PickedFeatures, pick_features
+from drf_core.model.input_statistics import image_statistics
 from drf_core.model.modeling_drf import DRFModel
-from drf_core.runtimes.torch_encoders import autocast
+from drf_core.runtimes.torch_encoders import autocast, learning_autocast
 
 
 def batches_of(
@@ -121,8 +122,8 @@ def _texts(
     inputs = corpus.processor.collate(token_ids, [None] * len(token_ids), model.device)
     if inputs["input_ids"] is None:
         return None, present, done
-    with autocast(model.device):
-        return model.encode_text(inputs["input_ids"], inputs["attention_mask"]), present, done
+    with learning_autocast(model.device) if torch.is_grad_enabled() else autocast(model.device):
+        return model.raw_text(inputs["input_ids"], inputs["attention_mask"]), present, done
 
 
 def _images(
@@ -159,4 +160,4 @@ def _images(
     stacked = torch.from_numpy(np.stack(pixels)).to(model.device)
     inputs = corpus.processor.normalise(stacked).contiguous(memory_format=torch.channels_last)
     with autocast(model.device):
-        return model.encode_image(inputs), present
+        return torch.cat([model.encode_image(inputs), image_statistics(stacked)], 1), present

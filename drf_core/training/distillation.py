@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
+from transformers import PreTrainedModel
 
 from drf_core.corpus.posts import TrainingCorpus
-from drf_core.corpus.views import encode_undisrupted
+from drf_core.corpus.views import encode_undisrupted, encode_views
 from drf_core.evaluation.predictions import outcomes
 from drf_core.evaluation.protocol import clean_cell
 from drf_core.model.modeling_drf import DRFModel
+from drf_core.model.processing_drf import DRFProcessor
 from drf_core.runtimes.choice import available_cores
 from drf_core.runtimes.torch_encoders import autocast
 from drf_core.training.batches import batches_of
@@ -60,7 +65,11 @@ def look_as_teacher(teacher: DRFModel, corpus: TrainingCorpus) -> TeacherView:
     views = encode_undisrupted(teacher, corpus)
     present = torch.stack([views[m].present[:, 0] for m in MODALITIES], 1)
     probabilities = outcomes(teacher, views, [clean_cell(len(corpus))])[0].probabilities
-    text, image = (views[m].features[views[m].present[:, 0], 0].float() for m in MODALITIES)
+    sizes = (teacher.config.text_feature_size, teacher.config.image_feature_size)
+    text, image = (
+        views[m].features[views[m].present[:, 0], 0, :size].float()
+        for m, size in zip(MODALITIES, sizes, strict=True)
+    )
     return TeacherView(text, image, present, torch.from_numpy(probabilities).log())
 
 
@@ -90,21 +99,47 @@ def distil_text_encoder(
     )
 
 
-def distil_image_encoder(
-    model: DRFModel, corpus: TrainingCorpus, view: TeacherView, settings: DistillationSettings
-) -> float:
-    """Teach model's image encoder the teacher's raw image features; returns the last mean cosine.
+@torch.no_grad()
+def look_at_images(
+    teacher: PreTrainedModel, image_processor: Any, model: DRFModel, corpus: TrainingCorpus
+) -> tuple[Tensor, list[int]]:
+    """What a pre-trained image encoder makes of a corpus, and of which posts it is.
 
-    The student sees its images flipped and shifted at random.
+    Returns features (images, size) and the posts' numbers.
     """
-    posts = view.present[:, 1].nonzero().flatten().tolist()
+    config = copy.deepcopy(model.config)
+    config.vision_config, config.image_pooling = teacher.config, "mean"
+    processor = DRFProcessor(image_processor, corpus.processor.tokenizer)
+    seeing = DRFModel(config, model.text_encoder, teacher)
+    picture = processor.pixels(Image.new("RGB", (320, 320)))
+    shown = processor.normalise(torch.from_numpy(picture[None]))
+    config.image_feature_size = seeing.encode_image(shown).shape[1]
+    seen = TrainingCorpus(corpus.posts, processor, corpus.max_tokens)
+    views = encode_views(seeing, seen, "image", [], 0)
+    present = views.present[:, 0]
+    features = views.features[present, 0, : config.image_feature_size].float()
+    return features, present.nonzero().flatten().tolist()
+
+
+def distil_image_encoder(
+    model: DRFModel,
+    corpus: TrainingCorpus,
+    features: Tensor,
+    posts: list[int],
+    settings: DistillationSettings,
+) -> float:
+    """Teach model's image encoder the features of another; returns the last mean cosine.
+
+    features (images, size): of the posts with these numbers. The student sees its images flipped
+    and shifted at random.
+    """
     if not posts:
-        raise UsageError("--teacher: there are no posts with an image to learn from")
+        raise UsageError("--posts: there are no posts with an image to learn from")
     with ThreadPoolExecutor(available_cores()) as pool:
         decoded = tqdm(pool.map(corpus.pixels, posts), "images", len(posts), unit="post")
         found = [(row, image) for row, image in enumerate(decoded) if image is not None]
     pixels = torch.from_numpy(np.stack([image for _, image in found]))
-    target = view.image[[row for row, _ in found]]
+    target = features[[row for row, _ in found]]
     rng = np.random.default_rng(settings.seed)
 
     def forward(rows: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -10,9 +10,8 @@ from torch import Tensor, nn
 
 from drf_core.corpus.disruption import DISCARD, Disruption
 from drf_core.corpus.posts import TrainingCorpus
-from drf_core.corpus.views import FeatureViews, PickedFeatures
-from drf_core.evaluation.predictions import outcomes
-from drf_core.evaluation.protocol import modality_fixed_cells
+from drf_core.corpus.views import FeatureViews, PickedFeatures, pick_features
+from drf_core.evaluation.protocol import damage_cells, modality_fixed_cells
 from drf_core.model.head import DAMAGED_PER_UNDISRUPTED
 from drf_core.model.modeling_drf import DRFModel
 from drf_core.training.batches import encode_batch
@@ -25,7 +24,7 @@ class TrainingError(UsageError):
 
 
 def push_to_queues(model: DRFModel, batch: PickedFeatures, index: Tensor) -> None:
-    """Undisrupted pairs to the paired queue, damaged modalities to theirs."""
+    """Undisrupted pairs to the paired queue, what is damaged and what is not to theirs."""
     pairs = batch.present.all(1) & ~batch.damaged.any(1)
     raw = {"text": batch.text, "image": batch.image}
     index = index.to(batch.present.device)
@@ -35,12 +34,15 @@ def push_to_queues(model: DRFModel, batch: PickedFeatures, index: Tensor) -> Non
             features = raw[m]
             assert features is not None
             rows[m] = features[pairs[batch.present[:, column]]]
-        model.undisrupted_queue.push(rows, index[pairs])
+        model.paired_queue.push(rows, index[pairs])
     for column, m in enumerate(MODALITIES):
-        chosen, features = batch.damaged[:, column], raw[m]
-        if features is not None and bool(chosen.any()):
-            picked = features[chosen[batch.present[:, column]]]
-            model.disrupted_queues[m].push({m: picked}, index[chosen])
+        features, present = raw[m], batch.present[:, column]
+        for queues, chosen in (
+            (model.disrupted_queues, batch.damaged[:, column]),
+            (model.undisrupted_queues, present & ~batch.damaged[:, column]),
+        ):
+            if features is not None and bool(chosen.any()):
+                queues[m].push({m: features[chosen[present]]}, index[chosen])
 
 
 @torch.no_grad()
@@ -57,30 +59,45 @@ def fill_queues(
     """
     model.eval()
     # Rows of another time, encoded with other weights, do not belong to this distribution.
-    for queue in (model.undisrupted_queue, *model.disrupted_queues.values()):
+    for queue in model.queues():
         queue.clear()
     both = (corpus.text_present & corpus.image_present).nonzero().flatten()
     too_few = TrainingError("--posts: training needs posts that have both a text and an image")
     if len(both) < 2:
         raise too_few
-    chosen = both[torch.from_numpy(rng.permutation(len(both)))][: model.config.queue_length]
-    for rows in chosen.split(128):
+    single = (corpus.text_present ^ corpus.image_present).nonzero().flatten()
+    for rows, turns in (
+        *((rows, 1) for rows in _drawn(single, model.config.queue_length, rng).split(128)),
+        *(
+            (rows, max(DAMAGED_PER_UNDISRUPTED.values()))
+            for rows in _drawn(both, model.config.queue_length, rng).split(128)
+        ),
+    ):
+        # Of no rows at all there is still one part, an empty one.
+        if not len(rows):
+            continue
         whole = [Disruption()] * len(rows)
         push_to_queues(model, encode_batch(model, corpus, views, rows, whole, rng), rows)
-        for turn in range(max(DAMAGED_PER_UNDISRUPTED.values())):
+        for turn in range(turns):
             damages = [
                 Disruption(
                     **{
-                        m: kinds[m][int(rng.integers(len(kinds[m])))] if turn < turns else DISCARD
-                        for m, turns in DAMAGED_PER_UNDISRUPTED.items()
+                        m: kinds[m][int(rng.integers(len(kinds[m])))]
+                        if turn < of_modality
+                        else DISCARD
+                        for m, of_modality in DAMAGED_PER_UNDISRUPTED.items()
                     }
                 )
                 for _ in range(len(rows))
             ]
             push_to_queues(model, encode_batch(model, corpus, views, rows, damages, rng), rows)
     # Whether an image decodes is known only now.
-    if model.undisrupted_queue.filled < 2:
+    if model.paired_queue.filled < 2:
         raise too_few
+
+
+def _drawn(rows: Tensor, count: int, rng: np.random.Generator) -> Tensor:
+    return rows[torch.from_numpy(rng.permutation(len(rows)))][:count]
 
 
 def set_reference(
@@ -102,17 +119,92 @@ def set_reference(
     )
 
 
-def fit_temperature(model: DRFModel, views: dict[str, FeatureViews], labels: Tensor) -> None:
-    """Scale the logits so that confidence matches accuracy on held-out posts, clean and not."""
-    model.temperature.fill_(1.0)
+@torch.no_grad()
+def fit_kinds(
+    model: DRFModel,
+    corpus: TrainingCorpus,
+    views: Mapping[str, FeatureViews],
+    kinds: Mapping[str, Sequence[str]],
+    rng: np.random.Generator,
+    posts: int = 256,
+) -> None:
+    """Learn to name the kinds of damage, from that many posts damaged in each of them."""
+    model.eval()
+    for column, m in enumerate(MODALITIES):
+        has = corpus.text_present if m == "text" else corpus.image_present
+        damaged = []
+        for kind in kinds[m]:
+            rows = _drawn(has.nonzero().flatten(), posts, rng)
+            other = MODALITIES[1 - column]
+            wanted = [Disruption(**{m: kind, other: DISCARD})] * len(rows)
+            batch = encode_batch(model, corpus, views, rows, wanted, rng)
+            features = batch.text if m == "text" else batch.image
+            assert features is not None
+            chosen = batch.damaged[batch.present[:, column], column]
+            damaged.append(model.standardise[m](features[chosen]))
+        if damaged:
+            model.quality[m].fit_kinds(damaged)
+
+
+@torch.no_grad()
+def fit_confidence(
+    model: DRFModel, views: dict[str, FeatureViews], labels: Tensor, prior: Tensor
+) -> None:
+    """Fit trust and temperature to held-out posts, clean and disrupted, by their log loss.
+
+    prior (labels,): shares of the labels among them, which the loss adds as training does.
+    """
     known = labels >= 0
-    logs = [
-        torch.from_numpy(outcome.probabilities).clamp_min(1e-9).log()[known]
-        for outcome in outcomes(model, views, modality_fixed_cells(len(labels)))
+    cells = [
+        *modality_fixed_cells(len(labels)),
+        *damage_cells(len(labels), {m: views[m].kinds for m in MODALITIES}),
     ]
-    candidates = torch.linspace(0.5, 3.0, 51)
-    losses = [
-        sum(float(nn.functional.cross_entropy(log / t, labels[known])) for log in logs)
-        for t in candidates
-    ]
-    model.temperature.fill_(float(candidates[int(np.argmin(losses))]))
+    known, labels = known.to(model.device), labels.to(model.device)
+    offset = (prior * len(prior)).log().to(model.device)
+    model.eval()
+    seen = []
+    for cell in cells:
+        picked = pick_features(views, torch.arange(len(known)), cell.disruptions)
+        text, image = (
+            None if raw is None else raw.to(model.device) for raw in (picked.text, picked.image)
+        )
+        present = picked.present.to(model.device)
+        seen.append((model.forward_features(text, image, present), present))
+
+    def loss() -> float:
+        model.temperature.fill_(1.0)
+        logs = torch.cat(
+            [
+                model.fuse(output, present)[0].log_softmax(-1)[known] + offset
+                for output, present in seen
+            ]
+        )
+        truth = labels[known].repeat(len(seen))
+        losses = [float(nn.functional.cross_entropy(logs / t, truth)) for t in _TEMPERATURES]
+        best = int(np.argmin(losses))
+        model.temperature.fill_(float(_TEMPERATURES[best]))
+        return losses[best]
+
+    if model.design.quality_weights and model.design.fusion == "evidence":
+        _descend(model.trust, loss)
+    loss()
+
+
+_TEMPERATURES = torch.linspace(0.5, 3.0, 51)
+_TRUSTS = (0.0, 0.15, 0.3, 0.45, 0.6, 0.7, 0.8, 0.9, 0.97)
+
+
+def _descend(trust: Tensor, loss: Callable[[], float]) -> None:
+    """Try every level of every bin in turn, the bins that matter most last; keep the best.
+
+    Trust may not fall as quality rises.
+    """
+    for column in range(trust.shape[0]):
+        for number in range(trust.shape[1]):
+            kept = float(trust[column, number])
+            scores = {}
+            for level in {*_TRUSTS, kept}:
+                trust[column, number] = level
+                if bool((trust[column].diff() >= -1e-6).all()):
+                    scores[level] = loss()
+            trust[column, number] = min(scores, key=lambda level: (scores[level], level))

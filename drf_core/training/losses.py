@@ -11,21 +11,26 @@ from drf_core.model.recovery import distribution_loss, sample_loss
 from schemas.annotations import MODALITIES
 
 
-def sentiment_loss(output: DRFOutput, labels: Tensor, present: Tensor, unimodal: float) -> Tensor:
+def sentiment_loss(
+    output: DRFOutput, labels: Tensor, present: Tensor, unimodal: float, prior: Tensor
+) -> Tensor:
     """Cross-entropy of the fusion, plus `unimodal` times that of each present modality.
 
-    labels (batch,), negative where unlabelled: such posts count for nothing here.
+    labels (batch,), negative where unlabelled: such posts count for nothing here. prior (batch,
+    labels): shares of the labels in the corpus of each post, whose logarithm is added to the
+    logits, so that these speak for a uniform one (logit adjustment, Menon et al., ICLR 2021).
     """
     assert output.logits is not None and output.unimodal_logits is not None
     known = labels >= 0
     if not bool(known.any()):
         return output.logits.sum() * 0.0
-    loss = functional.cross_entropy(output.logits[known], labels[known])
+    offset = prior[known].log()
+    loss = functional.cross_entropy(output.logits[known] + offset, labels[known])
     for column in range(len(MODALITIES)):
         rows = known & present[:, column]
         if bool(rows.any()):
             loss = loss + unimodal * functional.cross_entropy(
-                output.unimodal_logits[rows, column], labels[rows]
+                output.unimodal_logits[rows, column] + prior[rows].log(), labels[rows]
             )
     return loss
 

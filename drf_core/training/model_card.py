@@ -67,13 +67,17 @@ class CardFacts:
     command: str
     reference: str
     trained_kinds: Mapping[str, Sequence[str]]
+    prior: Mapping[str, float] | None = None
     notes: str = ""
     provenance: Provenance = Provenance()
     licences: Mapping[str, str | None] | None = None
 
 
-def write_card(facts: CardFacts, figures: CardFigures) -> str:
-    """The model card in Markdown, its metadata as YAML in front."""
+def write_card(facts: CardFacts, figures: CardFigures, matched: CardFigures) -> str:
+    """The model card in Markdown, its metadata as YAML in front.
+
+    figures: under the checkpoint's prior; matched: of the same posts under their own.
+    """
     provenance = facts.provenance
     data = ModelCardData(
         language=list(provenance.languages) or None,
@@ -97,6 +101,7 @@ def write_card(facts: CardFacts, figures: CardFigures) -> str:
         licence=_licence(facts),
         damage=[(m, ", ".join(kinds)) for m, kinds in facts.trained_kinds.items() if kinds],
         figures_table=figures_table(figures),
+        matched_table=figures_table(matched),
     )
     return f"{str(card).rstrip()}\n"
 

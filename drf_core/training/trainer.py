@@ -5,9 +5,8 @@ from __future__ import annotations
 import copy
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -16,10 +15,6 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from drf_core.corpus.disruption import (
-    IMAGE_DAMAGES,
-    TEXT_DAMAGES,
-    TRAINED_IMAGE_KINDS,
-    TRAINED_TEXT_KINDS,
     Disruption,
     draw_training_disruptions,
 )
@@ -30,13 +25,15 @@ from drf_core.model.modeling_drf import DRFModel
 from drf_core.runtimes.choice import available_cores
 from drf_core.training.batches import batches_of, encode_batch
 from drf_core.training.fitting import (
-    TrainingError,
     fill_queues,
-    fit_temperature,
+    fit_confidence,
+    fit_kinds,
     push_to_queues,
     set_reference,
 )
 from drf_core.training.losses import distillation_loss, recovery_loss, sentiment_loss
+from drf_core.training.rival_losses import PastLosses, confidence_loss
+from drf_core.training.settings import TrainingSettings
 from schemas.annotations import MODALITIES
 
 STATE_FILE = "training_state.pt"
@@ -47,69 +44,11 @@ EVALUATION_SEED = 0
 MEMORY_STEPS = 4
 
 
-@dataclass(frozen=True)
-class TrainingSettings:
-    """How to train; learning rates at the peak of a cosine, weights of the loss terms.
-
-    ema_decay: of the averaged model, which is evaluated, kept, and the teacher of the
-    disrupted student. choose_epoch: keep the epoch that validates best, not the last; then
-    patience: epochs without improvement before stopping.
-    views_per_kind: how often each post is damaged in each kind where an encoder is frozen and
-    its features are made once.
-    """
-
-    epochs: int = 8
-    batch_size: int = 64
-    learning_rate: float = 1e-3
-    encoder_learning_rate: float = 3e-5
-    weight_decay: float = 0.05
-    ema_decay: float = 0.99
-    distillation_weight: float = 0.5
-    unimodal_weight: float = 0.3
-    sample_weight: float = 0.3
-    distribution_weight: float = 0.1
-    disrupted_share: float = 0.5
-    train_text_encoder: bool = True
-    train_image_encoder: bool = False
-    views_per_kind: int = 1
-    choose_epoch: bool = True
-    patience: int = 3
-    seed: int = 0
-    text_kinds: list[str] = field(default_factory=lambda: list(TRAINED_TEXT_KINDS))
-    image_kinds: list[str] = field(default_factory=lambda: list(TRAINED_IMAGE_KINDS))
-
-    def __post_init__(self) -> None:
-        """Raise TrainingError for a value that makes no sense."""
-        for name in ("epochs", "batch_size", "views_per_kind", "patience"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise TrainingError(
-                    f"training.{name}: {value!r} is not a whole number of at least 1"
-                )
-        for part in fields(self):
-            value = getattr(self, part.name)
-            if isinstance(part.default, bool) and not isinstance(value, bool):
-                raise TrainingError(f"training.{part.name}: {value!r} is not true or false")
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            if isinstance(part.default, float) and not (number and value >= 0):
-                raise TrainingError(
-                    f"training.{part.name}: {value!r} is not a number of at least 0"
-                )
-        for kinds, known in (("text_kinds", TEXT_DAMAGES), ("image_kinds", IMAGE_DAMAGES)):
-            given = getattr(self, kinds)
-            wrong = [kind for kind in given if kind not in known]
-            if wrong or not given:
-                raise TrainingError(
-                    f"training.{kinds}: {wrong[0] if wrong else 'an empty list'!r} is not among "
-                    f"{', '.join(known)}"
-                )
-
-
 class Trainer:
     """One training: student, its moving average, optimiser and schedule.
 
     views, validation_views: of the modalities whose encoders stay as they are, of all kinds
-    that settings names and of "corrupt"; they are encoded once. teacher_logits (posts,
+    that settings names; they are encoded once. teacher_logits (posts,
     labels): what a larger checkpoint says of the undisrupted posts; without it the averaged
     model is the teacher. reference: posts that the finished model ranks qualities among;
     without it the validation posts. Runs on a GPU where there is one.
@@ -131,9 +70,14 @@ class Trainer:
         self.views, self.validation_views = views or {}, validation_views or {}
         self.teacher_logits = teacher_logits
         self.reference = reference
-        model.config.trained_kinds = (
+        model.train_on_kinds(
             self._kinds() if settings.disrupted_share else {m: [] for m in MODALITIES}
         )
+        labels = len(model.config.labels)
+        self.priors = corpus.priors(labels).to(model.device)
+        self.validation_prior = validation.priors(labels).mean(0)
+        # Training and fitting add the corpora's own priors; that of the finished model comes last.
+        self._assumed, model.config.prior = model.config.prior, None
         self.rng = np.random.default_rng(settings.seed)
         torch.manual_seed(settings.seed)
         model.text_encoder.requires_grad_(settings.train_text_encoder)
@@ -154,6 +98,7 @@ class Trainer:
             self._parameter_groups(), weight_decay=settings.weight_decay
         )
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._warm_cosine)
+        self.past_losses = PastLosses(len(corpus))
         self.epoch = 0
         self.history: list[dict[str, Any]] = []
         self.best_state: dict[str, Tensor] = {}
@@ -214,6 +159,7 @@ class Trainer:
             self.averaged,
             self.look_at_validation(self.averaged),
             self.validation.labels.numpy(),
+            self.validation_prior.numpy(),
         )
         score = mean_accuracy(figures)
         if score > max((entry["score"] for entry in self.history), default=-1.0):
@@ -229,7 +175,9 @@ class Trainer:
         return {
             m: self.validation_views[m]
             if m in self.validation_views
-            else encode_views(model, self.validation, m, ["corrupt"], EVALUATION_SEED)
+            else encode_views(
+                model, self.validation, m, validation_kinds(self._kinds()[m]), EVALUATION_SEED
+            )
             for m in MODALITIES
         }
 
@@ -279,8 +227,13 @@ class Trainer:
         )
         assert output.logits is not None
         undisrupted = batch.present.all(1) & ~batch.damaged.any(1)
+        labels = self.corpus.labels[index].to(device)
         loss = sentiment_loss(
-            output, self.corpus.labels[index].to(device), batch.present, settings.unimodal_weight
+            output,
+            labels,
+            batch.present,
+            settings.unimodal_weight,
+            self.priors[self.corpus.corpus[index].to(device)],
         )
         design = self.model.design
         loss = loss + recovery_loss(
@@ -288,6 +241,9 @@ class Trainer:
             undisrupted,
             settings.sample_weight * design.sample_loss,
             settings.distribution_weight * design.distribution_loss,
+        )
+        loss = loss + confidence_loss(
+            self.model, output, labels, batch.present, index, self.past_losses
         )
         # Without a larger teacher only disrupted posts have anything to learn from a view that
         # is not; the averaged model need not look at the others.
@@ -343,7 +299,9 @@ class Trainer:
             "history": self.history,
             "model": self.model.state_dict(),
             "averaged": self.averaged.state_dict(),
+            "queues": [dict(queue.named_buffers()) for queue in self.model.queues()],
             "best": self.best_state,
+            "past_losses": vars(self.past_losses),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
@@ -358,9 +316,14 @@ class Trainer:
         state = torch.load(path, map_location=self.model.device, weights_only=True)
         self.model.load_state_dict(state["model"])
         self.averaged.load_state_dict(state["averaged"])
+        for queue, kept in zip(self.model.queues(), state["queues"], strict=True):
+            for name, values in kept.items():
+                getattr(queue, name).copy_(values)
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.epoch, self.history, self.best_state = state["epoch"], state["history"], state["best"]
+        kept = state.get("past_losses", {})
+        vars(self.past_losses).update({name: values.cpu() for name, values in kept.items()})
         torch.set_rng_state(state["torch_rng"].cpu())
         if torch.cuda.is_available() and state["cuda_rng"]:
             torch.cuda.set_rng_state_all([one.cpu() for one in state["cuda_rng"]])
@@ -375,13 +338,21 @@ class Trainer:
             rng = np.random.default_rng(self.settings.seed)
             fill_queues(self.model, self.corpus, self.views, self._kinds(), rng)
             self.model.fit_distributions(standardise=False)
+        rng = np.random.default_rng(self.settings.seed)
+        fit_kinds(self.model, self.corpus, self.views, self._kinds(), rng)
         seen = self.look_at_validation(self.model)
         if self.reference is None:
             set_reference(self.model, seen)
         else:
             night = encode_undisrupted(self.model, self.reference)
             set_reference(self.model, night, "--reference")
-        fit_temperature(self.model, seen, self.validation.labels)
+        fit_confidence(self.model, seen, self.validation.labels, self.validation_prior)
+        self.model.config.prior = self._assumed
+
+
+def validation_kinds(trained: Sequence[str]) -> list[str]:
+    """The kinds of damage that validation posts are seen in: those trained on, and the paper's."""
+    return list(dict.fromkeys(["corrupt", *trained]))
 
 
 def _on_cpu(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -165,6 +165,12 @@ def add_annotate_arguments(parser: argparse.ArgumentParser) -> None:
         choices=MORE_FORMATS,
         help="opened beside JPEG, PNG, WebP, GIF and BMP (heic: pip install '.[heic]')",
     )
+    add(
+        "--prior",
+        metavar="LABEL=SHARE,…",
+        help="how often each label is expected, such as positive=.6,neutral=.1,negative=.3, or "
+        "uniform; default: what the checkpoint says, which is uniform for the one in the package",
+    )
     add("--max-image-pixels", type=positive, default=MAX_IMAGE_PIXELS, metavar="N")
     add("--max-image-bytes", type=positive, default=MAX_IMAGE_BYTES, metavar="N")
 
@@ -291,6 +297,29 @@ def _write_template(
     )
 
 
+def parse_prior(text: str | None, labels: Sequence[str]) -> tuple[tuple[str, float], ...]:
+    """The shares that --prior gives to labels, summing to 1; raises UsageError."""
+    if text is None:
+        return ()
+    if text == "uniform":
+        return tuple((label, 1 / len(labels)) for label in labels)
+    shares = {}
+    for part in text.split(","):
+        label, _, share = part.partition("=")
+        try:
+            shares[label.strip()] = float(share)
+        except ValueError:
+            raise UsageError(f"--prior {text}: {part!r} is not LABEL=SHARE") from None
+    if set(shares) != set(labels) or not all(0 < share < 1 for share in shares.values()):
+        raise UsageError(
+            f"--prior {text}: give each of {', '.join(labels)} a share between 0 and 1"
+        )
+    total = sum(shares.values())
+    if abs(total - 1) > 0.01:
+        raise UsageError(f"--prior {text}: the shares add up to {total:g}, not 1")
+    return tuple((label, shares[label] / total) for label in labels)
+
+
 def job_options(arguments: argparse.Namespace, started: datetime) -> JobOptions:
     """The options of the run, with the checkpoint looked up; raises UsageError."""
     run_id = arguments.run_id or started.strftime("%Y%m%dT%H%M%S.%fZ")
@@ -315,6 +344,7 @@ def job_options(arguments: argparse.Namespace, started: datetime) -> JobOptions:
         package_version=package_version(),
         labels=checkpoint.labels,
         rows=RowOptions(
+            prior=parse_prior(arguments.prior, checkpoint.labels),
             columns=columns,
             keep=_split(arguments.keep),
             image_uri_prefixes=tuple(check_prefix(prefix) for prefix in prefixes),

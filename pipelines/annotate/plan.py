@@ -58,6 +58,7 @@ class RowOptions:
     max_image_pixels, max_image_bytes: an image above either is too_large.
     image_uri_prefixes: an image_uri under none of them is not_allowed. image_formats: opened
     beside the usual ones, of drf_core.decoding.MORE_FORMATS.
+    prior: share of each label that probabilities assume; empty for the checkpoint's own.
     """
 
     columns: PostColumns = PostColumns()
@@ -66,6 +67,7 @@ class RowOptions:
     max_image_pixels: int = MAX_IMAGE_PIXELS
     max_image_bytes: int = MAX_IMAGE_BYTES
     image_formats: tuple[str, ...] = ()
+    prior: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,13 @@ def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
         help="posts (such as those trained on); what shares its text or image with them is "
         "left out",
     )
+    add(
+        "--prior",
+        choices=("uniform", "shares"),
+        default="uniform",
+        help="how often each label is expected, the same for every model: all alike, or as "
+        "among the posts (default: uniform)",
+    )
     add_labelled_posts_options(parser, "of disruptions and resamples")
 
 
@@ -174,7 +181,7 @@ def _evaluate_model(
 
     from drf_core.annotator import Annotator
     from drf_core.evaluation.figures import figures
-    from drf_core.evaluation.predictions import outcomes
+    from drf_core.evaluation.predictions import outcomes, under_prior
     from pipelines.evaluate.details import look_into, suspicions, write_predictions
     from pipelines.evaluate.records import EvaluatedModel
 
@@ -182,12 +189,18 @@ def _evaluate_model(
     views = store.views(annotator, name, info.folder)
     say(f"{name}: predicting {len(every_cell)} cells, {RESAMPLES:,} resamples of each")
     order = [annotator.labels.index(label) for label in labels]
-    predicted = [
-        dataclasses.replace(outcome, probabilities=outcome.probabilities[:, order])
-        for outcome in outcomes(annotator.model, views, every_cell)
-    ]
     config = annotator.model.config
     truth = np.array([post.label for post in store.posts])
+    prior = np.full(len(labels), 1 / len(labels))
+    if args.prior == "shares":
+        prior = np.bincount(truth, minlength=len(labels)) / len(truth)
+    assumed = np.array(config.label_prior)[order]
+    predicted = [
+        dataclasses.replace(
+            outcome, probabilities=under_prior(outcome.probabilities[:, order], assumed, prior)
+        )
+        for outcome in outcomes(annotator.model, views, every_cell)
+    ]
     measured = figures(predicted, truth, config.quality_threshold, RESAMPLES, args.seed)
     path = Path(args.output, "predictions", f"{name}.parquet")
     write_predictions(path, name, labels, places, truth, every_cell, predicted)
@@ -242,6 +255,7 @@ def _write(
         models={model.name: _describe_model(model) for model in models},
         baseline=baseline,
         posts=about_posts,
+        prior=args.prior,
         resamples=RESAMPLES,
         seed=args.seed,
     )
@@ -260,6 +274,7 @@ def _write(
             for model in models
         },
         "baseline": baseline,
+        "prior": args.prior,
         "seed": args.seed,
         "resamples": RESAMPLES,
     }

@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from drf_core.evaluation.metrics import CLASSIFICATION, LOWER_IS_BETTER
 from drf_core.evaluation.protocol import FIXED
 from pipelines.evaluate.records import Record
 
-_LOWER_IS_BETTER = {"calibration_error"}
 _SIGNIFICANT = 0.05
 _HEADINGS = {
     "accuracy": "accuracy",
+    "macro_recall": "macro recall",
     "weighted_f1": "weighted F1",
     "macro_f1": "macro F1",
+    "macro_auroc": "macro AUROC",
+    "log_loss": "log loss",
     "calibration_error": "calibration error",
     "text_quality_auroc": "text quality AUROC",
     "image_quality_auroc": "image quality AUROC",
@@ -22,7 +25,7 @@ _HEADINGS = {
     "text_recovery_correlation": "text recovery rank correlation",
     "image_recovery_correlation": "image recovery rank correlation",
 }
-_DIAGNOSTICS = tuple(_HEADINGS)[3:]
+_DIAGNOSTICS = tuple(_HEADINGS)[len(CLASSIFICATION) - 1 :]
 
 
 @dataclass(frozen=True)
@@ -30,13 +33,15 @@ class Facts:
     """What the report says beside the figures.
 
     command: what printed it. models: name -> description. posts: what was evaluated on, in
-    words. resamples, seed: of the bootstrap, and of the disruptions.
+    words. prior: how often each label was expected. resamples, seed: of the bootstrap, and of
+    the disruptions.
     """
 
     command: str
     models: Mapping[str, str]
     baseline: str | None
     posts: str
+    prior: str
     resamples: int
     seed: int
 
@@ -81,7 +86,7 @@ def mark(record: Record) -> str:
     p, difference = record["p_holm"], record["difference"]
     if p is None or p >= _SIGNIFICANT or not difference:
         return ""
-    return "▲" if (difference > 0) != (record["metric"] in _LOWER_IS_BETTER) else "▼"
+    return "▲" if (difference > 0) != (record["metric"] in LOWER_IS_BETTER) else "▼"
 
 
 def with_difference(record: Record | None) -> str:
@@ -116,20 +121,20 @@ def write_report(
     groups, cells = Table(records, "group"), Table(records, "cell")
     others = [model for model in cells.models if model != facts.baseline]
     parts = ["# Evaluation", _introduction(facts), "## Means over cells"]
-    for metric in ("accuracy", "weighted_f1", "macro_f1", "calibration_error"):
+    for metric in CLASSIFICATION:
         parts.append(_grid(groups, metric, with_difference))
     if facts.baseline and others:
         parts += [
             "## Differences of the means",
-            f"In points, against {facts.baseline}, with 95 % intervals of the paired bootstrap.",
+            f"In points (log loss: hundredths), against {facts.baseline}, with 95 % intervals of "
+            "the paired bootstrap.",
         ]
-        metrics = ("accuracy", "weighted_f1", "macro_f1", "calibration_error")
         rows = [
-            [model, place, *(with_interval(groups.get(model, place, m)) for m in metrics)]
+            [model, place, *(with_interval(groups.get(model, place, m)) for m in CLASSIFICATION)]
             for model in others
             for place in groups.places
         ]
-        parts.append(_markdown(["model", "cells", *(_HEADINGS[m] for m in metrics)], rows))
+        parts.append(_markdown(["model", "cells", *(_HEADINGS[m] for m in CLASSIFICATION)], rows))
     parts += ["## Every cell", f"![accuracy over the share of disrupted posts]({plot})"]
     for metric in ("accuracy", "weighted_f1"):
         parts.append(_grid(cells, metric, with_difference, met=True))
@@ -158,7 +163,7 @@ closeness (negative distance) to the true ones, so that higher is better."""
 def closing_table(records: Sequence[Record], facts: Facts) -> str:
     """Means over the groups of cells, for the terminal."""
     table = Table(records, "group")
-    metrics = ("accuracy", "weighted_f1", "calibration_error")
+    metrics = ("accuracy", "macro_f1", "macro_auroc", "log_loss")
     rows = [["", "", *(_HEADINGS[metric] for metric in metrics)]]
     for place in table.places:
         for model in table.models:
@@ -174,14 +179,20 @@ def closing_table(records: Sequence[Record], facts: Facts) -> str:
     return "\n".join(lines)
 
 
+_PRIORS = {
+    "uniform": "All labels were expected equally often.",
+    "shares": "Labels were expected as often as they are among these posts.",
+}
+
+
 def _introduction(facts: Facts) -> str:
     lines = ["Written by", "", "```", facts.command, "```", "", facts.posts, ""]
     lines += [f"- {name}: {description}" for name, description in facts.models.items()]
     lines += [
         "",
-        f"Every model met the same disruptions (seed {facts.seed}). Intervals and tests: paired "
-        f"bootstrap over the posts, {facts.resamples:,} resamples, the same for all models and "
-        "cells.",
+        f"{_PRIORS[facts.prior]} Every model met the same disruptions (seed {facts.seed}). "
+        f"Intervals and tests: paired bootstrap over the posts, {facts.resamples:,} resamples, "
+        "the same for all models and cells.",
     ]
     if facts.baseline:
         lines.append(f"In brackets: points against {facts.baseline}; {_legend()}.")

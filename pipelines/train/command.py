@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import random
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -78,7 +77,28 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="PATH",
-        help="posts without labels, learned from with --teacher",
+        help="posts without labels, whose words become familiar; learned from with --teacher",
+    )
+    add(
+        "--weights",
+        nargs="+",
+        type=float,
+        metavar="SHARE",
+        help="for each path of --posts, the share of its posts that the fusion is trained on; "
+        "the text encoder is tuned on all of them; default: 1 for each",
+    )
+    add(
+        "--auxiliary",
+        nargs="+",
+        default=[],
+        metavar="NAME=PATH",
+        help="texts with labels of their own (emoji, emotions) that the text encoder also learns; "
+        "needs a section text_expert in --config",
+    )
+    add(
+        "--image-teacher",
+        metavar="DIR|HUB_ID",
+        help="a pre-trained image encoder whose features the small one learns",
     )
     add(
         "--reference",
@@ -112,9 +132,11 @@ def run_train(args: argparse.Namespace) -> int:
     from drf_core.corpus.views import encode_views
     from drf_core.evaluation.quick import evaluate
     from drf_core.runtimes.choice import available_cores, choose_device
-    from drf_core.training.trainer import EVALUATION_SEED, Trainer
+    from drf_core.training.text_expert import TextExpert
+    from drf_core.training.trainer import EVALUATION_SEED, Trainer, validation_kinds
     from pipelines.train import resume
     from pipelines.train.config import read_train_config
+    from pipelines.train.corpora import read_corpora
     from pipelines.train.save import save_checkpoint
 
     config = read_train_config(args.config, args.seed)
@@ -124,20 +146,35 @@ def run_train(args: argparse.Namespace) -> int:
     logging.disable_progress_bar()
     torch.set_num_threads(args.threads or available_cores())
     torch.manual_seed(args.seed)
-    posts, validation_posts, labels = _read_posts(args, config)
-    test_posts = _read_labelled(args, "--test", args.test, labels) if args.test else []
+    corpora = read_corpora(args, config)
+    posts, validation_posts, labels = corpora.posts, corpora.validation, corpora.labels
     settings = config.training
-    facts = (args.text_encoder, args.image_encoder, args.teacher, labels, config.model,
-             config.small, settings, config.distillation)  # fmt: skip
+    facts = (args.text_encoder, args.image_encoder, args.teacher, args.image_teacher, labels,
+             config.model, config.small, config.shrink, config.text_expert,
+             config.text_adaptation, settings,
+             config.distillation)  # fmt: skip
     resume.begin(folder, facts, [*posts, *validation_posts])
     model, processor = resume.initial_model(
-        folder, lambda: _build(args, config, labels, [p.text for p in posts if p.text])
+        folder, lambda: _build(args, config, labels, corpora.texts)
     )
     model.to(device)
+    heads = None
+    for stage, tasks, how in (
+        ("text_expert", corpora.tasks, config.text_expert),
+        ("text_adaptation", corpora.adaptation, config.text_adaptation),
+    ):
+        if tasks and how is not None:
+            expert = TextExpert(model, processor, tasks, how)
+            if heads is not None:
+                expert.heads.load_state_dict(heads.state_dict(), strict=False)
+            expert.run(str(folder / f"{stage}.pt"), say)
+            heads = expert.heads
     tokens = model.config.max_text_tokens
     corpus = TrainingCorpus(posts, processor, tokens)
     validation = TrainingCorpus(validation_posts, processor, tokens)
     logits = _learn_from_teacher(args, config, folder, model, corpus) if args.teacher else None
+    if args.image_teacher:
+        _learn_from_image_teacher(args, config, folder, model, corpus)
     frozen = {
         "text": () if settings.train_text_encoder else settings.text_kinds,
         "image": () if settings.train_image_encoder else settings.image_kinds,
@@ -148,7 +185,7 @@ def run_train(args: argparse.Namespace) -> int:
             copies = [kind for kind in kinds for _ in range(settings.views_per_kind)]
             views[m] = resume.encode_frozen(folder, "train", model, corpus, m, copies, args.seed)
             validation_views[m] = resume.encode_frozen(
-                folder, "validation", model, validation, m, ["corrupt"], EVALUATION_SEED
+                folder, "validation", model, validation, m, validation_kinds(kinds), EVALUATION_SEED
             )
     reference = TrainingCorpus(_read_reference(args), processor, tokens) if args.reference else None
     trainer = Trainer(
@@ -156,16 +193,18 @@ def run_train(args: argparse.Namespace) -> int:
     )
     trainer.run(str(folder), say)
     seen, judged = trainer.look_at_validation(model), validation
-    if test_posts:
-        judged = TrainingCorpus(test_posts, processor, tokens)
+    if corpora.test:
+        judged = TrainingCorpus(corpora.test, processor, tokens)
         seen = {m: encode_views(model, judged, m, ["corrupt"], EVALUATION_SEED) for m in seen}
+    prior = judged.priors(len(labels)).mean(0).numpy()
     figures = evaluate(model, seen, judged.labels.numpy())
-    known = _known(test_posts, [*posts, *validation_posts])
+    matched = evaluate(model, seen, judged.labels.numpy(), prior)
+    known = _known(corpora.test, [*posts, *validation_posts])
     if known:
         say(f"warning: --test: {known} posts are also among those trained or validated on")
     counts = (len(posts), len(judged), known)
     save_checkpoint(output, model, processor, config.card.half_precision_weights)
-    _write_card(args, config, output, model, figures, counts)
+    _write_card(args, config, output, model, figures, matched, counts)
     resume.end(folder)
     say(f"checkpoint in {output}")
     return 0
@@ -175,55 +214,6 @@ def _known(posts: list[TrainingPost], others: list[TrainingPost]) -> int:
     """How many of the posts are, text and image, among others."""
     contents = {(post.text, post.image) for post in others}
     return sum((post.text, post.image) in contents for post in posts)
-
-
-def _read_posts(
-    args: argparse.Namespace, config: TrainConfig
-) -> tuple[list[TrainingPost], list[TrainingPost], tuple[str, ...]]:
-    from drf_core.corpus.posts import UNLABELLED
-    from pipelines.posts.labelled import (
-        hold_out,
-        labels_of,
-        read_training_rows,
-        to_training_posts,
-    )
-
-    columns = parse_columns(args.column, args.image_folder)
-    train = read_training_rows(args.posts, columns, args.label_column)
-    labels = labels_of(train)
-    if args.validation:
-        validation = _read_labelled(args, "--validation", args.validation, labels)
-    else:
-        train, rows = hold_out(train, args.seed)
-        validation = to_training_posts(rows, labels, "--posts")
-    posts = to_training_posts(train, labels, "--posts")
-    labelled = sum(post.label != UNLABELLED for post in posts)
-    if args.unlabelled:
-        more = read_training_rows(args.unlabelled, columns, None, "--unlabelled")
-        wanted = config.distillation.unlabelled_posts
-        if wanted and wanted < len(more):
-            more = random.Random(args.seed).sample(more, wanted)
-        posts += to_training_posts(more, labels, "--unlabelled")
-    say(
-        f"{len(posts)} posts to train on ({labelled} labelled), "
-        f"{len(validation)} to validate; labels {', '.join(labels)}"
-    )
-    return posts, validation, labels
-
-
-def _read_labelled(
-    args: argparse.Namespace, option: str, paths: list[str], labels: tuple[str, ...]
-) -> list[TrainingPost]:
-    from drf_core.corpus.posts import UNLABELLED
-    from pipelines.posts.labelled import read_training_rows, to_training_posts
-
-    rows = read_training_rows(
-        paths, parse_columns(args.column, args.image_folder), args.label_column, option
-    )
-    posts = to_training_posts(rows, labels, option)
-    if not any(post.label != UNLABELLED for post in posts):
-        raise UsageError(f"{option}: no post has a label")
-    return posts
 
 
 def _read_reference(args: argparse.Namespace) -> list[TrainingPost]:
@@ -238,11 +228,17 @@ def _read_reference(args: argparse.Namespace) -> list[TrainingPost]:
 def _build(
     args: argparse.Namespace, config: TrainConfig, labels: tuple[str, ...], texts: list[str]
 ) -> tuple[DRFModel, DRFProcessor]:
-    from drf_core.model.building import build_model
+    from drf_core.training.building import build_model
 
     try:
         return build_model(
-            args.text_encoder, args.image_encoder, labels, texts, config.small, **config.model
+            args.text_encoder,
+            args.image_encoder,
+            labels,
+            texts,
+            config.small,
+            config.shrink,
+            **config.model,
         )
     except (TypeError, ValueError, KeyError) as error:
         raise UsageError(f"--config {args.config}: no model can be built: {error}") from error
@@ -260,9 +256,9 @@ def _learn_from_teacher(
 
     from drf_core.checkpoint import read_checkpoint
     from drf_core.corpus.posts import TrainingCorpus
-    from drf_core.model.building import SMALL
     from drf_core.model.modeling_drf import DRFModel
     from drf_core.model.processing_drf import DRFProcessor
+    from drf_core.training.building import SMALL
     from drf_core.training.distillation import (
         distil_image_encoder,
         distil_text_encoder,
@@ -287,7 +283,8 @@ def _learn_from_teacher(
             cosine = distil_text_encoder(model, corpus, view, config.distillation)
             say(f"text encoder distilled from {len(view.text)} texts, mean cosine {cosine:.3f}")
         if args.image_encoder == SMALL:
-            cosine = distil_image_encoder(model, corpus, view, config.distillation)
+            rows = view.present[:, 1].nonzero().flatten().tolist()
+            cosine = distil_image_encoder(model, corpus, view.image, rows, config.distillation)
             say(f"image encoder distilled from {len(view.image)} images, mean cosine {cosine:.3f}")
         encoders = {
             name: value
@@ -304,15 +301,41 @@ def _learn_from_teacher(
     return logits
 
 
+def _learn_from_image_teacher(
+    args: argparse.Namespace,
+    config: TrainConfig,
+    folder: Path,
+    model: DRFModel,
+    corpus: TrainingCorpus,
+) -> None:
+    """Distil the small image encoder from a pre-trained one."""
+    from drf_core.training.building import SMALL, load_image_encoder
+    from drf_core.training.distillation import distil_image_encoder, look_at_images
+    from pipelines.train.resume import once
+
+    if args.image_encoder != SMALL:
+        raise UsageError("--image-teacher: needs --image-encoder small, which learns from it")
+
+    def distil() -> dict[str, Tensor]:
+        teacher, image_processor = load_image_encoder("--image-teacher", args.image_teacher)
+        target, rows = look_at_images(teacher, image_processor, model, corpus)
+        cosine = distil_image_encoder(model, corpus, target, rows, config.distillation)
+        say(f"image encoder distilled from {len(rows)} images, mean cosine {cosine:.3f}")
+        return model.image_encoder.state_dict()
+
+    model.image_encoder.load_state_dict(once(folder / "image_distilled.safetensors", distil))
+
+
 def _write_card(
     args: argparse.Namespace,
     config: TrainConfig,
     output: Path,
     model: DRFModel,
     figures: dict[str, dict[str, float]],
+    matched: dict[str, dict[str, float]],
     posts: tuple[int, int, int],
 ) -> None:
-    from drf_core.model.building import SMALL
+    from drf_core.training.building import SMALL
     from drf_core.training.model_card import (
         CardFacts,
         Provenance,
@@ -353,5 +376,5 @@ def _write_card(
         ),
         licences=licences,
     )
-    (output / "README.md").write_text(write_card(facts, figures), encoding="utf-8")
+    (output / "README.md").write_text(write_card(facts, figures, matched), encoding="utf-8")
     say(figures_table(figures))

@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from drf_core.model.building import small_image_encoder, small_text_encoder
 from drf_core.model.configuration_drf import DRFConfig
+from drf_core.training.building import small_image_encoder, small_text_encoder
 from drf_core.training.distillation import DistillationSettings
-from drf_core.training.trainer import TrainingSettings
+from drf_core.training.settings import TrainingSettings
+from drf_core.training.text_expert import TextExpertSettings
 from schemas.errors import UsageError
 
 # What the encoders decide, and no configuration.
@@ -38,7 +39,9 @@ class CardConfig:
     half_precision_weights: bool = False
 
 
-_Section = TypeVar("_Section", TrainingSettings, DistillationSettings, CardConfig)
+_Section = TypeVar(
+    "_Section", TrainingSettings, DistillationSettings, CardConfig, TextExpertSettings
+)
 
 
 @dataclass(frozen=True)
@@ -46,11 +49,16 @@ class TrainConfig:
     """The sections of a configuration file.
 
     model: values of DRFConfig. small: arguments of small_text_encoder and
-    small_image_encoder, under "text" and "image".
+    small_image_encoder, under "text" and "image". shrink: see `build_model`. text_expert: how the
+    text encoder is tuned before the fusion, where it is; text_adaptation: how it is tuned after
+    that on the posts the fusion is trained on, tasks "images" and "others" (those without).
     """
 
     model: dict[str, Any] = field(default_factory=dict)
     small: dict[str, dict[str, Any]] = field(default_factory=dict)
+    shrink: dict[str, int] = field(default_factory=dict)
+    text_expert: TextExpertSettings | None = None
+    text_adaptation: TextExpertSettings | None = None
     training: TrainingSettings = field(default_factory=TrainingSettings)
     distillation: DistillationSettings = field(default_factory=DistillationSettings)
     card: CardConfig = field(default_factory=CardConfig)
@@ -71,6 +79,7 @@ def read_train_config(path: str | None, seed: int) -> TrainConfig:
     _check_names(where, "small.", small, ["text", "image"])
     _check_names(where, "small.text.", small.get("text", {}), _arguments(small_text_encoder))
     _check_names(where, "small.image.", small.get("image", {}), _arguments(small_image_encoder))
+    _check_names(where, "shrink.", given.get("shrink", {}), ["layers", "vocabulary"])
     _check_names(where, "model.", given.get("model", {}), _arguments(DRFConfig.__init__))
 
     def settings(name: str, kind: type[_Section]) -> _Section:
@@ -82,6 +91,9 @@ def read_train_config(path: str | None, seed: int) -> TrainConfig:
     return TrainConfig(
         given.get("model", {}),
         small,
+        given.get("shrink", {}),
+        settings("text_expert", TextExpertSettings) if "text_expert" in given else None,
+        settings("text_adaptation", TextExpertSettings) if "text_adaptation" in given else None,
         settings("training", TrainingSettings),
         settings("distillation", DistillationSettings),
         settings("card", CardConfig),

@@ -10,7 +10,7 @@ from drf_core.model.modeling_drf import DRFModel
 from drf_core.model.processing_drf import DRFProcessor
 
 # What may be stored in half precision: everything large whose last digits do not matter.
-_HALVED = ("text_encoder.", "image_encoder.", "undisrupted_queue.", "disrupted_queues.")
+_HALVED = ("text_encoder.", "image_encoder.", "paired_queue.", "token_statistics.")
 
 
 def save_checkpoint(

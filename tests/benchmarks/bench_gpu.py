@@ -25,12 +25,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModel, BertConfig, BitImageProcessorPil, ViTConfig
 
 from drf_core.annotator import Annotator, PreparedPost
-from drf_core.model.building import train_tokenizer
 from drf_core.model.configuration_drf import DRFConfig
 from drf_core.model.modeling_drf import DRFModel
 from drf_core.model.processing_drf import DRFProcessor
 from drf_core.runtimes.choice import choose_device
 from drf_core.runtimes.torch_encoders import TorchEncoders
+from drf_core.training.building import train_tokenizer
 from tests.benchmarks.many_posts import Originals
 from tests.benchmarks.processes import aim, cores, machine, table
 
@@ -124,13 +124,15 @@ def full_size(hidden: int, layers: int, heads: int) -> tuple[DRFModel, DRFProces
         label2id={label: index for index, label in enumerate(LABELS)},
     )
     model = DRFModel(config, AutoModel.from_config(text), AutoModel.from_config(vision)).eval()
-    rows = {m: torch.randn(_QUEUE, hidden) for m in ("text", "image")}
-    model.undisrupted_queue.push(rows, torch.arange(_QUEUE))
-    for m, queue in model.disrupted_queues.items():
-        queue.push({m: 2 * torch.randn(_QUEUE, hidden)}, torch.arange(_QUEUE))
+    posts = torch.arange(_QUEUE)
+    rows = {m: torch.randn(_QUEUE, size) for m, size in config.raw_sizes.items()}
+    model.paired_queue.push(rows, posts)
+    for m, features in rows.items():
+        model.undisrupted_queues[m].push({m: features}, posts)
+        model.disrupted_queues[m].push({m: 2 * torch.randn_like(features)}, posts)
     model.fit_distributions()
-    paired = torch.arange(_QUEUE)[:, None].repeat(1, 2)
-    model.set_reference(torch.randn(_QUEUE, hidden), torch.randn(_QUEUE, hidden), paired)
+    held_out = [torch.randn_like(features) for features in rows.values()]
+    model.set_reference(*held_out, posts[:, None].repeat(1, 2))
     return model, DRFProcessor(image_processor, tokenizer)
 
 

@@ -129,7 +129,9 @@ def _annotations(schema: pa.Schema, file: str, first: int, ids: list[str]) -> pa
     }
     for modality in ("text", "image"):
         values |= {f"{modality}_state": "present", f"{modality}_reason": None}
-        values |= {f"{modality}_quality": 0.5, f"{modality}_weight": 0.5}
+        values |= {f"{modality}_quality": 0.5, f"{modality}_evidence": 0.5}
+        values |= {f"{modality}_damage": None}
+    values["text_share_read"] = 1.0
     columns = {
         field.name: pa.repeat(pa.scalar(values[field.name], field.type), len(ids))
         for field in schema

@@ -12,8 +12,10 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from drf_core.annotator import Annotator
+from drf_core.annotator import UNFAMILIAR, Annotator
 from drf_core.checkpoint import CheckpointError
+from drf_core.decoding.plain_tweet import plain_tweet
+from drf_core.decoding.tokens import TEXT_WINDOWS
 from drf_core.model.modeling_drf import DRFModel
 from drf_core.runtimes.choice import DeviceError
 
@@ -36,7 +38,6 @@ def test_a_post_with_both_modalities_is_present_in_both(annotator: Annotator) ->
     assert sum(prediction.probabilities) == pytest.approx(1.0, abs=1e-5)
     assert prediction.confidence == max(prediction.probabilities)
     assert prediction.text.reason is None and prediction.image.reason is None
-    assert prediction.text.weight + prediction.image.weight == pytest.approx(1.0, abs=1e-5)
     assert 0 < prediction.text.quality <= 1 and 0 < prediction.image.quality <= 1
 
 
@@ -59,10 +60,9 @@ def test_an_unusable_modality_is_recovered_with_its_reason(
     assert getattr(prediction, missing).reason == reason
 
 
-@pytest.mark.parametrize(
-    "text", ["good sunny day", "bad " * 500, "Ünï 🎉\u200b ok", "[PAD] [MASK]"]
-)
+@pytest.mark.parametrize("text", ["good sunny day", "bad " * 500, "Ünï  ok!!"])
 def test_texts_are_tokenised_as_by_the_tokenizer_itself(annotator: Annotator, text: str) -> None:
+    text = plain_tweet(text)
     processor = annotator.processor
     for most in (96, 5, 96):
         expected = processor.tokenizer(text, truncation=True, max_length=most)["input_ids"]
@@ -84,6 +84,83 @@ def test_a_post_in_a_mixed_batch_is_annotated_as_alone(annotator: Annotator) -> 
         [alone] = annotator.predict([post])
         assert alone.probabilities == pytest.approx(prediction.probabilities, abs=1e-5)
         assert alone.image.quality == pytest.approx(prediction.image.quality, abs=1e-5)
+
+
+def test_what_a_post_calls_a_mask_is_a_word_of_it(annotator: Annotator) -> None:
+    special = set(annotator.processor.tokenizer.all_special_ids)
+    literal = annotator.prepare("good [MASK] day [SEP] [PAD]", None)
+    assert literal.token_ids is not None
+    assert not special & set(literal.token_ids[1:-1])
+    masked = annotator.processor.token_ids(f"good {annotator.processor.mask_token} day", 96)
+    assert annotator.processor.tokenizer.mask_token_id in masked
+    [said, plain] = annotator.predict([literal, annotator.prepare("good day", None)])
+    assert said.text.state != "recovered" and said.probabilities != plain.probabilities
+
+
+def test_a_long_text_is_read_in_windows_and_says_how_much_was(annotator: Annotator) -> None:
+    most = annotator.model.config.max_text_tokens
+    short, long, longer = (annotator.prepare("good sunny day " * n, None) for n in (1, 100, 4000))
+    assert short.text_share_read == long.text_share_read == 1
+    assert long.token_ids is not None and len(long.token_ids) > most
+    assert longer.token_ids is not None and len(longer.token_ids) == TEXT_WINDOWS * most
+    assert 0 < longer.text_share_read < 0.5
+    shares = [p.text_share_read for p in annotator.predict([short, long, longer])]
+    assert shares == [short.text_share_read, long.text_share_read, longer.text_share_read]
+    assert annotator.share_read("good sunny day " * 4000) == longer.text_share_read
+    without = annotator.prepare(None, jpeg())
+    assert annotator.predict([without])[0].text_share_read is None
+
+
+def test_a_texts_features_are_the_mean_over_its_windows_by_their_tokens(
+    annotator: Annotator,
+) -> None:
+    most = annotator.model.config.max_text_tokens
+    text = annotator.prepare("good sunny day " * 60 + "rain", None)
+    assert text.token_ids is not None
+    windows = [text.token_ids[i : i + most] for i in range(0, len(text.token_ids), most)]
+    assert len(windows) > 1 and len(windows[-1]) != most
+    alone = torch.stack([annotator.encode_texts([ids])[0] for ids in windows])
+    lengths = torch.tensor([float(len(ids)) for ids in windows])[:, None]
+    short = annotator.prepare("bad", None).token_ids
+    whole = annotator.encode_texts([short, text.token_ids, short])
+    assert torch.allclose(whole[1], (alone * lengths).sum(0) / lengths.sum(), atol=1e-5)
+    assert torch.allclose(whole[[0, 2]], annotator.encode_texts([short]), atol=1e-5)
+
+
+def test_low_quality_has_a_name_and_what_resembles_no_damage_is_unfamiliar(
+    annotator: Annotator,
+) -> None:
+    kinds = {"text": {"typos", "no_vowels"}, "image": {"blur", "noise"}}
+    texts = ["qzx " * 40, "这家餐厅的服务太差了", "0x7f 0x8a 0x9b " * 9, None, "sunny day"]
+    posts = [annotator.prepare(text, jpeg(size=(64, 64))) for text in texts]
+    found = annotator.predict(posts)
+    for prediction in found:
+        for name in ("text", "image"):
+            modality = getattr(prediction, name)
+            low = modality.state == "low_quality"
+            assert low == (modality.quality < 0.05 and modality.reason is None)
+            assert (
+                (modality.damage in kinds[name] | {UNFAMILIAR})
+                if low
+                else (modality.damage is None)
+            )
+    assert [p.text.damage for p in found[1:3]] == [UNFAMILIAR] * 2
+    # Nobody's post is a square of noise.
+    assert found[0].image.state == "low_quality"
+
+
+def test_evidence_is_for_the_label_that_was_given(annotator: Annotator) -> None:
+    [prediction] = annotator.predict([annotator.prepare("good sunny day", jpeg())])
+    present = torch.ones(1, 2, dtype=torch.bool)
+    post = annotator.prepare("good sunny day", jpeg())
+    text = annotator.encode_texts([post.token_ids or []])
+    image = annotator.encode_images([post.pixels] if post.pixels is not None else [])
+    with torch.inference_mode():
+        output = annotator.model.forward_features(text, image, present)
+    said = output.evidence[0] - output.evidence[0].mean(-1, keepdim=True)
+    best = annotator.labels.index(prediction.label)
+    assert prediction.text.evidence == pytest.approx(float(said[0, best]), abs=1e-5)
+    assert prediction.image.evidence == pytest.approx(float(said[1, best]), abs=1e-5)
 
 
 def test_a_post_with_nothing_usable_is_refused(annotator: Annotator) -> None:
@@ -149,9 +226,9 @@ def test_a_checkpoint_that_lacks_weights_is_refused(tiny_checkpoint: Path, tmp_p
     folder = tmp_path / "checkpoint"
     shutil.copytree(tiny_checkpoint, folder)
     state = load_file(folder / "model.safetensors")
-    del state["fusion.prior"]
+    del state["fusion.bias"]
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(CheckpointError, match=r"1 weights are missing, such as fusion\.prior"):
+    with pytest.raises(CheckpointError, match=r"1 weights are missing, such as fusion\.bias"):
         Annotator.from_pretrained(str(folder), device="cpu")
 
 
@@ -165,7 +242,7 @@ def test_a_checkpoint_that_was_cut_off_is_refused(tiny_checkpoint: Path, tmp_pat
 
 
 def test_a_new_model_pads_texts_as_a_loaded_one(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    from drf_core.model.building import build_model
+    from drf_core.training.building import build_model
 
     torch.manual_seed(0)
     model, processor = build_model("small", "small", ("a", "b"), ["some words to learn"] * 4)

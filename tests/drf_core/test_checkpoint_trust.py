@@ -10,9 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from drf_core.model.building import EncoderError, build_model
 
 from drf_core.checkpoint import CheckpointError, read_checkpoint
-from drf_core.model.building import EncoderError, build_model
 from drf_core.model.processing_drf import DRFProcessor
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 from pathlib import Path
 
@@ -9,9 +10,14 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from drf_core.annotator import Annotator, Prediction, PreparedPost
+from drf_core.annotator import UNFAMILIAR, Annotator, Prediction, PreparedPost
 from drf_core.checkpoint import read_checkpoint
+from drf_core.evaluation.metrics import auroc
+from pipelines.sample import make_sample
 from pipelines.storage.checkpoints import DEFAULT_MODEL, resolve_model
+from tests.conftest import SHARED
+from tests.data.non_posts import NOT_POSTS, PLAIN_POSTS, not_photographs
+from tests.data.plain_sentences import PLAIN_SENTENCES
 
 FOLDER = Path(resolve_model(DEFAULT_MODEL))
 
@@ -25,6 +31,10 @@ def predict(annotator: Annotator, posts: list[PreparedPost]) -> list[Prediction]
     return [p for i in range(0, len(posts), 64) for p in annotator.predict(posts[i : i + 64])]
 
 
+def read(annotator: Annotator, *texts: str) -> list[Prediction]:
+    return predict(annotator, [annotator.prepare(text, None) for text in texts])
+
+
 def test_it_is_small_and_holds_no_pickle() -> None:
     files = [path for path in FOLDER.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) <= 25_000_000
@@ -36,15 +46,77 @@ def test_it_knows_the_three_sentiments() -> None:
 
 
 def test_it_tells_plain_sentiments_apart(annotator: Annotator) -> None:
-    texts = ["I love this, what a wonderful happy day", "this is terrible, I am so sad and angry"]
-    labels = [p.label for p in predict(annotator, [annotator.prepare(t, None) for t in texts])]
-    assert labels == ["positive", "negative"]
+    said = read(annotator, *(text for text, _ in PLAIN_SENTENCES))
+    wrong = [
+        (text, label, prediction.label)
+        for (text, label), prediction in zip(PLAIN_SENTENCES, said, strict=True)
+        if prediction.label != label
+    ]
+    assert len(wrong) <= 0.15 * len(PLAIN_SENTENCES), wrong
+
+
+def test_it_assumes_every_label_as_likely_as_the_others(annotator: Annotator) -> None:
+    assert annotator.model.config.label_prior == pytest.approx([1 / 3] * 3)
+
+
+def test_qualities_tell_english_posts_from_other_languages_and_what_is_no_text(
+    annotator: Annotator,
+) -> None:
+    posts, others = (
+        np.array([p.text.quality for p in read(annotator, *texts)])
+        for texts in (PLAIN_POSTS, NOT_POSTS)
+    )
+    assert auroc(posts, others) >= 0.9
+
+
+def photographs(folder: Path) -> list[bytes]:
+    """Of real posts where they lie beside the repository, else those of the sample."""
+    posts = SHARED / "corpora" / "mvsa_single" / "dev.parquet"
+    if posts.exists():
+        return pq.read_table(posts, columns=["image"])["image"].to_pylist()[:120]
+    make_sample(folder)
+    images = [
+        row["image"]
+        for path in sorted(folder.rglob("*.parquet"))
+        for row in pq.read_table(path, columns=["image"]).to_pylist()
+    ]
+    found = [image["bytes"] if isinstance(image, dict) else image for image in images]
+    return [image for image in found if image]
+
+
+def test_qualities_tell_photographs_from_noise_patterns_charts_and_code(
+    annotator: Annotator, tmp_path: Path
+) -> None:
+    drawn = []
+    for picture in not_photographs(60):
+        buffer = io.BytesIO()
+        picture.save(buffer, "PNG")
+        drawn.append(buffer.getvalue())
+    qualities = []
+    for images in (photographs(tmp_path), drawn):
+        prepared = [annotator.prepare(None, image) for image in images]
+        said = predict(annotator, [post for post in prepared if post.has_image])
+        qualities.append(np.array([p.image.quality for p in said]))
+    assert auroc(*qualities) >= 0.9
+
+
+def test_low_quality_of_what_is_no_english_post_is_named(annotator: Annotator) -> None:
+    low = [p.text for p in read(annotator, *NOT_POSTS) if p.text.state == "low_quality"]
+    assert len(low) >= len(NOT_POSTS) / 2
+    kinds = annotator.model.config.trained_kinds["text"]
+    assert {one.damage for one in low} <= {*kinds, UNFAMILIAR}
+
+
+def test_it_knows_how_many_posts_its_qualities_are_ranks_among(annotator: Annotator) -> None:
+    for modality in ("text", "image"):
+        assert int(annotator.model.quality[modality].reference.posts) >= 300
 
 
 def test_its_card_tells_the_truth(annotator: Annotator, shared: Path) -> None:
     rows = pq.read_table(shared / "corpora/mvsa_single/dev.parquet").to_pylist()
     predictions = predict(annotator, [annotator.prepare(r["text"], r["image"]) for r in rows])
     accuracy = np.mean([p.label == r["label"] for p, r in zip(predictions, rows, strict=True)])
+    # The first table is under the checkpoint's own prior.
     stated = re.search(r"\| clean \| ([0-9.]+) ", (FOLDER / "README.md").read_text())
     assert stated and accuracy == pytest.approx(float(stated[1]), abs=0.01)
 

@@ -25,18 +25,21 @@ ROW = {
     "probabilities": {"negative": 0.25, "neutral": 0.5, "positive": 0.25},
     "text_state": "present",
     "text_quality": 0.9,
-    "text_weight": 1.0,
+    "text_evidence": 0.7,
+    "text_damage": None,
     "text_reason": None,
     "image_state": "recovered",
     "image_quality": 0.1,
-    "image_weight": 0.0,
+    "image_evidence": -0.1,
+    "image_damage": None,
     "image_reason": "missing",
+    "text_share_read": 1.0,
     "source_file": "dt=2026-11-17/part-00000.parquet",
     "source_row": 7,
     "model_id": "default",
     "model_revision": "abc",
     "run_id": "r",
-    "schema_version": 1,
+    "schema_version": 2,
     "annotated_at": datetime.datetime(2026, 11, 17, tzinfo=datetime.timezone.utc),
 }
 
@@ -48,7 +51,7 @@ def test_the_columns_are_the_documented_ones_in_order():
     assert schema.names == [*ROW, "lang"]
     assert schema.field("lang").type == kept.type
     assert [field.name for field in schema.field("probabilities").type] == list(LABELS)
-    assert schema.metadata[b"drf.schema_version"] == b"1"
+    assert schema.metadata[b"drf.schema_version"] == b"2"
     assert dead_letters_schema().names == [
         "post_id",
         "source_file",
@@ -59,9 +62,11 @@ def test_the_columns_are_the_documented_ones_in_order():
     ]
 
 
-def test_only_reasons_may_be_null():
+def test_only_what_a_modality_may_have_none_of_may_be_null():
     schema = annotations_schema(LABELS)
-    assert {field.name for field in schema if field.nullable} == {"text_reason", "image_reason"}
+    assert {field.name for field in schema if field.nullable} == {
+        *("text_reason", "image_reason", "text_damage", "image_damage", "text_share_read")
+    }
 
 
 def test_pandas_duckdb_and_arrow_read_what_is_written(tmp_path: Path):

@@ -19,7 +19,7 @@ _Panic.__name__ = "PanicException"
 
 
 class HostilePreparer:
-    def token_ids(self, text: str, max_tokens: int) -> list[int]:
+    def read_text(self, text: str, max_tokens: int, windows: int) -> tuple[list[int], float]:
         if text == "panic":
             raise _Panic
         if text == "crash":
@@ -37,12 +37,12 @@ class HostilePreparer:
         if text == "killed":
             os.kill(os.getpid(), signal.SIGKILL)
         if text == "more than beside others":
-            return [len(bytearray(400 << 20)) & 0xFF]
+            return [len(bytearray(400 << 20)) & 0xFF], 1.0
         if text == "environment":
-            return [int("SECRET" in name) for name in os.environ]
+            return [int("SECRET" in name) for name in os.environ], 1.0
         if text == "noise":
             os.write(2, b"\x1b]0;a library warns\x07")
-        return [len(text)]
+        return [len(text)], 1.0
 
     def pixels(self, image: Image.Image) -> np.ndarray:
         return np.asarray(image.resize((2, 2))).transpose(2, 0, 1)

@@ -98,7 +98,9 @@ def write_rows(
 def annotation(
     options: JobOptions, shard: Shard, row: int, post: Mapping[str, Any], reason: str = "missing"
 ) -> dict[str, Any]:
-    modality = {"state": "present", "quality": 0.5, "weight": 0.5, "reason": None}
+    modality = {
+        "state": "present", "quality": 0.5, "evidence": 0.5, "damage": None, "reason": None
+    }  # fmt: skip
     text = modality if post["text"] else {**modality, "state": "recovered", "reason": reason}
     return {
         "post_id": post["post_id"],
@@ -107,12 +109,13 @@ def annotation(
         "probabilities": {label: float(label == LABELS[row % 3]) for label in options.labels},
         **{f"text_{name}": value for name, value in text.items()},
         **{f"image_{name}": value for name, value in modality.items()},
+        "text_share_read": 1.0 if post["text"] else None,
         "source_file": shard.source_file,
         "source_row": row,
         "model_id": options.model_id,
         "model_revision": options.model_revision,
         "run_id": options.run_id,
-        "schema_version": 1,
+        "schema_version": 2,
         "annotated_at": _WHEN,
     }
 

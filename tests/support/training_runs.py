@@ -20,7 +20,14 @@ CONFIG: dict[str, Any] = {
         "text": {"vocabulary": 400, "hidden": 32, "layers": 1, "heads": 2},
         "image": {"widths": [8, 16, 16, 32], "side": 32},
     },
-    "training": {"epochs": 3, "batch_size": 16, "encoder_learning_rate": 3e-3, "views_per_kind": 1},
+    "training": {
+        "epochs": 3,
+        "batch_size": 16,
+        "encoder_learning_rate": 3e-3,
+        "views_per_kind": 1,
+        "text_kinds": ["corrupt", "typos"],
+        "image_kinds": ["corrupt", "blur"],
+    },
     "distillation": {"text_epochs": 1, "image_epochs": 1},
 }
 

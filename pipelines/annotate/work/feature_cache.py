@@ -82,6 +82,7 @@ class FeatureCache:
             prepared.image_reason if image_features is None else None,
             text_features,
             image_features,
+            prepared.text_share_read if text_features is None else annotator.share_read(text or ""),
             text_key,
             image_key,
         )
@@ -119,8 +120,8 @@ def open_cache(options: JobOptions, annotator: Annotator) -> FeatureCache | None
         return None
     rows = options.rows
     limits = (rows.max_image_pixels, rows.max_image_bytes, *rows.image_formats)
-    config = annotator.model.config
-    sizes = (config.text_feature_size, config.image_feature_size)
+    raw = annotator.model.config.raw_sizes
+    sizes = (raw["text"], raw["image"])
     model, revision = options.model, options.model_revision
     cache = _cache(options.feature_cache, model, revision, annotator.runtime, sizes, limits)
     cache.refresh()

@@ -61,8 +61,10 @@ class DRFModelHandler(ModelHandler[PreparedPost, Prediction | ModelFailure, Anno
         runtime: str = "auto",
         threads: int = 0,
         batch_size: int = 64,
+        prior: Sequence[tuple[str, float]] = (),
     ) -> None:
         super().__init__()
+        self._prior = tuple(prior)
         self._model = model
         self._revision = revision
         self._package_version = package_version
@@ -81,6 +83,7 @@ class DRFModelHandler(ModelHandler[PreparedPost, Prediction | ModelFailure, Anno
             device=options.device,
             runtime=options.runtime,
             threads=options.threads,
+            prior=options.rows.prior,
         )
 
     def load_model(self) -> Annotator:
@@ -97,6 +100,7 @@ class DRFModelHandler(ModelHandler[PreparedPost, Prediction | ModelFailure, Anno
             self._device,
             self._runtime,
             self._threads,
+            self._prior,
         )
         with _MODELS_LOCK:
             shared = _MODELS.setdefault(tag, Shared())
@@ -107,7 +111,7 @@ class DRFModelHandler(ModelHandler[PreparedPost, Prediction | ModelFailure, Anno
         folder = check_checkpoint(self._model, self._revision)
         # One line per weight file and process is noise in a worker's log.
         disable_progress_bar()
-        return Annotator.from_pretrained(
+        annotator = Annotator.from_pretrained(
             folder,
             self._device,
             self._threads,
@@ -115,6 +119,9 @@ class DRFModelHandler(ModelHandler[PreparedPost, Prediction | ModelFailure, Anno
             cache_folder("encoders"),
             DECODE_SECONDS,
         )
+        if self._prior:
+            annotator.model.config.prior = dict(self._prior)
+        return annotator
 
     def run_inference(
         self,

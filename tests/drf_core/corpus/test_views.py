@@ -18,6 +18,7 @@ from drf_core.corpus.views import (
     encode_views,
     pick_features,
 )
+from drf_core.model.input_statistics import image_statistics
 from drf_core.model.modeling_drf import DRFModel
 from drf_core.model.processing_drf import DRFProcessor
 from tests.data.corpora import make_posts
@@ -67,12 +68,14 @@ def directly(
             pixels = corpus.pixels(post)
             assert pixels is not None
             pixels = pixels if kind is None else IMAGE_DAMAGES[kind](pixels, rng)
-            return model.encode_image(corpus.processor.normalise(torch.from_numpy(pixels)[None]))[0]
+            whole = torch.from_numpy(pixels)[None]
+            encoded = model.encode_image(corpus.processor.normalise(whole))
+            return torch.cat([encoded, image_statistics(whole)], 1)[0]
         text = corpus.posts[post].text or ""
         if kind is not None:
             text = TEXT_DAMAGES[kind](text, rng, corpus.processor.mask_token)
         ids = torch.tensor([corpus.processor.token_ids(text, corpus.max_tokens)])
-        return model.encode_text(ids, torch.ones_like(ids))[0]
+        return model.raw_text(ids, torch.ones_like(ids))[0]
 
 
 def same(left: torch.Tensor, right: torch.Tensor) -> bool:
@@ -300,3 +303,11 @@ def test_undisrupted_views_are_the_first_views(
     for modality, one in found.items():
         assert one.kinds == (None,)
         assert same(one.features[:, 0], views[modality].features[:, 0])
+
+
+def test_of_no_posts_nothing_is_picked() -> None:
+    none = torch.zeros(4, 1, 3)
+    views = {m: FeatureViews(none.half(), none[..., 0].bool(), (None,)) for m in KINDS}
+    picked = pick_features(views, torch.zeros(0, dtype=torch.long), [])
+    assert picked.text is None and picked.image is None
+    assert picked.present.shape == picked.damaged.shape == (0, 2)

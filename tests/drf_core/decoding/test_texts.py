@@ -19,3 +19,20 @@ def test_white_space_and_control_characters_are_blank(text: str) -> None:
 
 def test_no_text_is_missing() -> None:
     assert text_reason(None) == "missing"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\u2800\u2800",
+        "\ufffd\ufffd",
+        "\u3164",
+        "\ufe0f",
+        "\u034f\u115f",
+        "\U000e0041",
+        "\u00ad \ufffd",
+    ],
+)
+def test_what_no_font_shows_is_blank(text: str) -> None:
+    assert text_reason(text) == "blank"
+    assert text_reason(f"{text}a") is None

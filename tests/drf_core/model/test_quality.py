@@ -4,9 +4,18 @@ from __future__ import annotations
 
 import pytest
 import torch
+from sklearn.covariance import ledoit_wolf
 
-from drf_core.model.distribution import ShrunkGaussian, ledoit_wolf
-from drf_core.model.quality import QualityEstimator, ReferenceRank, trust
+from drf_core.model.quality import (
+    DENSITY,
+    RATIO,
+    STATISTICS,
+    TRUST_BINS,
+    QualityEstimator,
+    ReferenceRank,
+    ShrunkGaussian,
+    trust,
+)
 
 
 def correlated(rows: int, size: int, seed: int, scale: float = 1.0) -> torch.Tensor:
@@ -18,7 +27,7 @@ def test_the_density_is_that_of_the_gaussian() -> None:
     features = correlated(5000, 4, seed=1)
     ours = ShrunkGaussian(4)
     ours.fit(features)
-    covariance = ledoit_wolf((features - features.mean(0)).double()).float()
+    covariance = torch.from_numpy(ledoit_wolf(features.double().numpy())[0]).float()
     exact = torch.distributions.MultivariateNormal(features.mean(0), covariance)
     points = correlated(10, 4, seed=2)
     difference = ours.log_density(points) * 4 - exact.log_prob(points)
@@ -26,15 +35,9 @@ def test_the_density_is_that_of_the_gaussian() -> None:
 
 
 def test_shrinkage_makes_a_covariance_of_few_posts_usable() -> None:
-    few = correlated(20, 50, seed=3).double()
-    eigenvalues = torch.linalg.eigvalsh(ledoit_wolf(few - few.mean(0)))
-    assert eigenvalues.min() > 1e-3
-
-
-def test_shrinkage_fades_with_many_posts() -> None:
-    many = correlated(20_000, 5, seed=4).double()
-    many = many - many.mean(0)
-    assert torch.allclose(ledoit_wolf(many), many.T @ many / len(many), atol=1e-3)
+    few = ShrunkGaussian(50)
+    few.fit(correlated(20, 50, seed=3))
+    assert few.whiten(correlated(20, 50, seed=4)).square().mean() < 100
 
 
 def test_one_feature_is_no_distribution() -> None:
@@ -42,23 +45,83 @@ def test_one_feature_is_no_distribution() -> None:
         ShrunkGaussian(3).fit(torch.zeros(1, 3))
 
 
-@pytest.fixture
+STATISTIC = 4
+# Of those, any is strange on both sides.
+SIGNS = (0.0,) * STATISTIC
+
+
+def ordinary(rows: int, seed: int) -> torch.Tensor:
+    """Twelve features and four statistics."""
+    return correlated(rows, 16, seed)
+
+
+def damaged(rows: int, seed: int) -> torch.Tensor:
+    return correlated(rows, 16, seed, scale=0.5) + 0.3
+
+
+@pytest.fixture(scope="module")
 def estimator() -> QualityEstimator:
-    estimator = QualityEstimator(16, reference_length=500)
-    estimator.fit(correlated(1000, 16, 1), correlated(1000, 16, 2, scale=0.5) + 0.3)
-    estimator.set_reference(correlated(500, 16, 3))
+    estimator = QualityEstimator(16, SIGNS, reference_length=500, kinds=2)
+    estimator.fit(ordinary(1000, 1), damaged(1000, 2))
+    estimator.set_reference(ordinary(4000, 3))
     return estimator
 
 
 def test_quality_of_undisrupted_posts_is_uniform(estimator: QualityEstimator) -> None:
-    quality = estimator(correlated(4000, 16, 4))
+    quality = estimator(ordinary(4000, 4))
+    for share in (0.05, 0.25, 0.5, 0.75):
+        assert abs((quality < share).float().mean() - share) < 0.05
     assert 0.03 < (quality < 0.05).float().mean() < 0.07
     assert abs(quality.mean() - 0.5) < 0.05
 
 
 def test_quality_of_disrupted_posts_is_low(estimator: QualityEstimator) -> None:
-    quality = estimator(correlated(1000, 16, 5, scale=0.5) + 0.3)
-    assert quality.median() < 0.05
+    quality = estimator(damaged(1000, 5))
+    assert quality.median() < 0.1
+    assert (quality < 0.25).float().mean() > 0.8
+
+
+def test_quality_is_low_of_what_is_far_from_everything(estimator: QualityEstimator) -> None:
+    far = 4 * ordinary(200, 6)
+    # Where the disrupted posts are narrower, the ratio alone calls the far ones ordinary.
+    assert estimator.ranks(far)[:, RATIO].mean() > 0.5
+    assert estimator.ranks(far)[:, DENSITY].median() < 0.01
+    assert estimator(far).median() < 0.05
+
+
+def test_quality_is_low_of_what_no_encoder_but_its_statistics_tells(
+    estimator: QualityEstimator,
+) -> None:
+    odd = ordinary(500, 7)
+    before = estimator(odd).median()
+    odd[:, -STATISTIC:] *= 4
+    assert estimator.ranks(odd)[:, STATISTICS].median() < 0.05
+    assert estimator(odd).median() < 0.1 < before
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_a_statistic_can_have_a_side_that_is_never_strange(sign: float) -> None:
+    estimator = QualityEstimator(16, (sign,) * STATISTIC, reference_length=500)
+    estimator.fit(ordinary(1000, 1), damaged(1000, 2))
+    estimator.set_reference(ordinary(4000, 3))
+    usual, plainer, stranger = ordinary(500, 7), ordinary(500, 7), ordinary(500, 7)
+    plainer[:, -STATISTIC:] += 5 * sign
+    stranger[:, -STATISTIC:] -= 5 * sign
+    rank, more, less = (estimator.ranks(f)[:, STATISTICS] for f in (usual, plainer, stranger))
+    assert more.min() > 0.3
+    assert less.median() < 0.01 < rank.median()
+
+
+def test_each_way_to_be_strange_lowers_the_quality() -> None:
+    estimator = QualityEstimator(16, SIGNS, reference_length=100)
+    ranks = torch.full((5, 3), 0.6)
+    ranks[[1, 2, 3], [0, 1, 2]] = 0.01
+    ranks[4] = 0.9
+    estimator.ranks = lambda features: ranks  # type: ignore[method-assign]
+    estimator.reference.set(torch.linspace(-10, 0, 100))
+    usual, *strange, best = estimator(torch.zeros(5, 16)).tolist()
+    assert max(strange) < usual < best
+    assert strange[0] == pytest.approx(strange[1]) == pytest.approx(strange[2])
 
 
 def test_quality_is_never_zero() -> None:
@@ -68,6 +131,44 @@ def test_quality_is_never_zero() -> None:
     assert quality[0] == pytest.approx(0.01) and quality[1] == 1.0
 
 
-def test_trust_is_flat_above_the_threshold_and_falls_below() -> None:
-    values = trust(torch.tensor([0.0, 0.025, 0.05, 0.3, 1.0]), threshold=0.05, floor=0.2)
-    assert values.tolist() == pytest.approx([0.2, 0.6, 1.0, 1.0, 1.0])
+def test_a_reference_knows_of_how_many_posts_it_is() -> None:
+    rank = ReferenceRank(10)
+    assert int(rank.posts) == 0
+    rank.set(torch.randn(137))
+    assert int(rank.posts) == 137 and len(rank.scores) == 10
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_a_reference_of_few_posts_still_ranks(rows: int) -> None:
+    rank = ReferenceRank(9)
+    rank.set(torch.linspace(0, 1, rows))
+    assert rank(torch.tensor([-1.0, 2.0])).tolist() == pytest.approx([0.1, 1.0])
+
+
+def test_damage_is_named_by_the_kind_that_it_resembles(estimator: QualityEstimator) -> None:
+    shift = torch.zeros(16)
+    shift[0] = 3.0
+    first, second = (damaged(400, 8 + n) + (1 - 2 * n) * shift for n in range(2))
+    estimator.fit_kinds([first[:300], second[:300]])
+    assert (estimator.nearest_kind(first[300:]) == 0).float().mean() > 0.8
+    assert (estimator.nearest_kind(second[300:]) == 1).float().mean() > 0.8
+    # Nine in ten of the damaged ones have a name.
+    both = torch.cat([first[:300], second[:300]])
+    assert (estimator.nearest_kind(both) >= 0).float().mean() == pytest.approx(0.9, abs=0.03)
+
+
+def test_what_is_far_from_every_kind_has_no_name(estimator: QualityEstimator) -> None:
+    estimator.fit_kinds([damaged(300, 8), damaged(300, 9) + 1])
+    assert (estimator.nearest_kind(20 * damaged(50, 10)) == -1).all()
+
+
+def test_without_kinds_nothing_has_a_name() -> None:
+    plain = QualityEstimator(16, SIGNS, reference_length=10)
+    assert plain.nearest_kind(ordinary(3, 0)).tolist() == [-1, -1, -1]
+
+
+def test_trust_is_that_of_the_bin_that_a_quality_falls_in() -> None:
+    levels = torch.tensor([0.1, 0.2, 0.3, 0.4])
+    low, middle, high = TRUST_BINS
+    quality = torch.tensor([0.001, low, 0.03, middle, 0.1, high, 1.0])
+    assert trust(quality, levels).tolist() == pytest.approx([0.1, 0.2, 0.2, 0.3, 0.3, 0.4, 0.4])

@@ -9,12 +9,12 @@ import pytest
 import torch
 from transformers import AutoModel, BitImageProcessorPil, ViTConfig
 
-from drf_core.model.building import build_model
 from drf_core.model.modeling_drf import DRFModel
 from drf_core.model.processing_drf import DRFProcessor
 from drf_core.runtimes import frozen_encoder
 from drf_core.runtimes.frozen_encoder import frozen_image_encoder
 from drf_core.runtimes.openvino_graphs import ConversionError
+from drf_core.training.building import build_model
 
 
 def pixels() -> torch.Tensor:

@@ -18,11 +18,12 @@ import torch
 
 from drf_core.annotator import Annotator, Prediction
 from drf_core.decoding.images import decode_image
-from drf_core.model.building import build_model
+from drf_core.model.input_statistics import image_statistics
 from drf_core.model.modeling_drf import DRFModel
 from drf_core.runtimes.choice import choose_runtime
 from drf_core.runtimes.openvino_encoders import OpenVINOEncoders
 from drf_core.runtimes.openvino_graphs import IMAGE, TEXT, image_graph, text_graph
+from drf_core.training.building import build_model
 from pipelines.sample.command import make_sample
 from pipelines.storage.checkpoints import DEFAULT_MODEL, resolve_model
 from schemas.posts import MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS
@@ -85,7 +86,8 @@ def fitted(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     annotator = Annotator(model, processor)
     graphs = {TEXT: text_graph(model), IMAGE: image_graph(model, processor)}
     runtime = choose_runtime("openvino-f32", "cpu")
-    encode = OpenVINOEncoders(graphs, processor.tokenizer.pad_token_id, runtime, 2)
+    encoders = OpenVINOEncoders(graphs, processor.tokenizer.pad_token_id, runtime, 2)
+    encode = Annotator(model, processor, encoders)
     rows = table.to_pylist()
     prepared = [annotator.prepare(row["text"], row["image"]) for row in rows]
     whole = [p for p in prepared if p.token_ids is not None and p.pixels is not None]
@@ -111,9 +113,10 @@ def fit_heads(
     """Queues, distributions and reference from the features, then some steps of training."""
     order = torch.randperm(len(labels))
     queued, held_out = order[:200], order[200:]
-    model.undisrupted_queue.push({"text": text[queued], "image": image[queued]}, queued)
+    model.paired_queue.push({"text": text[queued], "image": image[queued]}, queued)
     for name, features in (("text", text), ("image", image)):
         damaged = features[queued] + features.std(0) * torch.randn_like(features[queued])
+        model.undisrupted_queues[name].push({name: features[queued]}, queued)
         model.disrupted_queues[name].push({name: damaged}, queued)
     model.fit_distributions()
     present = torch.ones(len(labels), 2, dtype=torch.bool)
@@ -151,7 +154,13 @@ def reference(annotator: Annotator, posts: list[Post]) -> list[Prediction]:
                 )
                 images.append(process(picture, return_tensors="pt")["pixel_values"][0])
         texts = [p.token_ids for p, _ in usable if p.token_ids is not None]
-        features = annotator.model.encode_image(torch.stack(images)) if images else None
+        features = None
+        if images:
+            # Statistics are of the pixels that the model gets, which draft decoding may change.
+            pixels = [p.pixels for p, _ in usable if p.pixels is not None]
+            described = image_statistics(torch.from_numpy(np.stack(pixels)))
+            encoded = annotator.model.encode_image(torch.stack(images))
+            features = torch.cat([encoded, described], 1)
         text = annotator.encode_texts(texts) if texts else None
         said += annotator.conclude([p for p, _ in usable], text, features)
     return said

@@ -38,7 +38,17 @@ FIGURES = {"clean": {"accuracy": 0.7}}
 
 
 def card(**facts: object) -> str:
-    return write_card(dataclasses.replace(FACTS, **facts), FIGURES)  # type: ignore[arg-type]
+    known = dataclasses.replace(FACTS, **facts)  # type: ignore[arg-type]
+    return write_card(known, FIGURES, {"clean": {"accuracy": 0.8}})
+
+
+def test_figures_under_both_priors_are_told_apart() -> None:
+    page = card()
+    uniform, own = page.index("| clean | 0.700 |"), page.index("| clean | 0.800 |")
+    assert page.index("as likely as any other") < uniform
+    assert uniform < page.index("their own shares of labels") < own
+    assert "is another" not in page
+    assert "is another: {'good': 0.9, 'bad': 0.1}" in card(prior={"good": 0.9, "bad": 0.1})
 
 
 def test_posts_that_nothing_was_chosen_on_are_called_so() -> None:

@@ -291,13 +291,15 @@ def test_the_real_nights_come_out_whole_and_each_fault_in_its_place(
         post = posts[row["source_file"], row["source_row"]]
         picture = _picture(post)
         assert row["label"] in LABELS
-        assert math.isclose(row["text_weight"] + row["image_weight"], 1, abs_tol=1e-3)
+        assert (row["text_share_read"] is None) == (row["text_reason"] is not None)
         assert (row["text_reason"] == "missing") == (post["text"] is None)
         assert (row["image_reason"] == "missing") == (picture is None)
         if picture is not None and picture.lstrip().startswith(b"<"):
             assert row["image_reason"] == "undecodable"
         for name in ("text", "image"):
             assert (row[f"{name}_state"] == "recovered") == (row[f"{name}_reason"] is not None)
+            assert math.isfinite(row[f"{name}_evidence"])
+            assert (row[f"{name}_damage"] is not None) == (row[f"{name}_state"] == "low_quality")
     found = {row["image_reason"] for row in output.annotations}
     assert {"missing", "truncated", "undecodable", "too_large", None} <= found
 

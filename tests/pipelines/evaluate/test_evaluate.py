@@ -172,6 +172,28 @@ def test_the_clean_accuracy_is_what_annotating_the_posts_gives(
     assert clean["value"] == pytest.approx(right)
 
 
+def test_every_model_expects_the_labels_as_often_as_it_is_told(
+    evaluate: Evaluate, evaluated: Path, checkpoints: Path, tmp_path: Path
+) -> None:
+    # Seven in eight posts are positive.
+    posts = write_labelled(tmp_path / "skewed.parquet", 32, ("positive",) * 7 + ("negative",))
+    run = evaluate("--posts", posts, "--prior", "shares", models=("one",))
+    assert run.code == 0, run.err
+    [told] = of(records(tmp_path / "out"), cell="clean", scope="cell", metric="accuracy")
+    annotator = Annotator.from_pretrained(str(checkpoints / "one"), device="cpu", threads=1)
+    table = pq.read_table(posts).to_pydict()
+    prepared = [
+        annotator.prepare(*post) for post in zip(table["text"], table["image"], strict=True)
+    ]
+    said = np.array([prediction.probabilities for prediction in annotator.predict(prepared)])
+    shares = np.array([table["label"].count(label) / 32 for label in annotator.labels])
+    called = [annotator.labels[n] for n in (said * shares).argmax(1)]
+    assert told["value"] == pytest.approx(np.mean(np.array(called) == table["label"]))
+    page = (tmp_path / "out" / "results.md").read_text()
+    assert "Labels were expected as often as they are among these posts." in page
+    assert "All labels were expected equally often." in (evaluated / "results.md").read_text()
+
+
 def test_json_and_parquet_hold_the_same_and_say_how_they_were_made(evaluated: Path) -> None:
     whole = json.loads((evaluated / "results.json").read_text())
     assert whole["records"] == records(evaluated)

@@ -59,7 +59,7 @@ def test_the_checkpoint_is_self_contained_and_safe(trained: Path) -> None:
         "README.md",
     } <= names
     assert not any(name.endswith((".bin", ".pt", ".pkl")) for name in names)
-    queue = load_file(trained / "model.safetensors")["undisrupted_queue.text"]
+    queue = load_file(trained / "model.safetensors")["paired_queue.text"]
     assert queue.abs().sum() > 0
 
 
@@ -156,7 +156,7 @@ def test_the_queue_of_a_small_corpus_holds_each_post_once(corpus: Path, tmp_path
     result = drf_train(corpus, tmp_path / "out", "--config", str(tmp_path / "long.json"))
     assert result.returncode == 0, result.stderr
     state = load_file(tmp_path / "out" / "model.safetensors")
-    posts = state["undisrupted_queue.post"][: int(state["undisrupted_queue.pushed"])]
+    posts = state["paired_queue.post"][: int(state["paired_queue.pushed"])]
     # 160 posts, 16 of them without an image.
     assert len(posts) == len(set(posts.tolist())) == 144
 

@@ -26,7 +26,10 @@ from tests.support.training_runs import (
         (["--validation", "./no*.parquet"], "--validation ./no*.parquet: matches no file"),
         (["--output", "s3://bucket/x"], "--output: is a URL; name a local folder"),
         (["--config", "./nowhere.json"], "--config ./nowhere.json: no such file"),
-        (["--unlabelled", "./x.parquet"], "--unlabelled: needs --teacher"),
+        (["--unlabelled", "./x.parquet"], "--unlabelled ./x.parquet: no such file or folder"),
+        (["--weights", "1", "0.5"], "--weights: 2 for 1 paths of --posts; give one for each"),
+        (["--weights", "1.5"], "--weights: give shares between 0 and 1"),
+        (["--auxiliary", "emoji=x.parquet"], "--auxiliary: needs a section text_expert"),
         (["--teacher", "./nowhere"], "--teacher ./nowhere: no such folder"),
     ],
 )
@@ -64,6 +67,8 @@ def test_a_mistake_gets_one_clear_line(
         ('{"training": {"train_text_encoder": "no"}}', "'no' is not true or false"),
         ('{"training": {"image_kinds": ["blurr"]}}', "training.image_kinds: 'blurr'"),
         ('{"training": {"text_kinds": []}}', "training.text_kinds: 'an empty list'"),
+        ('{"shrink": {"layer": 3}}', "unknown value shrink.layer"),
+        ('{"text_expert": {"passes": 3}}', "unknown value text_expert.passes"),
     ],
 )
 def test_a_mistake_in_the_configuration_is_refused(

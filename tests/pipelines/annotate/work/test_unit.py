@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import multiprocessing
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,10 @@ def test_each_row_becomes_one_annotation_in_source_order(
         assert row["label"] in options.labels
         assert set(row["probabilities"]) == set(options.labels)
         assert sum(row["probabilities"].values()) == pytest.approx(1, abs=1e-3)
-        assert row["text_weight"] + row["image_weight"] == pytest.approx(1, abs=1e-3)
+        for name in ("text", "image"):
+            assert math.isfinite(row[f"{name}_evidence"])
+            assert (row[f"{name}_damage"] is not None) == (row[f"{name}_state"] == "low_quality")
+        assert row["text_share_read"] == 1
         assert row["source_file"] == "posts.parquet"
         assert row["model_id"] == "tiny"
         assert row["model_revision"] == options.model_revision

@@ -15,9 +15,11 @@ from transformers import (
     ResNetConfig,
 )
 
+from drf_core.decoding.plain_tweet import plain_tweet
 from drf_core.model.configuration_drf import DRFConfig
 from drf_core.model.modeling_drf import DRFModel
 from drf_core.model.processing_drf import DRFProcessor
+from drf_core.training.shrinking import shrink_text_encoder
 from schemas.errors import UsageError
 
 SMALL = "small"
@@ -35,21 +37,26 @@ def build_model(
     labels: Sequence[str],
     texts: Iterable[str],
     small: dict[str, Any] | None = None,
+    shrink: dict[str, int] | None = None,
     **config: Any,
 ) -> tuple[DRFModel, DRFProcessor]:
     """A new model and its processor.
 
     text_encoder, image_encoder: a folder or hub id of any `AutoModel`, or "small" for one
     built without pre-training (its tokenizer is then trained on texts). small: sizes of the
-    small encoders (see `small_text_encoder`, `small_image_encoder`). config: further
-    `DRFConfig` values. Raises EncoderError.
+    small encoders (see `small_text_encoder`, `small_image_encoder`). shrink: layers and
+    vocabulary to keep of a pre-trained text encoder (see `shrink_text_encoder`). texts: whose
+    tokens are familiar to the model. config: further `DRFConfig` values. Raises EncoderError.
     """
-    small = small or {}
+    small, texts = small or {}, list(texts)
     text, tokenizer = (
         small_text_encoder(texts, **small.get("text", {}))
         if text_encoder == SMALL
         else _load("--text-encoder", text_encoder)
     )
+    if shrink:
+        plain = (plain_tweet(one) for one in texts)
+        text, tokenizer = shrink_text_encoder(text, tokenizer, plain, **shrink)
     image, image_processor = (
         small_image_encoder(**small.get("image", {}))
         if image_encoder == SMALL
@@ -68,7 +75,10 @@ def build_model(
     )
     probe = DRFModel(drf_config, text, image).eval()
     drf_config.text_feature_size, drf_config.image_feature_size = _feature_sizes(probe, processor)
-    return DRFModel(drf_config, text, image), processor
+    model = DRFModel(drf_config, text, image)
+    read = (processor.token_ids(one, drf_config.max_text_tokens) for one in texts)
+    model.token_statistics.fit(read, tokenizer)
+    return model, processor
 
 
 def most_tokens(encoder: PreTrainedModel, tokenizer: Any) -> int:
@@ -88,6 +98,11 @@ def _feature_sizes(model: DRFModel, processor: DRFProcessor) -> tuple[int, int]:
         model.encode_text(inputs["input_ids"], inputs["attention_mask"]).shape[-1],
         model.encode_image(inputs["pixel_values"]).shape[-1],
     )
+
+
+def load_image_encoder(option: str, name: str) -> tuple[PreTrainedModel, Any]:
+    """A pre-trained image encoder and its processor; option names who asked, for messages."""
+    return _load(option, name)
 
 
 def _load(option: str, name: str) -> tuple[PreTrainedModel, Any]:

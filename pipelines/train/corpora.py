@@ -1,0 +1,214 @@
+"""The posts of a training: several labelled corpora, auxiliary tasks, and what is held out."""
+
+from __future__ import annotations
+
+import argparse
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from pipelines.console.messages import say
+from schemas.errors import UsageError
+from schemas.posts import parse_columns
+
+if TYPE_CHECKING:
+    from drf_core.corpus.posts import TrainingPost
+    from drf_core.training.text_expert import TaskSettings, TextTask
+    from pipelines.posts.labelled import LabelledRow
+    from pipelines.train.config import TrainConfig
+
+
+@dataclass(frozen=True)
+class Corpora:
+    """What a training learns from and is judged by.
+
+    posts: to train the fusion on, each with the number of its corpus; validation, test: held out.
+    tasks: what the text encoder is tuned on before; adaptation: what it is adapted to after that.
+    unlabelled: texts whose words are familiar.
+    """
+
+    posts: list[TrainingPost]
+    validation: list[TrainingPost]
+    test: list[TrainingPost]
+    labels: tuple[str, ...]
+    tasks: list[TextTask]
+    adaptation: list[TextTask]
+    unlabelled: list[TrainingPost]
+
+    @property
+    def texts(self) -> list[str]:
+        """All texts that may be learned from, as they came."""
+        # Those without an image are among the texts of the tasks, where there are any.
+        posts = [post for post in self.posts if post.image is not None or not self.tasks]
+        known = [post.text for post in (*posts, *self.unlabelled) if post.text]
+        return [*known, *(text for task in self.tasks for text in task.texts)]
+
+
+def read_corpora(args: argparse.Namespace, config: TrainConfig) -> Corpora:
+    """Read all that `drf train` was given.
+
+    Each path of --posts is a corpus with shares of labels of its own; --weights says which share
+    of its posts the fusion is trained on. Posts whose text is among those held out are left out.
+    Raises UsageError for posts that nothing can be learned from.
+    """
+    from drf_core.corpus.posts import UNLABELLED
+    from pipelines.posts.labelled import hold_out, labels_of, read_training_rows, to_training_posts
+
+    columns = parse_columns(args.column, args.image_folder)
+    weights = args.weights or [1.0] * len(args.posts)
+    if len(weights) != len(args.posts):
+        raise UsageError(
+            f"--weights: {len(weights)} for {len(args.posts)} paths of --posts; give one for each"
+        )
+    if not all(0 <= weight <= 1 for weight in weights):
+        raise UsageError("--weights: give shares between 0 and 1")
+    if args.auxiliary and not config.text_expert:
+        raise UsageError("--auxiliary: needs a section text_expert in --config, which learns it")
+    corpora = [read_training_rows([path], columns, args.label_column) for path in args.posts]
+    labels = labels_of([row for corpus in corpora for row in corpus])
+    test = read_labelled(args, "--test", args.test, labels) if args.test else []
+    if args.validation:
+        validation = read_labelled(args, "--validation", args.validation, labels)
+    else:
+        corpora[0], rows = hold_out(corpora[0], args.seed)
+        validation = to_training_posts(rows, labels, "--posts")
+    held_out = _texts(validation) | _texts(test)
+    posts: list[TrainingPost] = []
+    textual: list[TrainingPost] = []
+    for number, (corpus, weight) in enumerate(zip(corpora, weights, strict=True)):
+        whole = [
+            replace(post, corpus=number) for post in to_training_posts(corpus, labels, "--posts")
+        ]
+        kept = [post for post in whole if post.image is not None or not _is_in(post, held_out)]
+        if len(kept) < len(whole):
+            say(
+                f"{args.posts[number]}: {len(whole) - len(kept)} posts without an image left out, "
+                "whose text is among those held out"
+            )
+        if not any(post.image for post in kept):
+            textual += kept
+        count = round(weight * len(kept))
+        posts += kept if count >= len(kept) else random.Random(args.seed).sample(kept, count)
+    # What the fusion learns beside images must not have been learned by heart before.
+    known = held_out | _texts([post for post in posts if post.image is not None])
+    tasks = _tasks(args, config, labels, textual, known) if config.text_expert else []
+    unlabelled = []
+    if args.unlabelled:
+        rows = read_training_rows(args.unlabelled, columns, None, "--unlabelled")
+        unlabelled = to_training_posts(rows, labels, "--unlabelled")
+        if args.teacher:
+            wanted = config.distillation.unlabelled_posts or len(unlabelled)
+            drawn = random.Random(args.seed).sample(unlabelled, min(wanted, len(unlabelled)))
+            posts += drawn
+    labelled = sum(post.label != UNLABELLED for post in posts)
+    say(
+        f"{len(posts)} posts to train on ({labelled} labelled), "
+        f"{len(validation)} to validate; labels {', '.join(labels)}"
+    )
+    adaptation = []
+    if config.text_adaptation is not None:
+        for name, images in (("images", True), ("others", False)):
+            own = [post for post in posts if (post.image is not None) == images]
+            task = config.text_adaptation.task(name)
+            adaptation += _task("sentiment", own, labels, task, set() if images else known)
+    return Corpora(posts, validation, test, labels, tasks, adaptation, unlabelled)
+
+
+def read_labelled(
+    args: argparse.Namespace, option: str, paths: list[str], labels: tuple[str, ...]
+) -> list[TrainingPost]:
+    """Posts of which at least one has a label; raises UsageError, naming option, for others."""
+    from drf_core.corpus.posts import UNLABELLED
+    from pipelines.posts.labelled import read_training_rows, to_training_posts
+
+    rows = read_training_rows(
+        paths, parse_columns(args.column, args.image_folder), args.label_column, option
+    )
+    posts = to_training_posts(rows, labels, option)
+    if not any(post.label != UNLABELLED for post in posts):
+        raise UsageError(f"{option}: no post has a label")
+    return posts
+
+
+def _tasks(
+    args: argparse.Namespace,
+    config: TrainConfig,
+    labels: tuple[str, ...],
+    textual: Sequence[TrainingPost],
+    known: set[str],
+) -> list[TextTask]:
+    """The sentiment of the corpora without images, and each auxiliary task."""
+    from pipelines.posts.labelled import labels_of, read_training_rows, to_training_posts
+
+    assert config.text_expert is not None
+    given = [("sentiment", textual, labels)]
+    for named in args.auxiliary:
+        name, found, path = named.partition("=")
+        if not found or not name or not path:
+            raise UsageError(f"--auxiliary {named}: give NAME=PATH, such as emoji=tweets.parquet")
+        if name in (task for task, _, _ in given):
+            raise UsageError(f"--auxiliary {named}: there is a task {name!r} already; rename it")
+        columns = parse_columns(args.column, args.image_folder)
+        rows: list[LabelledRow] = read_training_rows(
+            [path], columns, args.label_column, "--auxiliary"
+        )
+        most = config.text_expert.task(name).posts
+        if most and most < len(rows):
+            rows = random.Random(args.seed).sample(rows, most)
+        own = labels_of(rows)
+        given.append((name, to_training_posts(rows, own, "--auxiliary"), own))
+    tasks = []
+    for name, posts, own in given:
+        tasks += _task(name, posts, own, config.text_expert.task(name), known)
+    return tasks
+
+
+def _task(
+    name: str,
+    posts: Sequence[TrainingPost],
+    labels: tuple[str, ...],
+    settings: TaskSettings,
+    known: set[str],
+) -> list[TextTask]:
+    """The labelled texts of posts but for those in known; nothing where there are none."""
+    import torch
+
+    from drf_core.corpus.posts import UNLABELLED
+    from drf_core.decoding.plain_tweet import plain_tweet
+    from drf_core.training.text_expert import TextTask
+
+    kept = [
+        (text, post.label)
+        for post in posts
+        if post.text and post.label != UNLABELLED
+        for text in [plain_tweet(post.text)]
+        if text and text not in known
+    ]
+    if not kept:
+        return []
+    say(f"text encoder: {len(kept)} texts of {name}, {len(labels)} labels")
+    return [
+        TextTask(
+            name,
+            [text for text, _ in kept],
+            torch.tensor([label for _, label in kept]),
+            labels,
+            settings.passes,
+            settings.weight,
+            settings.ends,
+            adjusted=name == "sentiment",
+        )
+    ]
+
+
+def _texts(posts: Sequence[TrainingPost]) -> set[str]:
+    from drf_core.decoding.plain_tweet import plain_tweet
+
+    return {plain_tweet(post.text) for post in posts if post.text}
+
+
+def _is_in(post: TrainingPost, texts: set[str]) -> bool:
+    from drf_core.decoding.plain_tweet import plain_tweet
+
+    return bool(post.text) and plain_tweet(post.text or "") in texts
