@@ -227,4 +227,4 @@ def trust(quality: Tensor, levels: Tensor) -> Tensor:
     Returns (n,).
     """
     edges = torch.tensor(TRUST_BINS, device=quality.device)
-    return levels[torch.bucketize(quality, edges, right=True)]
+    return levels[torch.bucketize(quality.contiguous(), edges, right=True)]
