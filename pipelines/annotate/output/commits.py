@@ -75,7 +75,8 @@ def clear_shards(store: Store, keys: Iterable[str]) -> None:
         if key in keys and attempt not in at_work:
             left.append(f"{layout.STAGED_PARTS}/{name}")
     store.for_each(store.remove, left)
-    store.for_each(store.remove, [layout.commit_record(key) for key in keys])
+    records = [layout.commit_record(key) for key in keys & committed_keys(store)]
+    store.for_each(store.remove, records)
 
 
 def sweep_staging(store: Store, older_than_seconds: float = 7 * 86_400) -> int:

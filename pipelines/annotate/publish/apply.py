@@ -21,7 +21,7 @@ from pipelines.storage.files import OutputError, Store
 
 # On stores without folders so many parts are brought at once, and those that they replace
 # removed right after: who lists the folder in between meets posts of few files twice.
-_AT_ONCE = 16
+_AT_ONCE = 32
 
 
 class OvertakenError(OutputError):

@@ -229,8 +229,10 @@ def _unpublished(
     }
     wanting |= {name: UnpublishedFile(files[name].path, _ORPHAN, gone=True) for name in orphans}
     unpublished = {}
+    # What is only not annotated yet was there just now: no request for each file of a first night.
+    unfinished = {name for name, problem in problems.items() if problem.status == "incomplete"}
     for name, file in sorted(wanting.items()):
-        if gone(paths.get(name, file.path)):
+        if name not in unfinished and gone(paths.get(name, file.path)):
             if name not in files:
                 continue
             file = UnpublishedFile(file.path, _ORPHAN, gone=True)
