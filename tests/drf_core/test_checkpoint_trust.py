@@ -10,10 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from drf_core.model.building import EncoderError, build_model
 
 from drf_core.checkpoint import CheckpointError, read_checkpoint
 from drf_core.model.processing_drf import DRFProcessor
+from drf_core.training.building import EncoderError, build_model
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import pytest
 from drf_core.annotator import UNFAMILIAR, Annotator, Prediction, PreparedPost
 from drf_core.checkpoint import read_checkpoint
 from drf_core.evaluation.metrics import auroc
-from pipelines.sample import make_sample
+from pipelines.sample.command import make_sample
 from pipelines.storage.checkpoints import DEFAULT_MODEL, resolve_model
 from tests.conftest import SHARED
 from tests.data.non_posts import NOT_POSTS, PLAIN_POSTS, not_photographs

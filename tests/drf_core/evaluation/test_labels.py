@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from drf_core.evaluation.labels import confusion, label_figures, reliability
-from drf_core.evaluation.metrics import expected_calibration_error
+from drf_core.evaluation.metrics import classification
 
 LABELS = np.array([0, 0, 0, 1])
 PROBABILITIES = np.array([[0.9, 0.1, 0.0], [0.3, 0.7, 0.0], [0.62, 0.38, 0.0], [0.95, 0.05, 0.0]])
@@ -28,4 +28,6 @@ def test_bins_of_confidence_say_what_share_is_right() -> None:
     assert bins[6].tolist() == [0.62, 1.0, 1]
     assert np.isnan(bins[0, :2]).all() and bins[0, 2] == 0
     gaps = np.abs(bins[:, 0] - bins[:, 1]) * bins[:, 2]
-    assert np.isclose(np.nansum(gaps) / 4, expected_calibration_error(LABELS, PROBABILITIES))
+    assert np.isclose(
+        np.nansum(gaps) / 4, classification(LABELS, PROBABILITIES)["calibration_error"]
+    )
