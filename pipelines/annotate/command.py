@@ -112,6 +112,21 @@ def add_annotate_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SHARE",
         help="a partition with more is held back (default %(default)s)",
     )
+    add(
+        "--max-recovered-share",
+        type=share,
+        default=JobOptions.max_recovered_share,
+        metavar="SHARE",
+        help="of a partition's texts, and of its images; one with more is held back (default: any)",
+    )
+    add(
+        "--max-fetch-failed-share",
+        type=share,
+        default=JobOptions.max_fetch_failed_share,
+        metavar="SHARE",
+        help="posts whose image's host is down; a partition with more is held back "
+        "(default %(default)s)",
+    )
     add("--strict", action="store_true", help="publish nothing if any file failed")
     add("--prune", action="store_true", help="remove parts whose input file is gone")
     add_repeatable(parser, "--retry", "REASON,...", "annotate shards with these once more")
@@ -158,12 +173,12 @@ def add_annotate_arguments(parser: argparse.ArgumentParser) -> None:
         help="most rows that are committed at once (default %(default)s); another number "
         "annotates everything anew",
     )
-    add(
+    add_repeatable(
+        parser,
         "--image-formats",
-        nargs="+",
-        default=[],
-        choices=MORE_FORMATS,
-        help="opened beside JPEG, PNG, WebP, GIF and BMP (heic: pip install '.[heic]')",
+        "NAME,...",
+        f"opened beside JPEG, PNG, WebP, GIF and BMP: {', '.join(MORE_FORMATS)} (heic: "
+        "pip install '.[heic]')",
     )
     add(
         "--prior",
@@ -350,7 +365,7 @@ def job_options(arguments: argparse.Namespace, started: datetime) -> JobOptions:
             image_uri_prefixes=tuple(check_prefix(prefix) for prefix in prefixes),
             max_image_pixels=arguments.max_image_pixels,
             max_image_bytes=arguments.max_image_bytes,
-            image_formats=tuple(sorted(set(arguments.image_formats))),
+            image_formats=_image_formats(arguments.image_formats),
         ),
         device=arguments.device,
         runtime=arguments.runtime,
@@ -359,9 +374,19 @@ def job_options(arguments: argparse.Namespace, started: datetime) -> JobOptions:
         fetch_concurrency=arguments.fetch_concurrency,
         fetch_per_host=arguments.fetch_per_host,
         max_dead_letter_share=arguments.max_dead_letter_share,
+        max_recovered_share=arguments.max_recovered_share,
+        max_fetch_failed_share=arguments.max_fetch_failed_share,
         strict=arguments.strict,
         feature_cache=arguments.feature_cache and _absolute(arguments.feature_cache),
     )
+
+
+def _image_formats(words: Sequence[str]) -> tuple[str, ...]:
+    formats = tuple(sorted(set(_split(words))))
+    for name in formats:
+        if name not in MORE_FORMATS:
+            raise UsageError(f"--image-formats {name}: is none of {', '.join(MORE_FORMATS)}")
+    return formats
 
 
 def _absolute(url: str) -> str:

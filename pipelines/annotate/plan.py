@@ -101,6 +101,8 @@ class JobOptions:
     fetch_concurrency: int = 256
     fetch_per_host: int = 16
     max_dead_letter_share: float = 0.05
+    max_recovered_share: float = 1.0
+    max_fetch_failed_share: float = 0.5
     strict: bool = False
     feature_cache: str | None = None
     planned_at: float = dataclasses.field(default_factory=time.time)

@@ -14,13 +14,14 @@ from dataclasses import dataclass, field
 
 from pipelines.annotate.output import layout
 from pipelines.annotate.output.commits import CommitRecord, clear_shards, find_commit
-from pipelines.annotate.output.ledger import Ledger, UnpublishedFile, add_ledger, sum_counts
+from pipelines.annotate.output.ledger import UnpublishedFile, add_ledger
 from pipelines.annotate.output.locks import partition_lock
 from pipelines.annotate.output.partitions import PartitionState, PartitionTask, read_partition
 from pipelines.annotate.output.proof import count_duplicate_ids, find_faults
 from pipelines.annotate.plan import JobOptions
 from pipelines.annotate.publish.apply import OvertakenError, apply, forget_prepared
 from pipelines.annotate.publish.decide import Decision, FileResult, decide
+from pipelines.annotate.publish.gates import why_held_back
 from pipelines.storage.files import OutputError, Store, in_parallel, open_store
 
 # Of so many runs that publish one partition at once, each in turn commits first.
@@ -82,7 +83,7 @@ def publish_partition(
             decision = decide(options, task, state, failures, _find_commits(store, task, state))
             if not decision.changes(state):
                 break
-            if held_back := _too_many_dead_letters(decision.ledger, options.max_dead_letter_share):
+            if held_back := why_held_back(decision.ledger, options):
                 files = _results(task, decision.problems, "held_back")
                 return PartitionResult(partition, "held_back", files, message=held_back)
             committed = _commit(store, partition, state, decision)
@@ -175,20 +176,6 @@ def _check_labels(state: PartitionState, options: JobOptions, partition: str) ->
             f"{', '.join(ledger.labels)}, this run's model has {', '.join(options.labels)}; "
             "choose another output"
         )
-
-
-def _too_many_dead_letters(ledger: Ledger, most: float) -> str | None:
-    rows = sum(file.rows for file in ledger.files.values())
-    dead = sum(file.dead_letters for file in ledger.files.values())
-    if dead <= most * rows:
-        return None
-    counts = sum_counts(shard.counts for file in ledger.files.values() for shard in file.shards)
-    reasons = ", ".join(f"{name} {n:,}" for name, n in sorted(counts.dead_letter_reasons.items()))
-    return (
-        f"held back: {dead:,} of {rows:,} posts are dead letters ({dead / rows:.1%}: {reasons}), "
-        f"more than --max-dead-letter-share {most:g}; look at the input, or run again with a "
-        "higher share (within 7 days nothing is annotated twice)"
-    )
 
 
 def describe(decision: Decision, changed: bool) -> tuple[str, str | None]:

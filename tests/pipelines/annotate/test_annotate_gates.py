@@ -71,3 +71,33 @@ def test_no_name_from_outside_commands_the_terminal(
     )
     assert run.code == 4
     assert all(c.isprintable() or c == "\n" for c in run.out + run.err)
+
+
+def test_a_night_that_is_mostly_recovered_is_held_back_where_a_limit_says_so(
+    tmp_path: Path, annotate: Annotate, output: Output
+) -> None:
+    posts = [{"post_id": str(n), "text": "a fine day", "image": None} for n in range(20)]
+    write_posts(tmp_path / "posts.parquet", posts)
+    run = annotate(tmp_path / "posts.parquet", "--max-recovered-share", "0.5")
+    assert run.code == 3
+    assert "20 of 20 posts have a recovered image (100.0%: missing 20)" in run.err
+    assert output.annotations == []
+    assert annotate(tmp_path / "posts.parquet").code == 0
+    assert len(output.annotations) == 20
+
+
+def test_a_host_that_is_down_holds_the_night_back(
+    night: Path, annotate: Annotate, output: Output
+) -> None:
+    pq.write_table(
+        pq.read_table(night).set_column(
+            2, "media_url", [[f"http://127.0.0.1:9/{n}.jpg" for n in range(20)]]
+        ),
+        night,
+    )
+    allowed = ("--column", "image_uri=media_url", "--image-uri-prefix", "http://127.0.0.1:9/")
+    run = annotate(night, *allowed)
+    assert run.code == 3
+    assert "20 of 20 posts have no image because of its host" in run.err
+    assert output.annotations == []
+    assert annotate(night, *allowed, "--max-fetch-failed-share", "1").code == 0
