@@ -79,10 +79,14 @@ def measure_size(parts: int = 1_000, rows: int = 1_000) -> None:
             )
             shards.append(
                 ShardEntry(
-                    **dict(
-                        key=f"{number:032x}", base_key=f"{number:032x}", generation=0, attempt="a"
-                    ),
-                    **dict(first_row=number * rows, rows=rows, name=f"part-{number}.parquet"),
+                    partition="dt=2026-11-19",
+                    key=f"{number:032x}",
+                    base_key=f"{number:032x}",
+                    generation=0,
+                    first_row=number * rows,
+                    rows=rows,
+                    attempt="a",
+                    name=f"part-{number}.parquet",
                     annotations=Part(rows, 10**5, ""),
                     dead_letters=Part(0, 500, ""),
                     counts=counts,

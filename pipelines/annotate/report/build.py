@@ -26,7 +26,6 @@ REPORT_VERSION = 1
 # Options that change rows, and so may explain what changed.
 _ROW_OPTIONS = (
     "columns",
-    "keep",
     "image_uri_prefixes",
     "max_image_pixels",
     "max_image_bytes",
@@ -164,7 +163,7 @@ def _explained(
 
 def _plain(value: Any) -> str:
     if isinstance(value, Mapping):
-        return ", ".join(f"{name}={one}" for name, one in sorted(value.items()))
+        return ", ".join(f"{name}={one}" for name, one in sorted(value.items()) if one)
     if isinstance(value, (list, tuple)):
         return ", ".join(str(one) for one in value)
     return "" if value is None else str(value)

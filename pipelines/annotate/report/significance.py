@@ -49,8 +49,9 @@ def reference_p(below: int, posts: int, reference: int, share: float = EXPECTED_
     """How often chance takes the share below as far from what is expected, either way."""
     if not posts:
         return 1.0
-    z = (below / posts - share) / _reference_deviation(posts, reference, share)
-    return _two_sided(z)
+    # By the arcsine of the root: so near to 0 a share's own distribution leans to one side.
+    distance = 2 * (math.asin(math.sqrt(below / posts)) - math.asin(math.sqrt(share)))
+    return _two_sided(distance / math.sqrt(1 / posts + 1 / max(reference, 1)))
 
 
 def _reference_deviation(posts: int, reference: int, share: float) -> float:
