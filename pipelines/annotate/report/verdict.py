@@ -127,15 +127,14 @@ def _published(manifest: Manifest, night: Night | None, found: Sequence[str]) ->
 def _held_back(manifest: Manifest) -> str:
     names = sorted(name for name, status in manifest.partitions.items() if status == "held_back")
     what = _listed([name or "the night" for name in names])
-    shares = any("dead letters" in warning for warning in manifest.warnings)
+    passed = any("more than --max-" in warning for warning in manifest.warnings)
     why = (
-        "too many of its posts could not be annotated"
-        if shares
+        "too many of its posts are lost or broken"
+        if passed
         else "a file failed and --strict was given"
     )
-    return f"{what} {'was' if len(names) == 1 else 'were'} held back: {why}. Readers see what " + (
-        "they saw before."
-    )
+    were = "was" if len(names) == 1 else "were"
+    return f"{what} {were} held back: {why}. Readers see what they saw before."
 
 
 def _failed(manifest: Manifest) -> str:
@@ -175,15 +174,20 @@ def next_commands(
             why = "The same command goes on from what was committed:"
         found.append({"why": why, "command": shlex.join(again)})
     elif word == HELD_BACK:
-        shares = [one["share"] for one in held_back if one["share"] is not None]
-        if shares:
-            least = math.ceil(100 * max(shares) + 1e-9) / 100
-            command = [*without(again, "--max-dead-letter-share"), "--max-dead-letter-share"]
+        limits: dict[str, float] = {}
+        for one in held_back:
+            if one["option"]:
+                limits[one["option"]] = max(one["share"], limits.get(one["option"], 0.0))
+        if limits:
+            command = again
+            for option, share in limits.items():
+                least = math.ceil(100 * share + 1e-9) / 100
+                command = [*without(command, option), option, f"{least:g}"]
             found.append(
                 {
-                    "why": "If the dead letters below are right, this publishes the night; "
-                    "nothing is computed twice within 7 days:",
-                    "command": shlex.join([*command, f"{least:g}"]),
+                    "why": "If what is told below is right, this publishes the night; nothing is "
+                    "computed twice within 7 days:",
+                    "command": shlex.join(command),
                 }
             )
         else:

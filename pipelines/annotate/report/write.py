@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,6 +23,9 @@ _INDEX_PAGE = "_runs/index.html"
 
 # The page of an output that runs every night for longer lists the latest.
 _LISTED_RUNS = 400
+
+# What publish.gates says of the limit that a partition passed.
+_LIMIT = re.compile(r"held back: ([\d,]+) of ([\d,]+) posts .*more than (--max-[a-z-]+-share)")
 
 
 def report_name(run_id: str, kind: str = "html") -> str:
@@ -80,8 +84,7 @@ def _held_back(store: Store, plan: Plan, manifest: Manifest) -> list[dict[str, A
                 "message": message.removeprefix(named).partition("; look at")[0],
                 "rows": rows,
                 "dead_letters": dead,
-                # Of a partition that is held back for a file that failed, nothing to allow for.
-                "share": dead / rows if rows and "dead letters" in message else None,
+                **_limit(message),
                 "reasons": [
                     {"name": name, "posts": posts, "share": posts / max(rows, 1)}
                     for name, posts in sorted(
@@ -93,3 +96,12 @@ def _held_back(store: Store, plan: Plan, manifest: Manifest) -> list[dict[str, A
             }
         )
     return found
+
+
+def _limit(message: str) -> dict[str, Any]:
+    """Which limit held a partition back and by which share; nothing where a failed file did."""
+    match = _LIMIT.search(message)
+    if match is None:
+        return {"share": None, "option": None}
+    some, rows = (int(number.replace(",", "")) for number in match.group(1, 2))
+    return {"share": some / rows, "option": match[3]}
