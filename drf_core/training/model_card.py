@@ -97,7 +97,7 @@ def write_card(facts: CardFacts, figures: CardFigures, matched: CardFigures) -> 
         data,
         template_path=str(_TEMPLATE),
         facts=facts,
-        usage=usage(facts.name),
+        usage=usage(),
         licence=_licence(facts),
         damage=[(m, ", ".join(kinds)) for m, kinds in facts.trained_kinds.items() if kinds],
         figures_table=figures_table(figures),
@@ -106,14 +106,12 @@ def write_card(facts: CardFacts, figures: CardFigures, matched: CardFigures) -> 
     return f"{str(card).rstrip()}\n"
 
 
-def usage(model: str) -> str:
-    """Lines of Python that annotate a post with the checkpoint called model, a folder or hub id."""
-    first, folder = "", f'"{model}"'
-    if "/" in model:
-        first, folder = (
-            "from huggingface_hub import snapshot_download\n",
-            f"snapshot_download({folder})",
-        )
+def usage(hub_id: str | None = None) -> str:
+    """Lines of Python that annotate a post: with a checkpoint of the hub, or a local folder."""
+    first, folder = "", '"FOLDER"'
+    if hub_id is not None:
+        first = "from huggingface_hub import snapshot_download\n"
+        folder = f'snapshot_download("{hub_id}")'
     return f"""\
 {first}from drf_core import Annotator
 annotator = Annotator.from_pretrained({folder})
@@ -128,8 +126,9 @@ def as_published(content: str, name: str, licence: str | None = None) -> ModelCa
     cannot be read.
     """
     card = ModelCard(content)
-    if before := card.data.get("model_name"):
-        card.text = card.text.replace(usage(before), usage(name))
+    card.text = card.text.replace(usage(), usage(name))
+    # It may have been published before, under another name.
+    card.text = re.sub(r'(snapshot_download\(")[^"]+', rf"\g<1>{name}", card.text)
     card.data["model_name"] = name.rpartition("/")[2]
     if licence is not None:
         card.data["license"] = licence

@@ -113,7 +113,8 @@ def test_the_licence_of_an_encoder_is_that_of_its_card(tmp_path: Path) -> None:
 def test_a_published_card_is_about_the_published_model() -> None:
     published = as_published(card(), "me/name", licence="mit")
     page = str(published)
-    assert usage("me/name") in page and usage("mine") not in page
+    assert usage("me/name") in page and usage() not in page
     assert ModelCard(page).data.model_name == "name"
     assert ModelCard(page).data.license == "mit"
     assert len(usage("me/name").splitlines()) == 5
+    assert usage("you/other") in str(as_published(page, "you/other"))
