@@ -16,8 +16,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from drf_core.decoding.images import decode_image
+from pipelines.annotate.fetch import fetcher
 from pipelines.sample.command import make_sample
 from tests.benchmarks import (
+    bench_addresses,
     bench_annotate,
     bench_feeding,
     bench_gpu,
@@ -158,6 +160,17 @@ def test_processes_are_compared(bench: Bench, sample: Path) -> None:
         bench_ways.main, "processes", "--posts", str(sample), *("--count", "30", "--rounds", "1"),
     )  # fmt: skip
     assert {"one process", "2 processes"} <= set(figures(page))
+
+
+def test_addresses_are_fetched_from_a_server_of_its_own(
+    sample: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(fetcher, "_SILENT_SECONDS", 1.0)
+    monkeypatch.setattr(fetcher, "_PROBE_SECONDS", 1.0)
+    monkeypatch.setenv("no_proxy", "*")
+    bench_addresses.main(["--posts", str(sample), "--count", "90", "--latency", "0.01"])
+    rates = figures(capsys.readouterr().out)
+    assert [rates[name][-1] for name in rates if name.startswith("drf")] == [90, 90, 3]
 
 
 def test_the_gpu_script_runs_on_a_cpu(bench: Bench, sample: Path) -> None:
