@@ -29,16 +29,17 @@ class TextReader:
             tokenizer.enable_truncation(max_tokens)
         self._literal.encode_special_tokens = True
 
-    def read(self, text: str, windows: int) -> tuple[list[int], float]:
+    def read(self, text: str, windows: int, masked: bool = False) -> tuple[list[int], float]:
         """Token ids of one text in windows of max_tokens, and the share of the text they hold.
 
         Each window has its special tokens, and all but the last have max_tokens: every max_tokens
         ids are one. What stands in a text for a special token ("[MASK]") is read as it stands.
+        masked: whether MASKED in it is a masked word, and no letter that somebody wrote.
         """
         whole = len(text)
         text = text[: _CHARACTERS_PER_TOKEN * self._max_tokens * windows]
         cut = len(text) / whole if whole else 1.0
-        text = plain_tweet(text)
+        text = plain_tweet(text if masked else text.replace(MASKED, " "))
         if MASKED in text:
             encoding = self._special.encode(text.replace(MASKED, self._mask))
         else:

@@ -95,16 +95,22 @@ class DRFProcessor(ProcessorMixin):
         return self.tokenizer.mask_token or self.tokenizer.unk_token or ""
 
     def token_ids(self, text: str, max_tokens: int) -> list[int]:
-        """Token ids of the beginning of one text, special tokens included, at most max_tokens."""
-        return self.read_text(text, max_tokens, 1)[0]
+        """Token ids of the beginning of one text, special tokens included, at most max_tokens.
+
+        `mask_token` in it is read as a masked word.
+        """
+        return self._reader(max_tokens).read(text, 1, masked=True)[0]
 
     def read_text(self, text: str, max_tokens: int, windows: int) -> tuple[list[int], float]:
         """Token ids of one text, and the share of it that they hold; see `TextReader.read`."""
+        return self._reader(max_tokens).read(text, windows)
+
+    def _reader(self, max_tokens: int) -> TextReader:
         reader = self._readers.get(max_tokens)
         if reader is None:
             described = self.tokenizer.backend_tokenizer.to_str()
             reader = self._readers[max_tokens] = TextReader(described, max_tokens, self._mask)
-        return reader.read(text, windows)
+        return reader
 
     def pixels(self, image: Image.Image) -> np.ndarray:
         """Resize and crop one RGB image to the encoder's size; uint8 (3, height, width)."""

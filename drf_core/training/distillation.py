@@ -64,7 +64,11 @@ def look_as_teacher(teacher: DRFModel, corpus: TrainingCorpus) -> TeacherView:
     """Encode and predict every post of corpus, which must be made for the teacher's processor."""
     views = encode_undisrupted(teacher, corpus)
     present = torch.stack([views[m].present[:, 0] for m in MODALITIES], 1)
+    prior = teacher.config.prior
+    # What it says beside its prior: this training has its own.
+    teacher.config.prior = None
     probabilities = outcomes(teacher, views, [clean_cell(len(corpus))])[0].probabilities
+    teacher.config.prior = prior
     sizes = (teacher.config.text_feature_size, teacher.config.image_feature_size)
     text, image = (
         views[m].features[views[m].present[:, 0], 0, :size].float()

@@ -153,7 +153,8 @@ def run_train(args: argparse.Namespace) -> int:
              config.model, config.small, config.shrink, config.text_expert,
              config.text_adaptation, settings,
              config.distillation)  # fmt: skip
-    resume.begin(folder, facts, [*posts, *validation_posts])
+    learned = [(task.head, task.passes, task.texts) for task in corpora.tasks]
+    resume.begin(folder, (*facts, learned), [*posts, *validation_posts])
     model, processor = resume.initial_model(
         folder, lambda: _build(args, config, labels, corpora.texts)
     )
@@ -367,6 +368,7 @@ def _write_card(
         command=command_line("train", parser, args),
         reference="the posts given with --reference" if args.reference else "the validation posts",
         trained_kinds=model.config.trained_kinds or {},
+        prior=model.config.prior,
         notes=card.notes,
         provenance=Provenance(
             licence=card.license or common_licence(licences.values()),

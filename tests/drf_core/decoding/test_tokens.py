@@ -70,7 +70,7 @@ def test_what_stands_in_a_text_for_a_special_token_is_read_as_it_stands(
 
 
 def test_a_masked_word_is_read_as_the_mask(reader: TextReader, tokenizer: Any) -> None:
-    ids, _ = reader.read(f"the {MASKED} was {MASKED}", 4)
+    ids, _ = reader.read(f"the {MASKED} was {MASKED}", 4, masked=True)
     assert ids.count(tokenizer.mask_token_id) == 2
 
 
