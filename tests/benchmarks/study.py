@@ -205,6 +205,7 @@ def _run(study: Study, design: str, seed: int, fold: int, path: Path) -> None:
             np.stack([one.probabilities for one in seen]), study.corpus.labels[validation].numpy()
         ),
         epoch=1 + int(np.argmax([entry["score"] for entry in trainer.history])),
+        left_out=json.dumps(gone),
         trained=json.dumps(model.config.trained_kinds),
         unseen=np.array([_unseen(cell, gone) for cell in study.cells]),
     )
