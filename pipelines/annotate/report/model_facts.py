@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from pipelines.storage.redaction import reason_of
+
+# Cards name the posts that a figure was measured on: "450 posts, clean".
+_POSTS = re.compile(r"([\d,]+) posts")
 
 
 @dataclass(frozen=True)
@@ -60,10 +64,10 @@ def _card_figures(path: str) -> dict[str, Any]:
         return {}
     for result in results:
         if result.metric_type == "accuracy":
-            arguments = result.dataset_args or {}
+            posts = _POSTS.search(result.dataset_name)
             return {
                 "accuracy": float(result.metric_value),
-                "accuracy_posts": arguments.get("posts"),
+                "accuracy_posts": int(posts[1].replace(",", "")) if posts else None,
                 "accuracy_on": result.dataset_name,
             }
     return {}
