@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,8 +26,8 @@ def local(monkeypatch: pytest.MonkeyPatch) -> None:
     """No proxy, and little patience."""
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     monkeypatch.setattr(fetching, "_FIRST_BACK_OFF_SECONDS", 0.01)
-    monkeypatch.setattr(fetching, "_SILENT_SECONDS", 1.0)
-    monkeypatch.setattr(fetching, "_PROBE_SECONDS", 1.0)
+    monkeypatch.setattr(fetching, "_SILENT_SECONDS", 4.0)
+    monkeypatch.setattr(fetching, "_PROBE_SECONDS", 4.0)
 
 
 @pytest.fixture
@@ -125,10 +124,9 @@ def test_a_silent_host_among_others_costs_a_timeout_not_one_for_each_post(
             tmp_path / "posts.parquet",
             [f"{(silent if row % 3 == 0 else server).url}/{row}.jpg" for row in range(120)],
         )
-        started = time.monotonic()
         annotate(source, "--image-uri-prefix", server.url, "--image-uri-prefix", silent.url)
-        # 40 posts, one second each.
-        assert time.monotonic() - started < 20
+        # As many as it may have at once, those that follow the first failures, and the probe.
+        assert len(silent.asked) <= 16 + 8
     assert [row for row, why in reasons(output).items() if why == "fetch_timed_out"] == [
         str(row) for row in range(0, 120, 3)
     ]
