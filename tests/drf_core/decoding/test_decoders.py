@@ -21,7 +21,7 @@ _SECONDS = 2.0
 @pytest.fixture(scope="module")
 def decoders() -> Iterator[Decoders]:
     made = "tests.support.hostile_preparer:make"
-    started = Decoders(Preparation("nowhere", made, 96, None, None, None), seconds=_SECONDS)
+    started = Decoders(Preparation("nowhere", made, 96, "", "", None, None), seconds=_SECONDS)
     yield started
     started.stop()
 

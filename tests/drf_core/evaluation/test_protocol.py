@@ -147,6 +147,7 @@ def test_every_model_meets_the_same_disruption(
     other = Annotator.from_pretrained(str(make_tiny_checkpoint(seed=4)), device="cpu", threads=1)
     other.model.text_encoder.load_state_dict(annotator.model.text_encoder.state_dict())
     other.model.image_encoder.load_state_dict(annotator.model.image_encoder.state_dict())
+    other.model.token_statistics.load_state_dict(annotator.model.token_statistics.state_dict())
     other.processor = annotator.processor
     again = views_of(other)
     for m in MODALITIES:

@@ -103,7 +103,8 @@ class TestCommits:
             assert footer.metadata[b"drf.run_id"] == b"test-run"
             assert footer.metadata[b"drf.runtime"] == b"torch bf16 on cuda"
             assert footer.metadata[b"drf.package_version"] == b"0.0"
-            assert footer.metadata[b"drf.schema_version"] == b"2"
+            version = {"annotations": b"2", "dead_letters": b"1"}[tree]
+            assert footer.metadata[b"drf.schema_version"] == version
             assert footer.row_group(0).column(0).compression == "ZSTD"
 
     def test_small_batches_end_in_one_row_group(self, plan: Plan, shard: Shard) -> None:
