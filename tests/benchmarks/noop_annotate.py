@@ -25,9 +25,9 @@ class NoOpAnnotator:
         self.labels = read_checkpoint(folder).labels
         self.runtime = Runtime("none", "f32", "cpu")
         self.batch_size = 64
-        present = ModalityPrediction("present", 0.5, 0.5, None)
+        present = ModalityPrediction("present", 0.5, 0.5, None, None)
         probabilities = (1.0, *(0.0 for _ in self.labels[1:]))
-        self._prediction = Prediction(self.labels[0], 1.0, probabilities, present, present)
+        self._prediction = Prediction(self.labels[0], 1.0, probabilities, present, present, 1.0)
         self._prepared = PreparedPost([1, 2, 3], None, None, None)
 
     def prepare(self, text: str | None, image: bytes | None, **options: Any) -> PreparedPost:
