@@ -86,6 +86,10 @@ class Child:
 
     def __init__(self) -> None:
         ours, theirs = socket.socketpair()
+        for end in (ours, theirs):
+            # Google's libraries set a default time-out, with which sockets come non-blocking: the
+            # child, which shares the open file, would take its silence for the parent's end.
+            end.setblocking(True)
         environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
         paths = os.pathsep.join(os.path.abspath(path) for path in sys.path if path)
         quiet = None if os.environ.get("DRF_DEBUG") else subprocess.DEVNULL

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -112,3 +113,15 @@ def test_pixels_come_as_they_were_made(decoders: Decoders) -> None:
     assert one.array is not None and one.array.dtype == np.uint8
     assert one.array[:, 0, 0].tolist() == [10, 20, 30]
     assert other.reason == "undecodable"
+
+
+def test_a_default_timeout_of_sockets_that_a_library_set_ends_no_child() -> None:
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(60)
+    try:
+        made = "tests.support.hostile_preparer:make"
+        started = Decoders(Preparation("nowhere", made, 96, "", "", None, None), seconds=_SECONDS)
+        assert [one.reason for one in started.decode(texts("one", "two"))] == [None, None]
+        started.stop()
+    finally:
+        socket.setdefaulttimeout(before)
