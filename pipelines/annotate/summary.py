@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from pipelines.storage.redaction import redact
 from schemas.annotations import MODALITIES, STATES
 from schemas.manifest import Manifest
 
@@ -40,7 +41,7 @@ def format_summary(manifest: Manifest, output: str) -> str:
         "",
         *_places(manifest, root),
         *_row("manifest", f"{root}/_runs/{manifest.run_id}/manifest.json"),
-        *(_row("report", manifest.report) if manifest.report else ()),
+        *(_row("report", redact(manifest.report)) if manifest.report else ()),
     ]
     return "\n".join(lines)
 

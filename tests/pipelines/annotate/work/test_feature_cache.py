@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 
-from drf_core import annotator as annotating
 from drf_core.annotator import Annotator
 from drf_core.checkpoint import encoder_revisions
+from drf_core.decoding.decoders import Decoders
 from tests.data.corpora import faulty_posts, make_posts, write_posts
 from tests.support.running import Output, Run, annotate_arguments
 
@@ -36,12 +36,12 @@ class Work:
 @pytest.fixture
 def work(monkeypatch: pytest.MonkeyPatch) -> Work:
     counted = Work()
-    decode = annotating.decode_image
+    decode = Decoders.decode
     texts, images = Annotator.encode_texts, Annotator.encode_images
 
-    def decode_image(data: Any, **limits: Any) -> Any:
-        counted.decoded += data is not None
-        return decode(data, **limits)
+    def decode_items(self: Decoders, items: Any, *limits: Any) -> Any:
+        counted.decoded += sum(item.kind == "image" for item in items)
+        return decode(self, items, *limits)
 
     def encode_texts(self: Annotator, ids: Any) -> Any:
         counted.texts += len(ids)
@@ -51,7 +51,7 @@ def work(monkeypatch: pytest.MonkeyPatch) -> Work:
         counted.images += len(pixels)
         return images(self, pixels)
 
-    monkeypatch.setattr(annotating, "decode_image", decode_image)
+    monkeypatch.setattr(Decoders, "decode", decode_items)
     monkeypatch.setattr(Annotator, "encode_texts", encode_texts)
     monkeypatch.setattr(Annotator, "encode_images", encode_images)
     return counted
