@@ -131,7 +131,7 @@ def test_there_is_one_record_per_model_cell_and_metric(evaluated: Path) -> None:
     cells = of(made, scope="cell", metric="accuracy", model="one")
     assert len(cells) == 32 and {r["posts"] for r in cells} == {36}
     assert {r["cell"] for r in of(made, scope="group", metric="accuracy")} == {
-        "clean", "modality-fixed", "modality-random", "disrupted", "other damage",
+        "clean", "modality-fixed", "modality-random", "disrupted", "other damage", "unseen damage",
     }  # fmt: skip
     assert all(r["low"] <= r["high"] for r in made if r["low"] is not None)
     assert all(0 <= r["value"] <= 1 for r in made if r["metric"].endswith(("accuracy", "f1")))
@@ -233,7 +233,7 @@ def test_the_report_shows_every_cell_the_command_and_the_plot(evaluated: Path) -
     assert "drf evaluate --posts" in page and "](accuracy.png)" in page
     for cell in ("| clean |", "| text corrupt+discard |", "| random discard 0.6 |"):
         assert page.count(cell) >= 4, cell
-    assert "does not say what damage it was trained on" in page
+    assert "trained on damaged images blur" in page
     assert Image.open(evaluated / "accuracy.png").size[0] > 800
     assert "<svg" in (evaluated / "accuracy.svg").read_text()[:1000]
     assert {path.name for path in evaluated.iterdir()} == {
@@ -313,10 +313,14 @@ def test_labels_in_another_order_are_aligned(
 def test_the_report_says_which_damage_was_met_in_training(
     evaluate: Evaluate, checkpoints: Path, tmp_path: Path
 ) -> None:
-    for name, kinds in (("knows", ["corrupt", "blur"]), ("naive", [])):
+    # As many kinds as the checkpoint has weights to name.
+    for name, texts, images in (
+        ("knows", ["corrupt", "typos"], ["corrupt", "blur"]),
+        ("naive", ["shuffled", "cropped"], ["flat", "posterised"]),
+    ):
         shutil.copytree(checkpoints / "one", tmp_path / name)
         config = json.loads((tmp_path / name / "config.json").read_text())
-        config["trained_kinds"] = {"text": kinds[:1], "image": kinds}
+        config["trained_kinds"] = {"text": texts, "image": images}
         (tmp_path / name / "config.json").write_text(json.dumps(config))
     run = evaluate(f"--model={tmp_path / 'knows'}", f"--model={tmp_path / 'naive'}", models=())
     assert run.code == 0, run.err
