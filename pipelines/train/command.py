@@ -121,8 +121,6 @@ def run_train(args: argparse.Namespace) -> int:
 
     Raises UsageError for posts, encoders or settings that nothing can be trained with.
     """
-    if args.unlabelled and not args.teacher:
-        raise UsageError("--unlabelled: needs --teacher to learn from")
     for option in ("posts", "validation", "test", "unlabelled", "reference"):
         check_paths(getattr(args, option) or (), f"--{option}")
     import torch
