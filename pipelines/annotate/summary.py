@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from pipelines.storage.redaction import redact
 from schemas.annotations import MODALITIES, STATES
 from schemas.manifest import Manifest
 
@@ -37,11 +36,12 @@ def format_summary(manifest: Manifest, output: str) -> str:
         )
     lines += _troubles(manifest)
     root = output.rstrip("/")
+    places = f"{root}/_runs/{manifest.run_id}"
     lines += [
         "",
         *_places(manifest, root),
-        *_row("manifest", f"{root}/_runs/{manifest.run_id}/manifest.json"),
-        *(_row("report", redact(manifest.report)) if manifest.report else ()),
+        *_row("manifest", f"{places}/manifest.json"),
+        *(_row("report", f"{places}/report.html") if manifest.report else ()),
     ]
     return "\n".join(lines)
 
