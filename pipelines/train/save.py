@@ -18,8 +18,11 @@ def save_checkpoint(
 ) -> None:
     """Write model, tokenizer and image processor into a folder that is there.
 
-    half_precision: of all that is large.
+    half_precision: of all that is large. The folders that the encoders were read from are not told:
+    a checkpoint is published, and they name its maker's machine.
     """
+    for part in (model.config.text_config, model.config.vision_config):
+        part.name_or_path = ""
     state = model.state_dict()
     if half_precision:
         state = {

@@ -231,3 +231,16 @@ def test_views_of_other_kinds_are_never_taken_for_these(
     assert first.features.shape[1] == 2 and other.features.shape[1] == 3
     again = encode_frozen(tmp_path, "train", model, corpus, "text", ["corrupt"], 0)
     assert bool((again.features == first.features).all())
+
+
+def test_a_checkpoint_does_not_tell_where_its_encoders_lay(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    from drf_core import DRFModel, DRFProcessor
+    from pipelines.train.save import save_checkpoint
+
+    model = DRFModel.from_pretrained(tiny_checkpoint)
+    model.config.text_config.name_or_path = "/home/somebody/encoders/text"
+    model.config.vision_config.name_or_path = "/home/somebody/encoders/image"
+    save_checkpoint(tmp_path, model, DRFProcessor.from_pretrained(str(tiny_checkpoint)))
+    assert "somebody" not in (tmp_path / "config.json").read_text()
