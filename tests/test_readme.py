@@ -58,7 +58,7 @@ def test_the_query_reads_the_annotations(annotated: Path, monkeypatch: pytest.Mo
     [query] = [block for block in blocks("python") if "duckdb" in block]
     sql = re.search(r'"""(.*?)"""', query, re.DOTALL)
     assert sql
-    rows = duckdb.sql(sql[1]).fetchall()
+    rows = duckdb.connect().sql(sql[1]).fetchall()
     assert {str(row[0]) for row in rows} == {p.name[3:] for p in annotated.glob("posts/dt=*")}
 
 

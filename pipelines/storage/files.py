@@ -37,6 +37,8 @@ _NO_BUCKET = "the bucket does not exist; create it, or correct the URL"
 # Half-written files lie here, never beside the data: DuckDB's globs skip no leading "." or "_".
 TEMPORARY = "_staging/tmp"
 
+_TRIES_TO_PUT = 8
+
 
 class OutputError(DRFError):
     """The output cannot be read or written as the job needs."""
@@ -44,6 +46,21 @@ class OutputError(DRFError):
 
 class OutputRefusedError(OutputError):
     """The output lets nobody write here: no right to, read only, no such bucket."""
+
+
+def into_folder(path: str, put: Callable[[str], _Result]) -> _Result:
+    """Make the folder of a path on this machine's disk, and put something there.
+
+    Another run may remove the folder in between, since it is empty: so a few times anew. Raises
+    what `put` does.
+    """
+    for _ in range(_TRIES_TO_PUT):
+        # That a folder is there may be true no more when it is looked at.
+        with contextlib.suppress(FileExistsError):
+            os.makedirs(os.path.dirname(path))
+        with contextlib.suppress(FileNotFoundError):
+            return put(path)
+    return put(path)
 
 
 @dataclass(frozen=True)
@@ -154,8 +171,7 @@ class Store:
                 self._do(lambda: self.fs.pipe_file(self.full(name), data))
                 return
             with self._temporary(data, durable) as temporary:
-                self._make_parent(name)
-                os.replace(temporary, self.full(name))
+                into_folder(self.full(name), lambda path: os.replace(temporary, path))
             if durable:
                 self.sync(name)
 
@@ -176,8 +192,7 @@ class Store:
                     self._do(lambda: self.fs.pipe_file(self.full(name), data, mode="create"))
                     return True
                 with self._temporary(data, durable=True) as temporary:
-                    self._make_parent(name)
-                    os.link(temporary, self.full(name))
+                    into_folder(self.full(name), lambda path: os.link(temporary, path))
                 self.sync(name)
                 return True
             except OSError as error:
@@ -196,9 +211,8 @@ class Store:
                 if not self.local:
                     self._do(lambda: self.fs.cp_file(self.full(source), self.full(target)))
                     return True
-                self._make_parent(target)
                 with contextlib.suppress(FileExistsError):
-                    os.link(self.full(source), self.full(target))
+                    into_folder(self.full(target), lambda path: os.link(self.full(source), path))
                 return True
             except FileNotFoundError:
                 return False
@@ -253,10 +267,9 @@ class Store:
     def _check_links(self, probe: str, folder: str) -> None:
         inside, prepared = f"{folder}/.{uuid.uuid4().hex}", f"{probe}.folder"
         try:
-            self._make_parent(f"{folder}/any")
             os.makedirs(self.full(prepared))
             os.link(self.full(probe), self.full(f"{prepared}/file"))
-            os.rename(self.full(prepared), self.full(inside))
+            into_folder(self.full(inside), lambda path: os.rename(self.full(prepared), path))
         except OSError as error:
             raise OutputError(
                 f"cannot publish to {self.url}/{folder}: files of {self.url}/_staging cannot be "
@@ -272,9 +285,8 @@ class Store:
     @contextlib.contextmanager
     def _temporary(self, data: bytes, durable: bool) -> Iterator[str]:
         name = f"{TEMPORARY}/{uuid.uuid4().hex}"
-        self._make_parent(name)
         try:
-            with open(self.full(name), "xb") as file:
+            with into_folder(self.full(name), lambda path: open(path, "xb")) as file:
                 file.write(data)
                 if durable:
                     file.flush()
@@ -283,9 +295,6 @@ class Store:
         finally:
             with contextlib.suppress(OSError):
                 os.unlink(self.full(name))
-
-    def _make_parent(self, name: str) -> None:
-        os.makedirs(os.path.dirname(self.full(name)), exist_ok=True)
 
     def _do(self, request: Callable[[], _Result]) -> _Result:
         return request() if self.local else retry(request)

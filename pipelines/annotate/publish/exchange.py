@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 import os
 
+from pipelines.storage.files import into_folder
+
 _HERE = -100  # AT_FDCWD: paths as they are.
 _EXCHANGE = 2  # RENAME_EXCHANGE, of Linux's renameat2(2).
 
@@ -16,8 +18,7 @@ def exchange_folders(prepared: str, folder: str) -> None:
     in between there is none, and a process killed there leaves it so. Raises OSError.
     """
     if not os.path.isdir(folder):
-        os.makedirs(os.path.dirname(folder), exist_ok=True)
-        os.rename(prepared, folder)
+        into_folder(folder, lambda path: os.rename(prepared, path))
         return
     try:
         renameat2 = ctypes.CDLL(None, use_errno=True).renameat2

@@ -129,6 +129,31 @@ def test_killed_while_creating_a_record_is_whole_or_not_there(tmp_path: Path, st
     assert store.create("records/one", b"later") == (step == 1)
 
 
+def test_a_folder_that_another_run_removes_since_it_is_empty_loses_no_file(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    done = threading.Event()
+
+    def remove() -> None:
+        while not done.wait(0.0002):
+            store.remove_empty_folders("annotations/dt=1", "annotations")
+
+    remover = threading.Thread(target=remove)
+    remover.start()
+    try:
+        for number in range(200):
+            name = f"annotations/dt=1/{number}"
+            store.write(name, b"whole", durable=False)
+            assert store.create(f"{name}.new", b"new")
+            assert store.copy(f"{name}.new", f"{name}.copy")
+            for left in (name, f"{name}.new", f"{name}.copy"):
+                assert store.size(left)
+                store.remove(left)
+            store.check_writable("annotations/dt=1")
+    finally:
+        done.set()
+        remover.join()
+
+
 class TestFaults:
     def test_an_output_that_is_a_file_is_refused_in_one_line(self, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("")

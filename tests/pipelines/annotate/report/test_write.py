@@ -162,7 +162,9 @@ def test_a_held_back_night_shows_its_dead_letters_and_the_way_on(
     (held,) = report["held_back"]
     assert held["reasons"] == [{"name": "no_post_id", "posts": 1, "share": 1 / 20}]
     assert [letter["source_row"] for letter in held["letters"]] == [3]
-    found = duckdb.execute(f"SELECT count(*) FROM read_parquet('{held['where']}')").fetchone()
+    found = (
+        duckdb.connect().execute(f"SELECT count(*) FROM read_parquet('{held['where']}')").fetchone()
+    )
     assert found == (1,)
     (step,) = report["verdict"]["next"]
     assert step["command"].endswith(f"--output {output} --max-dead-letter-share 0.06")
