@@ -38,7 +38,11 @@ class _Command(NamedTuple):
 
 
 _COMMANDS = {
-    "annotate": _Command("pipelines.annotate.command", "annotate files of posts", True),
+    "annotate": _Command(
+        "pipelines.annotate.command",
+        "annotate files of posts; alone, without options, a sample",
+        True,
+    ),
     "runs": _Command("pipelines.annotate.report.command", "list the runs of an output"),
     "report": _Command(
         "pipelines.annotate.report.command", "write the page of a run, with pictures if asked"
@@ -109,6 +113,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: list[str]) -> int:
+    if argv == ["annotate"]:
+        from pipelines.sample.command import prepare_first_try
+
+        argv = prepare_first_try()
     parser = _Parser(
         prog="drf",
         description="Sentiment of posts (text + image), nightly, also where one of the two is "

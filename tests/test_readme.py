@@ -39,18 +39,17 @@ def run(program: list[str], folder: Path) -> str:
 
 @pytest.fixture(scope="module")
 def annotated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which the first commands were run, but for their installing."""
+    """The output of the first command, run in an empty folder but for its installing."""
     folder = tmp_path_factory.mktemp("readme")
-    [first] = [block for block in blocks("bash") if "drf sample" in block]
-    for line in first.splitlines():
-        name, *arguments = line.split()
-        if name == "drf":
-            run([str(Path(sys.executable).with_name("drf")), *arguments], folder)
+    first, second = blocks("bash")[0].splitlines()
+    *_, (program, *arguments) = [step.split() for step in first.split(" && ")]
+    assert program == ".venv/bin/drf" and (ROOT / second).exists()
+    run([str(Path(sys.executable).with_name("drf")), *arguments], folder)
     return folder
 
 
 def test_the_first_command_annotates_the_sample(annotated: Path) -> None:
-    assert list(annotated.glob("annotated/annotations/dt=*/_SUCCESS"))
+    assert list(annotated.glob("sample/annotated/annotations/dt=*/_SUCCESS"))
 
 
 def test_the_query_reads_the_annotations(annotated: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,7 +58,9 @@ def test_the_query_reads_the_annotations(annotated: Path, monkeypatch: pytest.Mo
     sql = re.search(r'"""(.*?)"""', query, re.DOTALL)
     assert sql
     rows = duckdb.connect().sql(sql[1]).fetchall()
-    assert {str(row[0]) for row in rows} == {p.name[3:] for p in annotated.glob("posts/dt=*")}
+    assert {str(row[0]) for row in rows} == {
+        p.name[3:] for p in annotated.glob("sample/posts/dt=*")
+    }
 
 
 def test_the_rows_shown_are_those_that_come_out(annotated: Path) -> None:

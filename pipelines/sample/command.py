@@ -9,11 +9,15 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipelines.console.messages import say
 from pipelines.storage.local import write_whole
 from schemas.errors import DRFError, UsageError
 
 # In the metadata of its files, so that those of another version can be told from a user's own.
 MARK = "drf.sample"
+
+# Where `drf annotate` alone writes. Of its own: what is annotated here already is not joined.
+FIRST_TRY = Path("sample")
 
 NIGHTS = sorted(Path(__file__).parent.glob("*.parquet"))
 
@@ -28,6 +32,17 @@ def run_sample(arguments: argparse.Namespace) -> int:
     make_sample(arguments.folder)
     print(f"wrote sample posts to {arguments.folder}")
     return 0
+
+
+def prepare_first_try() -> list[str]:
+    """Write the sample into the current folder; return the command that annotates it.
+
+    Raises what `make_sample` raises.
+    """
+    make_sample(FIRST_TRY / "posts")
+    paths = ("--input", str(FIRST_TRY / "posts"), "--output", str(FIRST_TRY / "annotated"))
+    say(f"without options, the sample is annotated: drf annotate {' '.join(paths)}")
+    return ["annotate", *paths]
 
 
 def make_sample(folder: str | os.PathLike[str]) -> list[Path]:

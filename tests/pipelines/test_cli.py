@@ -197,7 +197,7 @@ def test_a_home_folder_is_found_where_the_shell_did_not_look(
 
 
 def test_options_that_are_required_are_named(drf: Drf) -> None:
-    assert "--input, --output" in usage_error(drf("annotate"))
+    assert "--input, --output" in usage_error(drf("annotate", "--strict"))
     misspelt = usage_error(drf("annotate", "--inptu", "posts.parquet", "--output", "out"))
     assert misspelt.endswith("unknown option --inptu: did you mean --input?")
     assert "COMMAND" in usage_error(drf())
