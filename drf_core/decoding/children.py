@@ -68,7 +68,15 @@ class ChildLostError(Exception):
 
 
 class ChildrenStoppedError(Exception):
-    """The children were ended on purpose: the job is being interrupted."""
+    """The children were ended on purpose: the job is being interrupted.
+
+    kind: of the item that was in work, text or image; seconds: since when.
+    """
+
+    def __init__(self, kind: str = "", seconds: float = 0.0) -> None:
+        super().__init__("stopped")
+        self.kind = kind
+        self.seconds = seconds
 
 
 class TaskRaisedError(Exception):

@@ -5,13 +5,20 @@ from __future__ import annotations
 import dataclasses
 import signal
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from drf_core.decoding.children import Child, ChildLostError, Children, Limits
+from drf_core.decoding.children import (
+    Child,
+    ChildLostError,
+    Children,
+    ChildrenStoppedError,
+    Limits,
+)
 from drf_core.decoding.containers import open_container
 from drf_core.decoding.link import Buffer
 from drf_core.decoding.preparation import ImageLimits, Preparation, as_message
@@ -80,25 +87,32 @@ class Decoders:
         """Prepare items, in their order. images: which of them are decoded at all.
 
         Raises MemoryError where the machine, not an item, lacks memory, and
-        ChildrenStoppedError.
+        ChildrenStoppedError, which names the item in work.
         """
         done: list[Decoded] = []
         short_of_memory: list[int] = []
         limits = Limits(self._seconds, _BESIDE_OTHERS)
-        while len(done) < len(items):
-            suspect = None
-            with self._children.borrow() as child:
-                try:
-                    for answer in self._answers(child, items[len(done) :], images, limits):
-                        if answer is None:
-                            short_of_memory.append(len(done))
-                        done.append(answer or _TOO_LARGE)
-                except ChildLostError as error:
-                    suspect = error
-            if suspect is not None:
-                done.append(self._alone(items[len(done)], images, suspect))
-        for place in short_of_memory:
-            done[place] = self._alone(items[place], images, ChildLostError("memory"))
+        began, place = time.monotonic(), 0
+        try:
+            while len(done) < len(items):
+                suspect = None
+                with self._children.borrow() as child:
+                    try:
+                        for answer in self._answers(child, items[len(done) :], images, limits):
+                            if answer is None:
+                                short_of_memory.append(len(done))
+                            done.append(answer or _TOO_LARGE)
+                            began, place = time.monotonic(), len(done)
+                    except ChildLostError as error:
+                        suspect = error
+                if suspect is not None:
+                    done.append(self._alone(items[len(done)], images, suspect))
+                    began, place = time.monotonic(), len(done)
+            for place in short_of_memory:
+                began = time.monotonic()
+                done[place] = self._alone(items[place], images, ChildLostError("memory"))
+        except ChildrenStoppedError as error:
+            raise ChildrenStoppedError(items[place].kind, time.monotonic() - began) from error
         return done
 
     def _answers(

@@ -17,9 +17,16 @@ Post = TypeVar("Post")
 # Images that are kept for other posts with the same address.
 _KEPT_BYTES = 64 << 20
 
+# Whoever waits for an answer looks so often whether it is still wanted.
+_LOOK_SECONDS = 0.5
+
+
+class ArrivalsClosedError(Exception):
+    """Nobody wants what was waited for any more."""
+
 
 class Arrivals(Generic[Post]):
-    """The addresses of one work unit or bundle; for one thread, but for `take_counts`."""
+    """The addresses of one work unit or bundle; for one thread, but for `take_counts`, `close`."""
 
     def __init__(self, fetcher: ImageFetcher) -> None:
         self._counts: Counter[tuple[str, str]] = Counter()
@@ -35,7 +42,10 @@ class Arrivals(Generic[Post]):
         self._closed = False
 
     def close(self) -> None:
-        """Take nothing more: what is on its way leaves the fetcher's buffer as it comes."""
+        """Take nothing more: what is on its way leaves the fetcher's buffer as it comes.
+
+        Who waits for it has ArrivalsClosedError raised.
+        """
         self._closed = True
         self._drop()
 
@@ -60,7 +70,7 @@ class Arrivals(Generic[Post]):
         posts, self._ready = self._ready, []
         while self._waiting:
             try:
-                uri, fetched = self._came.get(block=wait and not posts)
+                uri, fetched = self._next(wait and not posts)
             except queue.Empty:
                 break
             if fetched.try_later:
@@ -82,7 +92,7 @@ class Arrivals(Generic[Post]):
             uri = next(iter(addresses))
             self._start(uri, addresses.pop(uri), probe=True)
         while self._waiting:
-            uri, fetched = self._came.get()
+            uri, fetched = self._next(True)
             posts = self._settle(uri, fetched)
             # Empty but for the first answer of a host.
             for other, of_other in later.pop(fetched.host, {}).items():
@@ -101,6 +111,16 @@ class Arrivals(Generic[Post]):
         with self._counting:
             counts, self._counts = self._counts, Counter()
         return tuple((host, what, number) for (host, what), number in sorted(counts.items()))
+
+    def _next(self, wait: bool) -> tuple[str, Fetched]:
+        while True:
+            try:
+                return self._came.get(block=wait, timeout=_LOOK_SECONDS)
+            except queue.Empty:
+                if self._closed:
+                    raise ArrivalsClosedError from None
+                if not wait:
+                    raise
 
     def _start(self, uri: str, posts: list[Post], *, probe: bool = False) -> None:
         self._waiting[uri] = posts

@@ -27,7 +27,11 @@ _PROCESS_STARTED = time.time()
 
 @dataclass(frozen=True)
 class AttemptState:
-    """What an attempt's record says: rows and dead letters done so far, not yet committed."""
+    """What an attempt's record says: rows and dead letters done so far, not yet committed.
+
+    suspects: where it was interrupted, the source rows that were in work for long, and what of
+    them: text or image.
+    """
 
     key: str
     attempt: str
@@ -37,10 +41,11 @@ class AttemptState:
     host: str
     process: int
     updated: float
+    suspects: tuple[tuple[int, str], ...] = ()
 
     def alive(self) -> bool:
         """Whether it may still be at work."""
-        if time.time() - self.updated > _SILENCE_SECONDS:
+        if self.suspects or time.time() - self.updated > _SILENCE_SECONDS:
             return False
         if self.host != socket.gethostname():
             return True
@@ -63,6 +68,8 @@ class Attempt:
         self._store = store
         self._run_id = run_id
         self._written = 0.0
+        self._done = (0, 0)
+        self._suspects: set[tuple[int, str]] = set()
 
     def touch(self, rows: int, dead_letters: int = 0) -> None:
         """Put on record how many rows of the shard are done; cheap to call often."""
@@ -70,15 +77,23 @@ class Attempt:
         if self._written and now - self._written < _TOUCH_SECONDS:
             return
         self._written = now
+        self._done = rows, dead_letters
+        self._write()
+
+    def suspect(self, row: int, kind: str) -> None:
+        """Name a source row, its text or image, that an interrupt met in work for long."""
+        self._suspects.add((row, kind))
+
+    def _write(self) -> None:
         state = AttemptState(
             self.key,
             self.id,
             self._run_id,
-            rows,
-            dead_letters,
+            *self._done,
             socket.gethostname(),
             os.getpid(),
             time.time(),
+            tuple(sorted(self._suspects)),
         )
         name = layout.attempt_record(self.key, self.id)
         # It only tells of the work, and the work does not end for it.
@@ -86,7 +101,13 @@ class Attempt:
             self._store.write(name, to_json(dataclasses.asdict(state)), durable=False)
 
     def end(self) -> None:
-        """Take it off the record: it ended in an orderly way, with a commit or without."""
+        """Take it off the record: it ended in an orderly way, with a commit or without.
+
+        One that has suspects stays, so that they are known when they are met again.
+        """
+        if self._suspects:
+            self._write()
+            return
         with contextlib.suppress(OutputError):
             self._store.remove(layout.attempt_record(self.key, self.id))
 
@@ -107,19 +128,27 @@ def list_attempts(store: Store, keys: Iterable[str] | None = None) -> list[Attem
             continue
         value = store.read_json(f"{layout.ATTEMPTS}/{name}")
         # It may have ended meanwhile, or be another version's.
-        with contextlib.suppress(TypeError):
-            states.append(AttemptState(**value))
+        with contextlib.suppress(TypeError, ValueError, AttributeError):
+            suspects = tuple((row, kind) for row, kind in value.pop("suspects", ()))
+            states.append(AttemptState(**value, suspects=suspects))
     return states
 
 
-def stale_attempts(store: Store, keys: Iterable[str]) -> Counter[str]:
-    """Return, by key, how many attempts at shards died without a word in the last 24 hours.
+def past_attempts(
+    store: Store, keys: Iterable[str]
+) -> tuple[Counter[str], Counter[tuple[str, int, str]]]:
+    """Return what attempts at shards of the last 24 hours came to: how often each.
 
-    Their process was killed, by what the shard holds or by whoever stopped the run.
+    That is, by key, those that died without a word: their process was killed, by what the shard
+    holds or by whoever stopped the run. And the suspects of those that were interrupted: key,
+    source row, and text or image.
     """
     oldest = time.time() - _REMEMBERED_SECONDS
-    attempts = list_attempts(store, keys)
-    return Counter(s.key for s in attempts if s.updated >= oldest and not s.alive())
+    ended = [s for s in list_attempts(store, keys) if s.updated >= oldest and not s.alive()]
+    return (
+        Counter(state.key for state in ended if not state.suspects),
+        Counter((state.key, *suspect) for state in ended for suspect in state.suspects),
+    )
 
 
 def forget_attempts(store: Store, keys: Iterable[str]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -83,10 +83,12 @@ def prepare_post(
     image: bytes | memoryview | None,
     image_reason: str | None = None,
     cache: FeatureCache | None = None,
+    aside: frozenset[str] = frozenset(),
 ) -> PreparedPost | DeadLetter:
     """Decode, resize and tokenise one post.
 
-    image_reason: why its image could not be fetched. cache: answers for what is known.
+    image_reason: why its image could not be fetched. cache: answers for what is known. aside:
+    text or image, or both, that is not looked at any more; it was in work when runs were ended.
 
     Safe to call from many threads. Damaged input is no error here: it ends in a reason of
     its modality, and in a dead letter only where neither modality is left. What the machine does
@@ -94,13 +96,15 @@ def prepare_post(
     """
     prepare = annotator.prepare if cache is None else partial(cache.prepare, annotator)
     prepared = prepare(
-        text,
+        None if "text" in aside else text,
         image,
-        image_reason=image_reason,
+        image_reason=ModalityReason.TIMED_OUT if "image" in aside else image_reason,
         max_image_pixels=options.max_image_pixels,
         max_image_bytes=options.max_image_bytes,
         image_formats=options.image_formats,
     )
+    if "text" in aside:
+        prepared = replace(prepared, text_reason=ModalityReason.TIMED_OUT)
     if prepared.usable:
         return prepared
     lost = (str(prepared.text_reason), str(prepared.image_reason))

@@ -41,8 +41,6 @@ _MOST_ANSWERS = 8192
 
 Posts = tuple[PostsLayout, Iterable[tuple[Shard, int, pa.RecordBatch]]]
 Image = bytes | memoryview | None
-# Text, image, why there is no image.
-Prepare = Callable[[str | None, Image, str | None], PreparedPost | DeadLetter]
 
 
 class InputChangedError(DRFError):
@@ -56,9 +54,18 @@ LASTING_ERRORS = (InputChangedError, CorruptInputError, SchemaError)
 
 @dataclass(eq=False)
 class Answer:
-    """What posts of one content end in, known once for all of them; None until then."""
+    """What posts of one content end in, known once for all of them; None until then.
 
+    key, row: shard and source row of the first of them.
+    """
+
+    key: str = ""
+    row: int = -1
     result: Result | None = None
+
+
+# The post's answer, text, image, why there is no image.
+Prepare = Callable[[Answer, str | None, Image, str | None], PreparedPost | DeadLetter]
 
 
 # A post that waits for its image: its answer and its text.
@@ -126,8 +133,8 @@ def stream_posts(
     read: opens one file for its shards, in row order; gives the layout and the coerced posts
         with their shard and first source row. Raises a lasting error where it can never be
         read as planned, anything else where the fault may pass.
-    prepare: text, image, image_reason -> what the model takes; runs on `pool`, once for posts of
-        the same content.
+    prepare: answer, text, image, image_reason -> what the model takes; runs on `pool`, once for
+        posts of the same content.
     arrivals: fetches images.
     threads: of the pool.
     """
@@ -178,10 +185,7 @@ class _Submit:
 
     def __call__(self, posts: Sequence[_New]) -> Prepared:
         def prepare(some: Sequence[_New]) -> list[tuple[Answer, PreparedPost | DeadLetter]]:
-            return [
-                (post.answer, self._prepare(post.text, post.image, post.image_reason))
-                for post in some
-            ]
+            return [(post.answer, self._prepare(*post)) for post in some]
 
         return [
             self._pool.submit(prepare, posts[start : start + self._at_once])
@@ -204,13 +208,13 @@ class _Answers:
     def __init__(self) -> None:
         self._answers: OrderedDict[Content, Answer] = OrderedDict()
 
-    def find(self, content: Content) -> tuple[Answer, bool]:
-        """Return the content's answer, and whether it is a new one."""
+    def find(self, content: Content, key: str, row: int) -> tuple[Answer, bool]:
+        """Return the content's answer, and whether it is a new one, which a shard's row has."""
         if (answer := self._answers.get(content)) is not None:
             return answer, False
         if len(self._answers) >= _MOST_ANSWERS:
             self._answers.popitem(last=False)
-        return self._answers.setdefault(content, Answer()), True
+        return self._answers.setdefault(content, Answer(key, row)), True
 
 
 def _chunk(
@@ -231,9 +235,9 @@ def _chunk(
     new: list[_New] = []
     for row, (post_id, content) in enumerate(zip(post_ids, contents, strict=True)):
         if (letter := no_post_id(post_id)) is not None:
-            of_rows.append(Answer(letter))
+            of_rows.append(Answer(result=letter))
             continue
-        answer, is_new = answers.find(content)
+        answer, is_new = answers.find(content, shard.key, first_row + row)
         of_rows.append(answer)
         if not is_new:
             continue

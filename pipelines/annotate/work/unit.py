@@ -5,15 +5,16 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import time
-from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 
 from drf_core.annotator import PreparedPost
+from drf_core.decoding.children import ChildrenStoppedError
 from drf_core.runtimes.choice import available_cores
 from pipelines.annotate.fetch.arrivals import Arrivals
 from pipelines.annotate.fetch.fetcher import shared_fetcher
-from pipelines.annotate.output.attempts import Attempt, stale_attempts, start_attempt
+from pipelines.annotate.output.attempts import Attempt, past_attempts, start_attempt
 from pipelines.annotate.output.commits import CommitRecord, StagedShard, find_commit
 from pipelines.annotate.plan import JobOptions, Shard, ShardOutcome, WorkUnit
 from pipelines.annotate.work.beam_metrics import count_batch, count_results
@@ -42,8 +43,10 @@ from pipelines.threads import look_ahead
 from schemas.errors import DRFError
 from schemas.posts import PostsLayout, check_posts_schema
 
-# A shard that took its worker down this often is not tried again.
+# A shard that took its worker down this often is not tried again; nor is a text or image that
+# was in work when the job was interrupted this often, each time for so long.
 MAX_ATTEMPTS = 3
+_SUSPICIOUS_SECONDS = 1.0
 
 
 def annotate_unit(
@@ -52,26 +55,32 @@ def annotate_unit(
     """Annotate the shards of `unit` that have no commit record yet; one outcome per shard.
 
     Shards with an attempt on record that never ended come last, each alone: whichever of
-    them kills its worker does not take others' work, or attempts, with it.
+    them kills its worker does not take others' work, or attempts, with it. So do those with a
+    post that was in work for long when the job was interrupted; it is put aside in the end.
     """
     store = open_store(options.output)
     together: list[Shard] = []
     alone: list[list[Shard]] = []
     records = in_parallel(lambda shard: find_commit(store, shard.key), unit.shards)
     open_shards = [s for s, record in zip(unit.shards, records, strict=True) if record is None]
-    stale = stale_attempts(store, [shard.key for shard in open_shards])
+    stale, suspects = past_attempts(store, [shard.key for shard in open_shards])
+    suspected = {key for key, _, _ in suspects}
+    aside: defaultdict[tuple[str, int], set[str]] = defaultdict(set)
+    for (key, row, kind), times in suspects.items():
+        if times >= MAX_ATTEMPTS:
+            aside[key, row].add(kind)
     for shard, record in zip(unit.shards, records, strict=True):
         if record is not None:
             yield _committed(shard, record, computed=False)
         elif stale[shard.key] >= MAX_ATTEMPTS:
             yield _failed(shard, _killed(shard, stale[shard.key]))
-        elif stale[shard.key]:
+        elif stale[shard.key] or shard.key in suspected:
             alone.append([shard])
         else:
             together.append(shard)
     for shards in [together, *alone]:
         if shards:
-            yield from _Annotation(shards, store, options, handler).run()
+            yield from _Annotation(shards, store, options, handler, aside).run()
 
 
 class _Annotation:
@@ -83,8 +92,11 @@ class _Annotation:
         store: Store,
         options: JobOptions,
         handler: DRFModelHandler,
+        aside: Mapping[tuple[str, int], Set[str]],
     ) -> None:
         self._shards = shards
+        self._aside = {place: frozenset(kinds) for place, kinds in aside.items()}
+        self._ending = False
         self._store = store
         self._options = options
         self._handler = handler
@@ -131,8 +143,9 @@ class _Annotation:
                 self._cache.flush()
             yield from self._settle()
         finally:
-            ahead.close()
+            self._ending = True
             self._arrivals.close()
+            ahead.close()
             pool.shutdown(cancel_futures=True)
             for staged in self._staged.values():
                 staged.discard()
@@ -159,9 +172,19 @@ class _Annotation:
         return layout, read_unit_rows(fs, path, shards, layout, schema=schema)
 
     def _prepare(
-        self, text: str | None, image: Image, image_reason: str | None
+        self, answer: Answer, text: str | None, image: Image, image_reason: str | None
     ) -> PreparedPost | DeadLetter:
-        return prepare_post(self._model, self._options.rows, text, image, image_reason, self._cache)
+        if self._ending:
+            raise ChildrenStoppedError
+        aside = self._aside.get((answer.key, answer.row), frozenset())
+        rows, cache = self._options.rows, self._cache
+        try:
+            return prepare_post(self._model, rows, text, image, image_reason, cache, aside)
+        except ChildrenStoppedError as error:
+            attempt = self._attempts.get(answer.key)
+            if error.seconds > _SUSPICIOUS_SECONDS and attempt is not None:
+                attempt.suspect(answer.row, error.kind)
+            raise
 
     def _collect(self, futures: Prepared) -> None:
         """Put what the model must see into the batch; the rest has its answer already."""

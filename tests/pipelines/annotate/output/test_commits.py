@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.annotate.output import attempts, layout
-from pipelines.annotate.output.attempts import list_attempts, stale_attempts, start_attempt
+from pipelines.annotate.output.attempts import list_attempts, past_attempts, start_attempt
 from pipelines.annotate.output.commits import (
     StagedShard,
     committed_keys,
@@ -283,17 +283,17 @@ class TestAttempts:
 
     def test_at_work_are_not_stale(self, store: Store) -> None:
         start_attempt(store, "key", "run")
-        assert stale_attempts(store, ["key"])["key"] == 0
+        assert past_attempts(store, ["key"])[0]["key"] == 0
 
     def test_of_a_killed_process_are_stale_at_once(self, tmp_path: Path) -> None:
         store = open_store(str(tmp_path))
         process = start(work_for_ever, str(tmp_path), "key")
         while not list_attempts(store):
             time.sleep(0.02)
-        assert stale_attempts(store, ["key"])["key"] == 0
+        assert past_attempts(store, ["key"])[0]["key"] == 0
         os.kill(process.pid or 0, signal.SIGKILL)
         process.join()
-        assert stale_attempts(store, ["key"])["key"] == 1
+        assert past_attempts(store, ["key"])[0]["key"] == 1
 
     def test_of_an_earlier_process_of_the_same_number_are_stale(
         self, store: Store, monkeypatch: pytest.MonkeyPatch
@@ -301,7 +301,7 @@ class TestAttempts:
         """As in a container that was killed and started again: process 1 on the same host."""
         start_attempt(store, "key", "run")
         monkeypatch.setattr(attempts, "_PROCESS_STARTED", time.time() + 1)
-        assert stale_attempts(store, ["key"])["key"] == 1
+        assert past_attempts(store, ["key"])[0]["key"] == 1
 
     def test_on_another_machine_are_stale_once_they_fall_silent(
         self, store: Store, monkeypatch: pytest.MonkeyPatch
@@ -309,19 +309,19 @@ class TestAttempts:
         monkeypatch.setattr(attempts.socket, "gethostname", lambda: "elsewhere")
         start_attempt(store, "key", "run")
         monkeypatch.undo()
-        assert stale_attempts(store, ["key"])["key"] == 0
+        assert past_attempts(store, ["key"])[0]["key"] == 0
         monkeypatch.setattr(attempts, "_SILENCE_SECONDS", -1)
-        assert stale_attempts(store, ["key"])["key"] == 1
+        assert past_attempts(store, ["key"])[0]["key"] == 1
 
     def test_that_died_a_day_ago_do_not_count(
         self, store: Store, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         start_attempt(store, "key", "run")
         monkeypatch.setattr(attempts, "_SILENCE_SECONDS", -1)
-        assert stale_attempts(store, ["key"])["key"] == 1
+        assert past_attempts(store, ["key"])[0]["key"] == 1
         tomorrow = time.time() + 86_401
         monkeypatch.setattr(attempts.time, "time", lambda: tomorrow)
-        assert stale_attempts(store, ["key"])["key"] == 0
+        assert past_attempts(store, ["key"])[0]["key"] == 0
 
 
 class TestSweeping:

@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 
 from drf_core.annotator import Annotator
+from drf_core.decoding.children import ChildrenStoppedError
+from drf_core.decoding.decoders import Decoded, Decoders, Item
 from pipelines.annotate.finish import close_partition
 from pipelines.annotate.output import layout
 from pipelines.annotate.output.attempts import list_attempts, start_attempt
@@ -129,6 +131,52 @@ def test_a_shard_that_kills_its_worker_fails_alone_after_three_attempts(
     task = PartitionTask("", failed=(FailedFile("p", shards[0].source_file, "", "killed"),))
     close_partition(options, task, outcomes, [])
     assert _annotate_or_die(shards, options) == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("kind", ["image", "text"])
+def test_what_three_interrupts_met_in_work_is_put_aside_alone(
+    tmp_path: Path, options: JobOptions, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    shards = shards_of(write_posts(tmp_path / "posts.parquet", make_posts(30)), rows=10)
+    poison = make_posts(30)[12][kind]
+    decode = Decoders.decode
+    calls = 0
+
+    def interrupted(self: Decoders, items: Sequence[Item], *rest: Any) -> list[Decoded]:
+        nonlocal calls
+        wanted = poison.encode() if kind == "text" else poison
+        if any(bytes(item.data) == wanted for item in items):
+            calls += 1
+            raise ChildrenStoppedError(kind, seconds=3.0)
+        return decode(self, items, *rest)
+
+    monkeypatch.setattr(Decoders, "decode", interrupted)
+    for attempt in range(3):
+        with pytest.raises(ChildrenStoppedError):
+            annotate(shards, options)
+        assert len(list_attempts(open_store(options.output))) == attempt + 1
+        assert shards[1].key not in committed_keys(open_store(options.output))
+
+    outcomes = annotate(shards, options)
+
+    assert calls == 3
+    assert [outcome.failure for outcome in outcomes] == [None] * 3
+    rows = [row for shard in shards for row in annotations(shard, options)]
+    assert {row["source_row"]: row[f"{kind}_reason"] for row in rows} == {
+        row: "timed_out" if row == 12 else None for row in range(30)
+    }
+
+
+def test_an_interrupt_is_held_against_no_post_that_was_just_begun(
+    tmp_path: Path, options: JobOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(self: Decoders, *rest: Any) -> list[Decoded]:
+        raise ChildrenStoppedError("image", seconds=0.1)
+
+    monkeypatch.setattr(Decoders, "decode", interrupted)
+    with pytest.raises(ChildrenStoppedError):
+        annotate(shards_of(write_posts(tmp_path / "posts.parquet", make_posts(3))), options)
+    assert list_attempts(open_store(options.output)) == []
 
 
 def test_a_worker_with_another_checkpoint_or_version_refuses(
