@@ -53,6 +53,9 @@ _COMMANDS = {
         "have people label some posts, and measure by it",
     ),
     "train": _Command("pipelines.train.command", "train a checkpoint"),
+    "adapt": _Command(
+        "pipelines.train.adapt", "fit a checkpoint's qualities to posts without labels", True
+    ),
     "sample": _Command(
         "pipelines.sample.command", "write a small sample corpus of posts, some broken"
     ),

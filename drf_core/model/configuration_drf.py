@@ -26,6 +26,8 @@ class DRFConfig(PretrainedConfig):
         keeps the labels' shares in its corpora out of the logits, so that the prior is explicit.
     quality_threshold: below it a modality is called low_quality.
     memory_sharpness: inverse temperature of the attention over the paired queue.
+    reference_files: source files, in date folders, of the posts that qualities are ranked among.
+    adapted: what `drf adapt` did to it, None where it did nothing.
     """
 
     model_type = "drf"
@@ -51,6 +53,8 @@ class DRFConfig(PretrainedConfig):
         text_dropout: float = 0.5,
         image_dropout: float = 0.7,
         hidden_dropout: float = 0.3,
+        reference_files: list[str] | None = None,
+        adapted: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         self.text_config = _sub_config(text_config, "bert")
@@ -73,6 +77,8 @@ class DRFConfig(PretrainedConfig):
         self.text_dropout = text_dropout
         self.image_dropout = image_dropout
         self.hidden_dropout = hidden_dropout
+        self.reference_files = reference_files
+        self.adapted = adapted
         super().__init__(**kwargs)
 
     @property

@@ -57,6 +57,7 @@ class FeatureModel(nn.Module):
     """The parts that a DRF model has beside its encoders; DRFModel adds those."""
 
     config: DRFConfig
+    temperature: Tensor
 
     def add_parts(self, config: DRFConfig) -> None:
         """Add them, with the initial weights of training."""
@@ -101,6 +102,11 @@ class FeatureModel(nn.Module):
         self.register_buffer("trust", torch.tensor(FIRST_TRUST))
         self._memory: dict[str, Tensor] | None = None
         self._memory_errors: dict[str, Tensor] | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        return self.temperature.device
 
     def train(self, mode: bool = True) -> FeatureModel:
         """Switch mode, and forget the projected memory, which training changes."""
@@ -324,13 +330,16 @@ class FeatureModel(nn.Module):
     def set_reference(self, text: Tensor, image: Tensor, paired: Tensor) -> None:
         """Rank qualities among these held-out undisrupted posts from now on.
 
-        text (n, raw text size), image (k, raw image size): raw features, n and k at least 1;
-        paired (p, 2) int: rows of text and image that belong to one post. Their recovered
-        features are the reference of recovered features.
+        text (n, raw text size), image (k, raw image size): raw features; paired (p, 2) int: rows of
+        text and image that belong to one post. Their recovered features are the reference of
+        recovered features. A reference without posts stays as it was.
         """
         raw = {"text": text, "image": image}
         for m in MODALITIES:
-            self.quality[m].set_reference(self.standardise[m](raw[m]))
+            if len(raw[m]):
+                self.quality[m].set_reference(self.standardise[m](raw[m]))
+        if not len(paired):
+            return
         training = self.training
         self.eval()
         memory = self.memory()
@@ -349,11 +358,6 @@ class DRFHead(FeatureModel):
         super().__init__()
         self.config = config
         self.add_parts(config)
-
-    @property
-    def device(self) -> torch.device:
-        """Where its weights are."""
-        return self.temperature.device
 
 
 def _pair(values: dict[str, Tensor]) -> Tensor:

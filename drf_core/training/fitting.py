@@ -12,7 +12,7 @@ from drf_core.corpus.disruption import DISCARD, Disruption
 from drf_core.corpus.posts import TrainingCorpus
 from drf_core.corpus.views import FeatureViews, PickedFeatures, pick_features
 from drf_core.evaluation.protocol import damage_cells, modality_fixed_cells
-from drf_core.model.head import DAMAGED_PER_UNDISRUPTED
+from drf_core.model.head import DAMAGED_PER_UNDISRUPTED, FeatureModel
 from drf_core.model.modeling_drf import DRFModel
 from drf_core.training.batches import encode_batch
 from schemas.annotations import MODALITIES
@@ -101,22 +101,36 @@ def _drawn(rows: Tensor, count: int, rng: np.random.Generator) -> Tensor:
 
 
 def set_reference(
-    model: DRFModel, views: Mapping[str, FeatureViews], option: str = "--validation"
+    model: FeatureModel, views: Mapping[str, FeatureViews], option: str = "--validation"
 ) -> None:
     """Rank qualities among these held-out posts, as they came.
 
     Raises TrainingError, naming the option that gave them, where none has both modalities.
     """
-    text, image = views["text"], views["image"]
-    present = torch.stack([text.present[:, 0], image.present[:, 0]], 1)
-    if not bool(present.all(1).any()):
+    if not bool(paired_posts(views).any()):
         raise TrainingError(f"{option}: needs posts that have both a text and an image")
+    rank_among(model, views, paired_posts(views))
+
+
+def paired_posts(views: Mapping[str, FeatureViews]) -> Tensor:
+    """Which posts have both modalities, (posts,) bool."""
+    return torch.stack([views[m].present[:, 0] for m in MODALITIES], 1).all(1)
+
+
+def rank_among(model: FeatureModel, views: Mapping[str, FeatureViews], paired: Tensor) -> None:
+    """Rank qualities among these posts, those of recovered features among the paired ones.
+
+    paired (posts,) bool: of those that have both modalities, those that the paired queue does
+    not hold: what is recovered from itself is recovered too well. None at all leave that reference
+    as it was.
+    """
+    present = torch.stack([views[m].present[:, 0] for m in MODALITIES], 1)
     rank = present.long().cumsum(0) - 1
-    model.set_reference(
-        text.features[present[:, 0], 0].float().to(model.device),
-        image.features[present[:, 1], 0].float().to(model.device),
-        rank[present.all(1)].to(model.device),
+    text, image = (
+        views[m].features[present[:, column], 0].float().to(model.device)
+        for column, m in enumerate(MODALITIES)
     )
+    model.set_reference(text, image, rank[paired].to(model.device))
 
 
 @torch.no_grad()

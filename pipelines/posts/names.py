@@ -43,6 +43,11 @@ def partition_of(source_file: str) -> str:
     return "/".join(part for part in source_file.split("/")[:-1] if _is_hive(part))
 
 
+def told_apart(source_files: Iterable[str]) -> list[str]:
+    """Return the names that say which partition they are of: any may hold a posts.parquet."""
+    return sorted({name for name in source_files if partition_of(name)})
+
+
 def without_query(url: str) -> str:
     """Return a web address without its query; other stores' names may have a "?" in them."""
     return url.partition("?")[0] if url.startswith(("http://", "https://")) else url

@@ -1,1 +1,1 @@
-"""The jobs behind `drf train` and `drf publish`."""
+"""The jobs behind `drf train`, `drf adapt` and `drf publish`."""

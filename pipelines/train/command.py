@@ -186,7 +186,10 @@ def run_train(args: argparse.Namespace) -> int:
             validation_views[m] = resume.encode_frozen(
                 folder, "validation", model, validation, m, validation_kinds(kinds), EVALUATION_SEED
             )
-    reference = TrainingCorpus(_read_reference(args), processor, tokens) if args.reference else None
+    reference = None
+    if args.reference:
+        given, model.config.reference_files = _read_reference(args)
+        reference = TrainingCorpus(given, processor, tokens)
     trainer = Trainer(
         model, corpus, validation, settings, views, validation_views, logits, reference
     )
@@ -215,13 +218,15 @@ def _known(posts: list[TrainingPost], others: list[TrainingPost]) -> int:
     return sum((post.text, post.image) in contents for post in posts)
 
 
-def _read_reference(args: argparse.Namespace) -> list[TrainingPost]:
+def _read_reference(args: argparse.Namespace) -> tuple[list[TrainingPost], list[str]]:
+    """The posts of --reference, and those of their files that a night's report knows again."""
     from pipelines.posts.labelled import read_training_rows, to_training_posts
+    from pipelines.posts.names import told_apart
 
     rows = read_training_rows(
         args.reference, parse_columns(args.column, args.image_folder), None, "--reference"
     )
-    return to_training_posts(rows, (), "--reference")
+    return to_training_posts(rows, (), "--reference"), told_apart(row.file for row in rows)
 
 
 def _build(

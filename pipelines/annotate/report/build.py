@@ -81,6 +81,7 @@ def build_report(
         "trust": _trust(subject, facts, likeness) if subject else None,
         "likeness": likeness,
         "reference": {"posts": facts.reference_posts, "known": facts.reference_known},
+        "adapted": facts.adapted,
         "groups": groups,
         "why": _why(night) if night else {},
         "run": _run(manifest, nights),

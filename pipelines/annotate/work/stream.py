@@ -14,14 +14,17 @@ import pyarrow as pa
 from drf_core.annotator import PreparedPost
 from pipelines.annotate.fetch.arrivals import Arrivals
 from pipelines.annotate.fetch.fetcher import Fetched
-from pipelines.annotate.plan import Shard
+from pipelines.annotate.plan import RowOptions, Shard
 from pipelines.annotate.work.contents import Content, contents_of, views
 from pipelines.annotate.work.prepare import DeadLetter, no_post_id
 from pipelines.annotate.work.rows import Result
 from pipelines.posts.files import CorruptInputError
+from pipelines.posts.inputs import read_footer
+from pipelines.posts.reading import read_unit_rows
+from pipelines.storage.backends import open_url
 from schemas.errors import DRFError, SchemaError
 from schemas.exit_codes import ExitCode
-from schemas.posts import PostsLayout, kept_columns
+from schemas.posts import PostsLayout, check_posts_schema, kept_columns
 
 # What a worker reads and prepares while the model runs: enough to keep it fed, and the bound
 # on what it holds, whatever the size of its work unit.
@@ -47,6 +50,22 @@ class InputChangedError(DRFError):
     """An input file is no longer the one that was planned."""
 
     exit_code = ExitCode.FAILED_FILES
+
+
+def read_shards(shards: Sequence[Shard], rows: RowOptions) -> Posts:
+    """Open the shards' file, if it still is what was planned, and read them in one pass."""
+    first = shards[0]
+    fs, path = open_url(first.path)
+    try:
+        footer = read_footer(fs, path)
+    except FileNotFoundError as error:
+        raise InputChangedError(f"{first.source_file} is gone since the run began") from error
+    if footer.identity != first.identity:
+        raise InputChangedError(
+            f"{first.source_file} changed since the run began; the next run annotates it anew"
+        )
+    layout = check_posts_schema(footer.schema, rows.columns, rows.keep, first.source_file)
+    return layout, read_unit_rows(fs, path, shards, layout, schema=footer.schema)
 
 
 LASTING_ERRORS = (InputChangedError, CorruptInputError, SchemaError)

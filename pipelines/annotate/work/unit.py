@@ -27,21 +27,18 @@ from pipelines.annotate.work.stream import (
     Arrival,
     Chunk,
     Image,
-    InputChangedError,
     Posts,
     Prepared,
     ShardEnd,
     Waiting,
     look_ahead_cost,
+    read_shards,
     stream_posts,
 )
-from pipelines.posts.inputs import read_footer
-from pipelines.posts.reading import read_unit_rows
-from pipelines.storage.backends import open_url
 from pipelines.storage.files import Store, in_parallel, open_store
 from pipelines.threads import look_ahead
 from schemas.errors import DRFError
-from schemas.posts import PostsLayout, check_posts_schema
+from schemas.posts import PostsLayout
 
 # A shard that took its worker down this often is not tried again; nor is a text or image that
 # was in work when the job was interrupted this often, each time for so long.
@@ -156,20 +153,7 @@ class _Annotation:
         self._attempts[shard.key] = start_attempt(self._store, shard.key, self._options.run_id)
 
     def _read(self, shards: Sequence[Shard]) -> Posts:
-        """Open the shards' file, if it still is what was planned."""
-        first, rows = shards[0], self._options.rows
-        fs, path = open_url(first.path)
-        try:
-            footer = read_footer(fs, path)
-        except FileNotFoundError as error:
-            raise InputChangedError(f"{first.source_file} is gone since the run began") from error
-        if footer.identity != first.identity:
-            raise InputChangedError(
-                f"{first.source_file} changed since the run began; the next run annotates it anew"
-            )
-        schema = footer.schema
-        layout = check_posts_schema(schema, rows.columns, rows.keep, first.source_file)
-        return layout, read_unit_rows(fs, path, shards, layout, schema=schema)
+        return read_shards(shards, self._options.rows)
 
     def _prepare(
         self, answer: Answer, text: str | None, image: Image, image_reason: str | None
