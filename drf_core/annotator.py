@@ -78,15 +78,15 @@ class PreparedPost:
 class ModalityPrediction:
     """How far a modality could be trusted.
 
-    state: present, low_quality or recovered. quality in (0, 1]. evidence: for the label that the
-    post got against the mean of all labels, in logits. damage: of low quality, the kind of damage
+    state: present, low_quality or recovered. quality in (0, 1]. evidence: for each label against
+    the mean of all labels, in logits. damage: of low quality, the kind of damage
     that it resembles, or `unfamiliar`; else None. reason: why the modality was not usable as it
     came, None where it was.
     """
 
     state: str
     quality: float
-    evidence: float
+    evidence: tuple[float, ...]
     damage: str | None
     reason: str | None
 
@@ -346,7 +346,7 @@ class Annotator:
             modalities[m] = ModalityPrediction(
                 state,
                 float(quality[column]),
-                float(evidence[column, best]),
+                tuple(float(one) for one in evidence[column]),
                 self._named(m, int(damage[column])) if state == "low_quality" else None,
                 reason,
             )

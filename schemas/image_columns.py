@@ -20,14 +20,19 @@ import pyarrow.compute as pc
 _FILE_NAME = re.compile(r"\.(jpe?g|png|webp|gif|bmp|tiff?|heic|avif)$", re.IGNORECASE)
 
 
-def first_of_lists(column: pa.Array) -> pa.Array:
-    """The first value of each list, null where there is none; any other column as it is."""
+def nth_of_lists(column: pa.Array, place: int) -> pa.Array:
+    """The value at a place (from 0) of each list, null where there is none.
+
+    Any other column is its own first value.
+    """
     if not is_list(column.type):
-        return column
+        return column if place == 0 else pa.nulls(len(column), column.type)
     if pa.types.is_fixed_size_list(column.type):
         column = column.cast(pa.list_(column.type.value_type))
     starts = pc.cast(column.offsets.slice(0, len(column)), pa.int64())
-    wanted = pc.if_else(pc.greater(pc.list_value_length(column), 0), starts, None)
+    wanted = pc.if_else(
+        pc.greater(pc.list_value_length(column), place), pc.add(starts, place), None
+    )
     return column.values.take(wanted)
 
 

@@ -13,13 +13,16 @@ import pyarrow.compute as pc
 
 from schemas.annotations import check_kept_names
 from schemas.errors import SchemaError, UsageError
-from schemas.image_columns import decode_texts, first_of_lists, is_list, resolve_uris
+from schemas.image_columns import decode_texts, is_list, nth_of_lists, resolve_uris
 
 POSTS_SCHEMA_VERSION = 1
 
 # Of a longer text the beginning is read, far more than any encoder sees; a longer id is none.
 MAX_TEXT_CHARACTERS = 65_536
 MAX_ID_CHARACTERS = 1_024
+
+# Of a post's pictures, where all of them count; no network lets one have more.
+MAX_MEDIA = 20
 
 # An image above either is too large, unless a job says otherwise.
 MAX_IMAGE_PIXELS = 50_000_000
@@ -43,6 +46,7 @@ _COERCED = pa.schema(
         pa.field("image_uri", pa.large_string()),
     ]
 )
+_MEDIUM = [_COERCED.field("image"), _COERCED.field("image_uri")]
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,8 @@ class PostColumns:
     """Which column of the input plays which role; None where the corpus has none.
 
     image: the image's bytes, or struct<bytes, path>, or text (see `schemas.image_columns`).
-    image_uri: where its bytes can be fetched, used where image is null. Of a list, the first.
+    image_uri: where its bytes can be fetched, used where image is null. Of a list, the first, or
+    with all_media the first MAX_MEDIA.
     image_folder: URL or absolute path that relative paths of images begin at, "" for none.
     """
 
@@ -59,6 +64,7 @@ class PostColumns:
     image: str | None = "image"
     image_uri: str | None = "image_uri"
     image_folder: str = ""
+    all_media: bool = False
 
 
 @dataclass(frozen=True)
@@ -159,7 +165,7 @@ def check_posts_schema(
     names = [name for name in present.values() if name is not None]
     return PostsLayout(
         read=tuple(dict.fromkeys([*names, *keep])),
-        columns=PostColumns(**present, image_folder=columns.image_folder),  # type: ignore[arg-type]
+        columns=dataclasses.replace(columns, **present),  # type: ignore[arg-type]
         keep=tuple(schema.field(name) for name in keep),
     )
 
@@ -173,49 +179,74 @@ def coerce_posts(batch: pa.RecordBatch, layout: PostsLayout) -> pa.RecordBatch:
     them back under their own names.
 
     Of struct<bytes, path>, path becomes image_uri where bytes is null; what text stands for an
-    image is told in `schemas.image_columns`; of a list, the first value counts. A blank
-    image_uri is null. Bytes that are no UTF-8 become U+FFFD instead of failing the file.
+    image is told in `schemas.image_columns`; of a list, the first value counts. With all_media
+    the other pictures follow as more columns; `media_of` gives them. A blank image_uri is null.
+    Bytes that are no UTF-8 become U+FFFD instead of failing the file.
     """
-    arrays = {field.name: pa.nulls(batch.num_rows, field.type) for field in _COERCED}
-    columns = layout.columns
-    arrays["post_id"] = _strings(batch.column(columns.post_id), pa.string())
+    columns, rows = layout.columns, batch.num_rows
+    text = pa.nulls(rows, pa.large_string())
     if columns.text is not None:
-        arrays["text"] = _strings(batch.column(columns.text), pa.large_string())
-    if columns.image_uri is not None:
-        uris = _uris(first_of_lists(batch.column(columns.image_uri)))
-        inline, arrays["image_uri"] = resolve_uris(uris, columns.image_folder)
-        arrays["image"] = arrays["image"] if inline is None else inline
-    if columns.image is not None:
-        image = first_of_lists(batch.column(columns.image))
-        if _is_text(_plain(image.type)):
-            texts = _strings(image, pa.large_string())
-            image, named = decode_texts(texts, columns.image_folder)
-            arrays["image"] = pc.coalesce(image, arrays["image"])
-            arrays["image_uri"] = pc.coalesce(named, arrays["image_uri"])
-        elif pa.types.is_struct(image.type):
-            # flatten, unlike field, carries a null struct down to its children.
-            children = dict(zip([field.name for field in image.type], image.flatten(), strict=True))
-            held = children["bytes"].cast(pa.large_binary())
-            if "path" in children:
-                _, named = resolve_uris(_uris(children["path"]), columns.image_folder)
-                path = pc.if_else(held.is_null(), named, None)
-                arrays["image_uri"] = pc.coalesce(arrays["image_uri"], path)
-            arrays["image"] = pc.coalesce(held, arrays["image"])
-        else:
-            arrays["image"] = pc.coalesce(image.cast(pa.large_binary()), arrays["image"])
+        text = _strings(batch.column(columns.text), pa.large_string())
+    media = [_medium(batch, columns, place) for place in range(_most_media(batch, columns))]
     kept = [batch.column(field.name) for field in layout.keep]
     fields = [
         field.with_name(f"keep.{field.name}") if field.name in ROLES else field
         for field in layout.keep
     ]
+    more = [array for medium in media[1:] for array in medium]
+    named = [f.with_name(f"{f.name}.{n}") for n in range(1, len(media)) for f in _MEDIUM]
     return pa.RecordBatch.from_arrays(
-        [*(arrays[role] for role in ROLES), *kept], schema=pa.schema([*_COERCED, *fields])
+        [_strings(batch.column(columns.post_id), pa.string()), text, *media[0], *kept, *more],
+        schema=pa.schema([*_COERCED, *fields, *named]),
     )
+
+
+def media_of(batch: pa.RecordBatch, layout: PostsLayout) -> list[tuple[pa.Array, pa.Array]]:
+    """Images and addresses of a coerced batch, by their place in the posts' lists."""
+    more = batch.columns[len(ROLES) + len(layout.keep) :]
+    first = (batch.column("image"), batch.column("image_uri"))
+    return [first, *zip(more[::2], more[1::2], strict=True)]
+
+
+def _most_media(batch: pa.RecordBatch, columns: PostColumns) -> int:
+    names = [name for name in (columns.image, columns.image_uri) if name is not None]
+    lists = [batch.column(name) for name in names if is_list(batch.column(name).type)]
+    if not columns.all_media:
+        return 1
+    most = [pc.max(pc.list_value_length(column)).as_py() or 1 for column in lists]
+    return min(MAX_MEDIA, max([1, *most]))
+
+
+def _medium(batch: pa.RecordBatch, columns: PostColumns, place: int) -> tuple[pa.Array, pa.Array]:
+    """The image (large_binary) and address (large_string) at one place of each post's lists."""
+    found = pa.nulls(batch.num_rows, pa.large_binary())
+    address = pa.nulls(batch.num_rows, pa.large_string())
+    if columns.image_uri is not None:
+        uris = _uris(nth_of_lists(batch.column(columns.image_uri), place))
+        inline, address = resolve_uris(uris, columns.image_folder)
+        found = found if inline is None else inline
+    if columns.image is None:
+        return found, address
+    image = nth_of_lists(batch.column(columns.image), place)
+    if _is_text(_plain(image.type)):
+        texts = _strings(image, pa.large_string())
+        image, named = decode_texts(texts, columns.image_folder)
+        return pc.coalesce(image, found), pc.coalesce(named, address)
+    if pa.types.is_struct(image.type):
+        # flatten, unlike field, carries a null struct down to its children.
+        children = dict(zip([field.name for field in image.type], image.flatten(), strict=True))
+        held = children["bytes"].cast(pa.large_binary())
+        if "path" in children:
+            _, named = resolve_uris(_uris(children["path"]), columns.image_folder)
+            address = pc.coalesce(address, pc.if_else(held.is_null(), named, None))
+        return pc.coalesce(held, found), address
+    return pc.coalesce(image.cast(pa.large_binary()), found), address
 
 
 def kept_columns(batch: pa.RecordBatch, layout: PostsLayout) -> pa.RecordBatch:
     """Return the kept columns of a coerced batch alone, under the names they came with."""
-    return pa.RecordBatch.from_arrays(batch.columns[len(ROLES) :], schema=pa.schema(layout.keep))
+    kept = batch.columns[len(ROLES) : len(ROLES) + len(layout.keep)]
+    return pa.RecordBatch.from_arrays(kept, schema=pa.schema(layout.keep))
 
 
 def _check_single(found: Sequence[int], file: str, name: str) -> None:

@@ -21,7 +21,7 @@ ORDERS = {
     "": ("schemas", "drf_core", "pipelines"),
     "drf_core": (
         *("checkpoint", "decoding", "model", "runtimes", "annotator"),
-        *("corpus", "evaluation", "training"),
+        *("pooling", "corpus", "evaluation", "training"),
     ),
     "pipelines": (
         *("threads", "storage", "console", "posts"),

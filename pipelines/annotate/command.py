@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import os
 import re
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ from pipelines.annotate.metrics_file import write_metrics
 from pipelines.annotate.output.commits import sweep_staging
 from pipelines.annotate.output.layout import TREES
 from pipelines.annotate.output.locks import check_locks
-from pipelines.annotate.plan import JobOptions, Plan, RowOptions
+from pipelines.annotate.plan import JobOptions, Plan, RowOptions, parse_prior
 from pipelines.annotate.planning.addresses import check_addresses
 from pipelines.annotate.planning.make_plan import describe_plan, make_plan
 from pipelines.annotate.planning.shards import SHARD_ROWS
@@ -45,7 +46,7 @@ from pipelines.storage.redaction import redact
 from schemas.errors import UsageError
 from schemas.exit_codes import ExitCode
 from schemas.manifest import Manifest, to_json
-from schemas.posts import MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS, parse_columns
+from schemas.posts import MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS, MAX_MEDIA, parse_columns
 
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
@@ -84,6 +85,12 @@ def add_annotate_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_repeatable(parser, "--keep", "COL,...", "input columns that travel through untouched")
     add_post_columns_options(parser)
+    add(
+        "--media",
+        choices=("first", "all"),
+        default="first",
+        help=f"of a list of pictures, the first, or all (up to {MAX_MEDIA}), pooled to one row",
+    )
     add_repeatable(
         parser,
         "--image-uri-prefix",
@@ -312,29 +319,6 @@ def _write_template(
     )
 
 
-def parse_prior(text: str | None, labels: Sequence[str]) -> tuple[tuple[str, float], ...]:
-    """The shares that --prior gives to labels, summing to 1; raises UsageError."""
-    if text is None:
-        return ()
-    if text == "uniform":
-        return tuple((label, 1 / len(labels)) for label in labels)
-    shares = {}
-    for part in text.split(","):
-        label, _, share = part.partition("=")
-        try:
-            shares[label.strip()] = float(share)
-        except ValueError:
-            raise UsageError(f"--prior {text}: {part!r} is not LABEL=SHARE") from None
-    if set(shares) != set(labels) or not all(0 < share < 1 for share in shares.values()):
-        raise UsageError(
-            f"--prior {text}: give each of {', '.join(labels)} a share between 0 and 1"
-        )
-    total = sum(shares.values())
-    if abs(total - 1) > 0.01:
-        raise UsageError(f"--prior {text}: the shares add up to {total:g}, not 1")
-    return tuple((label, shares[label] / total) for label in labels)
-
-
 def job_options(arguments: argparse.Namespace, started: datetime) -> JobOptions:
     """The options of the run, with the checkpoint looked up; raises UsageError."""
     run_id = arguments.run_id or started.strftime("%Y%m%dT%H%M%S.%fZ")
@@ -344,7 +328,10 @@ def job_options(arguments: argparse.Namespace, started: datetime) -> JobOptions:
             "beginning with a letter or digit"
         )
     output = _absolute(arguments.output)
-    columns = parse_columns(arguments.column, arguments.image_folder)
+    columns = dataclasses.replace(
+        parse_columns(arguments.column, arguments.image_folder),
+        all_media=arguments.media == "all",
+    )
     named = [prefix for prefix in arguments.image_uri_prefix if prefix != _NO_PREFIX]
     prefixes = [*named, *filter(None, [columns.image_folder])]
     folder = resolve_model(arguments.model)

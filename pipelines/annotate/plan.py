@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipelines.posts.files import FailedFile, InputFile
+from schemas.errors import UsageError
 from schemas.posts import MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS, PostColumns
 
 
@@ -155,3 +157,26 @@ class Plan:
     orphans: tuple[str, ...] = ()
     prune: bool = False
     warnings: tuple[str, ...] = dataclasses.field(default=())
+
+
+def parse_prior(text: str | None, labels: Sequence[str]) -> tuple[tuple[str, float], ...]:
+    """The shares that --prior gives to labels, summing to 1; raises UsageError."""
+    if text is None:
+        return ()
+    if text == "uniform":
+        return tuple((label, 1 / len(labels)) for label in labels)
+    shares = {}
+    for part in text.split(","):
+        label, _, share = part.partition("=")
+        try:
+            shares[label.strip()] = float(share)
+        except ValueError:
+            raise UsageError(f"--prior {text}: {part!r} is not LABEL=SHARE") from None
+    if set(shares) != set(labels) or not all(0 < share < 1 for share in shares.values()):
+        raise UsageError(
+            f"--prior {text}: give each of {', '.join(labels)} a share between 0 and 1"
+        )
+    total = sum(shares.values())
+    if abs(total - 1) > 0.01:
+        raise UsageError(f"--prior {text}: the shares add up to {total:g}, not 1")
+    return tuple((label, shares[label] / total) for label in labels)

@@ -39,7 +39,7 @@ def prediction_fields(prediction: Prediction, labels: Sequence[str]) -> dict[str
         modality = getattr(prediction, name)
         fields[f"{name}_state"] = modality.state
         fields[f"{name}_quality"] = modality.quality
-        fields[f"{name}_evidence"] = modality.evidence
+        fields[f"{name}_evidence"] = modality.evidence[labels.index(prediction.label)]
         fields[f"{name}_damage"] = modality.damage
         fields[f"{name}_reason"] = modality.reason
     fields["text_share_read"] = prediction.text_share_read
@@ -116,11 +116,14 @@ def _prediction_columns(predictions: Sequence[Prediction], labels: Sequence[str]
             for column in range(len(labels))
         ],
     }
+    winners = [labels.index(prediction.label) for prediction in predictions]
     for name in MODALITIES:
         modalities = [getattr(prediction, name) for prediction in predictions]
         columns[f"{name}_state"] = [modality.state for modality in modalities]
         columns[f"{name}_quality"] = [modality.quality for modality in modalities]
-        columns[f"{name}_evidence"] = [modality.evidence for modality in modalities]
+        columns[f"{name}_evidence"] = [
+            modality.evidence[winner] for modality, winner in zip(modalities, winners, strict=True)
+        ]
         columns[f"{name}_damage"] = [modality.damage for modality in modalities]
         columns[f"{name}_reason"] = [modality.reason for modality in modalities]
     columns["text_share_read"] = [prediction.text_share_read for prediction in predictions]

@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from drf_core.annotator import PreparedPost
+from drf_core.annotator import Prediction, PreparedPost
+from drf_core.pooling import pool_pictures
 from pipelines.annotate.fetch.arrivals import Arrivals
 from pipelines.annotate.fetch.fetcher import Fetched
 from pipelines.annotate.plan import RowOptions, Shard
@@ -24,7 +25,7 @@ from pipelines.posts.reading import read_unit_rows
 from pipelines.storage.backends import open_url
 from schemas.errors import DRFError, SchemaError
 from schemas.exit_codes import ExitCode
-from schemas.posts import PostsLayout, check_posts_schema, kept_columns
+from schemas.posts import PostsLayout, check_posts_schema, kept_columns, media_of
 
 # What a worker reads and prepares while the model runs: enough to keep it fed, and the bound
 # on what it holds, whatever the size of its work unit.
@@ -87,6 +88,23 @@ class Answer:
 Prepare = Callable[[Answer, str | None, Image, str | None], PreparedPost | DeadLetter]
 
 
+@dataclass(frozen=True)
+class PooledAnswer:
+    """What a post of several pictures ends in, once each of them has its answer."""
+
+    of_pictures: tuple[Answer, ...]
+    labels: Sequence[str]
+
+    @property
+    def result(self) -> Result | None:
+        """None until all are known."""
+        results = [answer.result for answer in self.of_pictures]
+        if None in results:
+            return None
+        predictions = [result for result in results if isinstance(result, Prediction)]
+        return pool_pictures(predictions, self.labels) if predictions else results[0]
+
+
 # A post that waits for its image: its answer and its text.
 Waiting = tuple[Answer, str | None]
 
@@ -106,7 +124,7 @@ class Chunk:
     layout: PostsLayout
     first_row: int
     post_ids: list[str | None]
-    answers: list[Answer]
+    answers: list[Answer | PooledAnswer]
     prepared: Prepared
     kept: pa.RecordBatch
     bytes: int
@@ -143,6 +161,7 @@ def stream_posts(
     arrivals: Arrivals[Waiting],
     pool: Executor,
     threads: int,
+    labels: Sequence[str] = (),
 ) -> Iterator[Chunk | Arrival | ShardEnd]:
     """Yield each shard's rows as chunks, then its end; a shard that fails ends early.
 
@@ -155,7 +174,7 @@ def stream_posts(
     prepare: answer, text, image, image_reason -> what the model takes; runs on `pool`, once for
         posts of the same content.
     arrivals: fetches images.
-    threads: of the pool.
+    threads: of the pool. labels: of predictions, to pool those of several pictures.
     """
     answers = _Answers()
     submit = _Submit(
@@ -167,7 +186,7 @@ def stream_posts(
         try:
             layout, batches = read(tuple(waiting))
             for shard, first_row, posts in batches:
-                yield _chunk(shard, layout, first_row, posts, answers, submit, arrivals)
+                yield _chunk(shard, layout, first_row, posts, answers, submit, arrivals, labels)
                 yield from submit.arrived(arrivals.take())
                 while len(arrivals) > FETCH_AHEAD:
                     yield from submit.arrived(arrivals.take(wait=True))
@@ -244,26 +263,32 @@ def _chunk(
     answers: _Answers,
     submit: _Submit,
     arrivals: Arrivals[Waiting],
+    labels: Sequence[str],
 ) -> Chunk:
-    post_ids, texts, uris = (
-        posts.column(name).to_pylist() for name in ("post_id", "text", "image_uri")
-    )
-    images = views(posts.column("image"))
-    contents = contents_of(texts, images, uris)
-    of_rows: list[Answer] = []
+    post_ids, texts = (posts.column(name).to_pylist() for name in ("post_id", "text"))
+    media = [(views(images), uris.to_pylist()) for images, uris in media_of(posts, layout)]
+    contents = [contents_of(texts, images, uris) for images, uris in media]
+    of_rows: list[Answer | PooledAnswer] = []
     new: list[_New] = []
-    for row, (post_id, content) in enumerate(zip(post_ids, contents, strict=True)):
+
+    def answer_of(row: int, place: int) -> Answer:
+        answer, is_new = answers.find(contents[place][row], shard.key, first_row + row)
+        images, uris = media[place]
+        if is_new and uris[row] and not images[row]:
+            arrivals.add(uris[row], (answer, texts[row]))
+        elif is_new:
+            new.append(_New(answer, texts[row], images[row]))
+        return answer
+
+    for row, post_id in enumerate(post_ids):
         if (letter := no_post_id(post_id)) is not None:
             of_rows.append(Answer(result=letter))
             continue
-        answer, is_new = answers.find(content, shard.key, first_row + row)
-        of_rows.append(answer)
-        if not is_new:
-            continue
-        if uris[row] and not images[row]:
-            arrivals.add(uris[row], (answer, texts[row]))
-        else:
-            new.append(_New(answer, texts[row], images[row]))
+        held = [n for n, (images, uris) in enumerate(media[1:], 1) if images[row] or uris[row]]
+        if not held or media[0][0][row] or media[0][1][row]:
+            held.insert(0, 0)
+        of_row = tuple(answer_of(row, place) for place in held)
+        of_rows.append(of_row[0] if len(of_row) == 1 else PooledAnswer(of_row, labels))
     return Chunk(
         shard=shard,
         layout=layout,

@@ -122,7 +122,14 @@ class _Annotation:
         threads = available_cores()
         pool = ThreadPoolExecutor(threads, "decode")
         posts = stream_posts(
-            self._shards, self._begin, self._read, self._prepare, self._arrivals, pool, threads
+            self._shards,
+            self._begin,
+            self._read,
+            self._prepare,
+            self._arrivals,
+            pool,
+            threads,
+            self._options.labels,
         )
         ahead = look_ahead(posts, look_ahead_cost)
         try:
