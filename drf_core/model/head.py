@@ -26,6 +26,9 @@ from drf_core.model.recovery import Recovery
 from schemas.annotations import MODALITIES
 
 OTHER = {"text": "image", "image": "text"}
+# What a post can have; each has a temperature of its own: an image alone is surer than it should
+# be by another factor than a text.
+PRESENCE = ("both", *MODALITIES)
 # The queues of disrupted posts are this many times as long as the other. Chosen by how well
 # qualities tell a kind of damage that is not in the queue (tests/benchmarks/left_out_damage.py):
 # image features are many and take more rows; text distributions get too sharp with more.
@@ -98,7 +101,7 @@ class FeatureModel(nn.Module):
         labels, self.design = len(config.labels), DESIGNS[config.design]
         self.unimodal_heads = nn.ModuleDict({m: expert(d, labels, dropout) for m in MODALITIES})
         self.fusion = make_fusion(self.design.fusion, d, labels, dropout)
-        self.register_buffer("temperature", torch.ones(()))
+        self.register_buffer("temperature", torch.ones(len(PRESENCE)))
         self.register_buffer("trust", torch.tensor(FIRST_TRUST))
         self._memory: dict[str, Tensor] | None = None
         self._memory_errors: dict[str, Tensor] | None = None
@@ -190,7 +193,8 @@ class FeatureModel(nn.Module):
         assert output.quality is not None
         trusted = [trust(output.quality[:, column], self.trust[column]) for column in range(2)]
         logits, evidence = self._fuse(output, torch.stack(trusted, 1), present)
-        logits, evidence = logits / self.temperature, evidence / self.temperature
+        temperature = self.temperature[presence(present)]
+        logits, evidence = logits / temperature[:, None], evidence / temperature[:, None, None]
         if not self.training:
             prior = torch.tensor(self.config.label_prior, device=logits.device)
             logits = logits + (prior * len(prior)).log()
@@ -358,6 +362,11 @@ class DRFHead(FeatureModel):
         super().__init__()
         self.config = config
         self.add_parts(config)
+
+
+def presence(present: Tensor) -> Tensor:
+    """Which of PRESENCE posts have, by number; present (n, 2) bool -> (n,) int."""
+    return (2 - present[:, 0].long()) * (~present.all(1)).long()
 
 
 def _pair(values: dict[str, Tensor]) -> Tensor:

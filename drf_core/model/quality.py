@@ -212,19 +212,23 @@ class QualityEstimator(nn.Module):
         return torch.where(within, nearest.indices, -1)
 
 
-# Qualities between which a modality's trust is the same; the last bin is what is ordinary.
-TRUST_BINS = (0.011, 0.05, 0.25)
+# Qualities at which a modality's trust is learned: between them it follows the logarithm of the
+# quality, so that a small change of the input never changes much; beyond them it stays the same.
+TRUST_QUALITIES = (0.005, 0.025, 0.1, 0.5)
 
-# What training starts with, in the bins of TRUST_BINS: damaged text is still worth
-# reading, images hardly are.
+# What training starts with, at TRUST_QUALITIES: damaged text is still worth reading, images
+# hardly are.
 FIRST_TRUST = ((0.85, 0.9, 0.95, 0.95), (0.4, 0.6, 0.7, 0.7))
 
 
 def trust(quality: Tensor, levels: Tensor) -> Tensor:
-    """How far a modality is believed, by the bin that its quality falls in.
+    """How far a modality is believed, by its quality.
 
-    quality (n,); levels (4,), trust in each bin of TRUST_BINS, learned on validation posts.
+    quality (n,); levels (4,), trust at each of TRUST_QUALITIES, learned on validation posts.
     Returns (n,).
     """
-    edges = torch.tensor(TRUST_BINS, device=quality.device)
-    return levels[torch.bucketize(quality.contiguous(), edges, right=True)]
+    known = torch.tensor(TRUST_QUALITIES, device=quality.device).log()
+    # No quality is below 1 / (n + 1), but that of what is absent is 0.
+    at = quality.clamp_min(TRUST_QUALITIES[0]).log()[:, None]
+    climbed = ((at - known[:-1]) / known.diff()).clamp(0, 1)
+    return levels[0] + (climbed * levels.diff()).sum(1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +16,7 @@ from torch.nn import functional
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
+from drf_core.annotator import Annotator
 from drf_core.corpus.posts import TrainingCorpus
 from drf_core.corpus.views import encode_undisrupted, encode_views
 from drf_core.evaluation.predictions import outcomes
@@ -75,6 +76,25 @@ def look_as_teacher(teacher: DRFModel, corpus: TrainingCorpus) -> TeacherView:
         for m, size in zip(MODALITIES, sizes, strict=True)
     )
     return TeacherView(text, image, present, torch.from_numpy(probabilities).log())
+
+
+def judge_texts(teacher: str, texts: Sequence[str], threads: int) -> Tensor:
+    """What a checkpoint says of texts alone, under a uniform prior; (texts, labels) probabilities.
+
+    teacher: its folder. threads: as in `Annotator`. What cannot be read gets equal shares.
+    """
+    annotator = Annotator.from_pretrained(teacher, threads=threads, runtime="auto")
+    annotator.model.config.prior = None
+    said = torch.full((len(texts), len(annotator.labels)), 1 / len(annotator.labels))
+    # Batches of like lengths are padded least.
+    rows = sorted(range(len(texts)), key=lambda row: len(texts[row]))
+    for start in tqdm(range(0, len(rows), 256), "teacher reads texts", unit="batch"):
+        read = [(row, annotator.prepare(texts[row], None)) for row in rows[start : start + 256]]
+        usable = [(row, post) for row, post in read if post.usable]
+        if usable:
+            predictions = annotator.predict([post for _, post in usable])
+            said[[row for row, _ in usable]] = torch.tensor([p.probabilities for p in predictions])
+    return said
 
 
 def distil_text_encoder(

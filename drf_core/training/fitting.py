@@ -6,13 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from drf_core.corpus.disruption import DISCARD, Disruption
 from drf_core.corpus.posts import TrainingCorpus
 from drf_core.corpus.views import FeatureViews, PickedFeatures, pick_features
 from drf_core.evaluation.protocol import damage_cells, modality_fixed_cells
-from drf_core.model.head import DAMAGED_PER_UNDISRUPTED, FeatureModel
+from drf_core.model.head import DAMAGED_PER_UNDISRUPTED, PRESENCE, FeatureModel, presence
 from drf_core.model.modeling_drf import DRFModel
 from drf_core.training.batches import encode_batch
 from schemas.annotations import MODALITIES
@@ -164,7 +165,7 @@ def fit_kinds(
 def fit_confidence(
     model: DRFModel, views: dict[str, FeatureViews], labels: Tensor, prior: Tensor
 ) -> None:
-    """Fit trust and temperature to held-out posts, clean and disrupted, by their log loss.
+    """Fit trust and temperatures to held-out posts, clean and disrupted, by their log loss.
 
     prior (labels,): shares of the labels among them, which the loss adds as training does.
     """
@@ -185,31 +186,36 @@ def fit_confidence(
         present = picked.present.to(model.device)
         seen.append((model.forward_features(text, image, present), present))
 
+    truth = labels[known].repeat(len(seen))
+    has = torch.cat([presence(present)[known] for _, present in seen])
+
     def loss() -> float:
         model.temperature.fill_(1.0)
-        logs = torch.cat(
-            [
-                model.fuse(output, present)[0].log_softmax(-1)[known] + offset
-                for output, present in seen
+        logits = torch.cat([model.fuse(output, present)[0][known] for output, present in seen])
+        total = 0.0
+        for number in range(len(PRESENCE)):
+            rows = has == number
+            if not bool(rows.any()):
+                continue
+            losses = [
+                float(cross_entropy(logits[rows] / t + offset, truth[rows], reduction="sum"))
+                for t in _TEMPERATURES
             ]
-        )
-        truth = labels[known].repeat(len(seen))
-        losses = [float(nn.functional.cross_entropy(logs / t, truth)) for t in _TEMPERATURES]
-        best = int(np.argmin(losses))
-        model.temperature.fill_(float(_TEMPERATURES[best]))
-        return losses[best]
+            model.temperature[number] = _TEMPERATURES[int(np.argmin(losses))]
+            total += min(losses)
+        return total
 
     if model.design.quality_weights and model.design.fusion == "evidence":
         _descend(model.trust, loss)
     loss()
 
 
-_TEMPERATURES = torch.linspace(0.5, 3.0, 51)
+_TEMPERATURES = torch.linspace(0.5, 4.0, 71)
 _TRUSTS = (0.0, 0.15, 0.3, 0.45, 0.6, 0.7, 0.8, 0.9, 0.97)
 
 
 def _descend(trust: Tensor, loss: Callable[[], float]) -> None:
-    """Try every level of every bin in turn, the bins that matter most last; keep the best.
+    """Try every level at every quality in turn, those that matter most last; keep the best.
 
     Trust may not fall as quality rises.
     """

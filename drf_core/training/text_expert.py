@@ -24,12 +24,17 @@ from drf_core.runtimes.torch_encoders import learning_autocast
 from drf_core.training.batches import batches_of
 from drf_core.training.fitting import TrainingError
 
+# The task that is not auxiliary, and its head.
+SENTIMENT = "sentiment"
+
 
 @dataclass(frozen=True)
 class TextTask:
     """Labelled texts of one corpus, and what is asked of them.
 
-    targets (texts,): label indices among `labels`. passes: how often each text is seen.
+    targets (texts,): label indices among `labels`, None where nobody gave them. judged (texts,
+    sentiment labels): what a larger checkpoint says of their sentiment under a uniform prior,
+    learned in equal parts with the targets. passes: how often each text is seen.
     ends: the share of the training by whose end they are; an auxiliary task that ends early
     leaves the last word to the others. adjusted: whether the corpus's own shares of labels are
     kept out of the logits (logit adjustment, Menon et al., ICLR 2021: the loss adds the log prior,
@@ -38,16 +43,18 @@ class TextTask:
 
     head: str
     texts: Sequence[str]
-    targets: Tensor
+    targets: Tensor | None
     labels: tuple[str, ...]
     passes: int = 3
     weight: float = 1.0
     ends: float = 1.0
     adjusted: bool = True
+    judged: Tensor | None = None
 
     @property
     def prior(self) -> Tensor:
-        """Shares of the labels, smoothed by one text each; (labels,)."""
+        """Shares of the targets' labels, smoothed by one text each; (labels,)."""
+        assert self.targets is not None
         counts = torch.bincount(self.targets, minlength=len(self.labels)).float() + 1.0
         return counts / counts.sum()
 
@@ -198,10 +205,16 @@ class TextExpert:
         inputs = self.processor.collate(ids, [None] * len(ids), device)
         with learning_autocast(device):
             features = self.model.encode_text(inputs["input_ids"], inputs["attention_mask"])
-        logits = self.heads[task.head](features)
-        if task.adjusted:
-            logits = logits + task.prior.log().to(device)
-        loss = functional.cross_entropy(logits, task.targets[rows].to(device))
+        losses = []
+        if task.judged is not None:
+            logits = self.heads[SENTIMENT](features)
+            losses.append(functional.cross_entropy(logits, task.judged[rows].to(device)))
+        if task.targets is not None:
+            logits = self.heads[task.head](features)
+            if task.adjusted:
+                logits = logits + task.prior.log().to(device)
+            losses.append(functional.cross_entropy(logits, task.targets[rows].to(device)))
+        loss = torch.stack(losses).mean()
         self.optimizer.zero_grad(set_to_none=True)
         (task.weight * loss).backward()
         nn.utils.clip_grad_norm_(self.model.text_encoder.parameters(), 1.0)

@@ -15,9 +15,7 @@ from schemas.errors import UsageError
 from schemas.posts import parse_columns
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from drf_core.corpus.posts import TrainingCorpus, TrainingPost
+    from drf_core.corpus.posts import TrainingPost
     from drf_core.model.modeling_drf import DRFModel
     from drf_core.model.processing_drf import DRFProcessor
     from pipelines.train.config import TrainConfig
@@ -70,7 +68,8 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--teacher",
         metavar="DIR|HUB_ID",
-        help="a DRF checkpoint with the same labels to learn from",
+        help="a DRF checkpoint with the same labels to learn from; with a section text_expert in "
+        "--config it judges every text that the text encoder is tuned on",
     )
     add(
         "--unlabelled",
@@ -136,6 +135,11 @@ def run_train(args: argparse.Namespace) -> int:
     from pipelines.train.config import read_train_config
     from pipelines.train.corpora import read_corpora
     from pipelines.train.save import save_checkpoint
+    from pipelines.train.teachers import (
+        judged_tasks,
+        learn_from_image_teacher,
+        learn_from_teacher,
+    )
 
     config = read_train_config(args.config, args.seed)
     output = local_folder(args.output)
@@ -158,8 +162,9 @@ def run_train(args: argparse.Namespace) -> int:
     )
     model.to(device)
     heads = None
+    tuned_on = judged_tasks(args, folder, labels, corpora.tasks) if args.teacher else corpora.tasks
     for stage, tasks, how in (
-        ("text_expert", corpora.tasks, config.text_expert),
+        ("text_expert", tuned_on, config.text_expert),
         ("text_adaptation", corpora.adaptation, config.text_adaptation),
     ):
         if tasks and how is not None:
@@ -171,9 +176,9 @@ def run_train(args: argparse.Namespace) -> int:
     tokens = model.config.max_text_tokens
     corpus = TrainingCorpus(posts, processor, tokens)
     validation = TrainingCorpus(validation_posts, processor, tokens)
-    logits = _learn_from_teacher(args, config, folder, model, corpus) if args.teacher else None
+    logits = learn_from_teacher(args, config, folder, model, corpus) if args.teacher else None
     if args.image_teacher:
-        _learn_from_image_teacher(args, config, folder, model, corpus)
+        learn_from_image_teacher(args, config, folder, model, corpus)
     frozen = {
         "text": () if settings.train_text_encoder else settings.text_kinds,
         "image": () if settings.train_image_encoder else settings.image_kinds,
@@ -246,88 +251,6 @@ def _build(
         )
     except (TypeError, ValueError, KeyError) as error:
         raise UsageError(f"--config {args.config}: no model can be built: {error}") from error
-
-
-def _learn_from_teacher(
-    args: argparse.Namespace,
-    config: TrainConfig,
-    folder: Path,
-    model: DRFModel,
-    corpus: TrainingCorpus,
-) -> Tensor:
-    """Distil small encoders; return the teacher's logits of every post."""
-    import torch
-
-    from drf_core.checkpoint import read_checkpoint
-    from drf_core.corpus.posts import TrainingCorpus
-    from drf_core.model.modeling_drf import DRFModel
-    from drf_core.model.processing_drf import DRFProcessor
-    from drf_core.training.building import SMALL
-    from drf_core.training.distillation import (
-        distil_image_encoder,
-        distil_text_encoder,
-        look_as_teacher,
-    )
-    from pipelines.storage.checkpoints import resolve_model
-    from pipelines.train.resume import once
-
-    info = read_checkpoint(resolve_model(args.teacher, "--teacher"))
-    if info.labels != model.config.labels:
-        raise UsageError(
-            f"--teacher {args.teacher}: its labels are {', '.join(info.labels)}, "
-            f"those of the posts {', '.join(model.config.labels)}"
-        )
-
-    def distil() -> dict[str, Tensor]:
-        teacher = DRFModel.from_pretrained(info.folder, dtype=torch.float32).to(model.device)
-        processor = DRFProcessor.from_pretrained(info.folder)
-        seen = TrainingCorpus(corpus.posts, processor, teacher.config.max_text_tokens)
-        view = look_as_teacher(teacher, seen)
-        if args.text_encoder == SMALL:
-            cosine = distil_text_encoder(model, corpus, view, config.distillation)
-            say(f"text encoder distilled from {len(view.text)} texts, mean cosine {cosine:.3f}")
-        if args.image_encoder == SMALL:
-            rows = view.present[:, 1].nonzero().flatten().tolist()
-            cosine = distil_image_encoder(model, corpus, view.image, rows, config.distillation)
-            say(f"image encoder distilled from {len(view.image)} images, mean cosine {cosine:.3f}")
-        encoders = {
-            name: value
-            for name, value in model.state_dict().items()
-            if name.startswith(("text_encoder.", "image_encoder."))
-        }
-        return {**encoders, "teacher_logits": view.logits}
-
-    kept = once(folder / "distilled.safetensors", distil)
-    logits = kept["teacher_logits"]
-    model.load_state_dict(
-        {name: value for name, value in kept.items() if name != "teacher_logits"}, strict=False
-    )
-    return logits
-
-
-def _learn_from_image_teacher(
-    args: argparse.Namespace,
-    config: TrainConfig,
-    folder: Path,
-    model: DRFModel,
-    corpus: TrainingCorpus,
-) -> None:
-    """Distil the small image encoder from a pre-trained one."""
-    from drf_core.training.building import SMALL, load_image_encoder
-    from drf_core.training.distillation import distil_image_encoder, look_at_images
-    from pipelines.train.resume import once
-
-    if args.image_encoder != SMALL:
-        raise UsageError("--image-teacher: needs --image-encoder small, which learns from it")
-
-    def distil() -> dict[str, Tensor]:
-        teacher, image_processor = load_image_encoder("--image-teacher", args.image_teacher)
-        target, rows = look_at_images(teacher, image_processor, model, corpus)
-        cosine = distil_image_encoder(model, corpus, target, rows, config.distillation)
-        say(f"image encoder distilled from {len(rows)} images, mean cosine {cosine:.3f}")
-        return model.image_encoder.state_dict()
-
-    model.image_encoder.load_state_dict(once(folder / "image_distilled.safetensors", distil))
 
 
 def _write_card(

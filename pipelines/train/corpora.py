@@ -97,7 +97,11 @@ def read_corpora(args: argparse.Namespace, config: TrainConfig) -> Corpora:
     if args.unlabelled:
         rows = read_training_rows(args.unlabelled, columns, None, "--unlabelled")
         unlabelled = to_training_posts(rows, labels, "--unlabelled")
-        if args.teacher:
+        if args.teacher and config.text_expert:
+            # The teacher judges their texts while the text encoder is tuned.
+            task = config.text_expert.task("unlabelled")
+            tasks += _task("unlabelled", unlabelled, labels, task, known)
+        elif args.teacher:
             wanted = config.distillation.unlabelled_posts or len(unlabelled)
             drawn = random.Random(args.seed).sample(unlabelled, min(wanted, len(unlabelled)))
             posts += drawn
@@ -147,7 +151,7 @@ def _tasks(
         name, found, path = named.partition("=")
         if not found or not name or not path:
             raise UsageError(f"--auxiliary {named}: give NAME=PATH, such as emoji=tweets.parquet")
-        if name in (task for task, _, _ in given):
+        if name in ("unlabelled", *(task for task, _, _ in given)):
             raise UsageError(f"--auxiliary {named}: there is a task {name!r} already; rename it")
         columns = parse_columns(args.column, args.image_folder)
         rows: list[LabelledRow] = read_training_rows(
@@ -171,17 +175,21 @@ def _task(
     settings: TaskSettings,
     known: set[str],
 ) -> list[TextTask]:
-    """The labelled texts of posts but for those in known; nothing where there are none."""
+    """The labelled texts of posts but for those in known; nothing where there are none.
+
+    Of unlabelled ones all texts, for the teacher to judge.
+    """
     import torch
 
     from drf_core.corpus.posts import UNLABELLED
     from drf_core.decoding.plain_tweet import plain_tweet
-    from drf_core.training.text_expert import TextTask
+    from drf_core.training.text_expert import SENTIMENT, TextTask
 
+    labelled = name != "unlabelled"
     kept = [
         (text, post.label)
         for post in posts
-        if post.text and post.label != UNLABELLED
+        if post.text and (post.label != UNLABELLED or not labelled)
         for text in [plain_tweet(post.text)]
         if text and text not in known
     ]
@@ -190,14 +198,14 @@ def _task(
     say(f"text encoder: {len(kept)} texts of {name}, {len(labels)} labels")
     return [
         TextTask(
-            name,
+            name if labelled else SENTIMENT,
             [text for text, _ in kept],
-            torch.tensor([label for _, label in kept]),
+            torch.tensor([label for _, label in kept]) if labelled else None,
             labels,
             settings.passes,
             settings.weight,
             settings.ends,
-            adjusted=name == "sentiment",
+            adjusted=name == SENTIMENT,
         )
     ]
 

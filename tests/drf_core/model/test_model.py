@@ -35,7 +35,7 @@ def of_image(model: DRFModel, posts: int = 8) -> torch.Tensor:
 
 
 def test_a_low_quality_modality_can_say_less(model: DRFModel) -> None:
-    # The two lowest bins are trusted less than the others.
+    # What is strange is trusted less than the rest.
     model.trust.copy_(torch.tensor([[0.2, 0.2, 0.9, 0.95]]).expand(2, 4))
     with torch.no_grad():
         for layer in model.unimodal_heads["text"][-1:]:
@@ -82,7 +82,7 @@ def test_every_design_predicts_any_mixture_of_present_and_absent(
 def test_the_logits_are_what_both_modalities_put_in_and_the_prior(model: DRFModel) -> None:
     model.temperature.fill_(1.7)
     said = forward(model, of_text(model), of_image(model))
-    own = model.fusion.bias.detach() / model.temperature
+    own = model.fusion.bias.detach() / 1.7
     assert torch.allclose(said.logits, said.evidence.sum(1) + own, atol=1e-5)
 
 

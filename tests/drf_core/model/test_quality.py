@@ -10,7 +10,7 @@ from drf_core.model.quality import (
     DENSITY,
     RATIO,
     STATISTICS,
-    TRUST_BINS,
+    TRUST_QUALITIES,
     QualityEstimator,
     ReferenceRank,
     ShrunkGaussian,
@@ -167,8 +167,12 @@ def test_without_kinds_nothing_has_a_name() -> None:
     assert plain.nearest_kind(ordinary(3, 0)).tolist() == [-1, -1, -1]
 
 
-def test_trust_is_that_of_the_bin_that_a_quality_falls_in() -> None:
-    levels = torch.tensor([0.1, 0.2, 0.3, 0.4])
-    low, middle, high = TRUST_BINS
-    quality = torch.tensor([0.001, low, 0.03, middle, 0.1, high, 1.0])
-    assert trust(quality, levels).tolist() == pytest.approx([0.1, 0.2, 0.2, 0.3, 0.3, 0.4, 0.4])
+def test_trust_is_what_was_learned_and_moves_little_with_a_small_change_of_quality() -> None:
+    levels = torch.tensor([0.1, 0.2, 0.2, 0.4])
+    learned = torch.tensor([0.0, *TRUST_QUALITIES, 1.0])
+    assert trust(learned, levels).tolist() == pytest.approx([0.1, 0.1, 0.2, 0.2, 0.4, 0.4])
+    halfway = (TRUST_QUALITIES[2] * TRUST_QUALITIES[3]) ** 0.5
+    assert trust(torch.tensor([halfway]), levels).tolist() == pytest.approx([0.3])
+    # A rank among a thousand more or less.
+    quality = torch.arange(1, 1000) / 1000
+    assert float(trust(quality, torch.tensor([0.0, 0.5, 0.5, 1.0])).diff().abs().max()) < 0.06

@@ -168,3 +168,20 @@ def test_settings_of_a_task_are_checked() -> None:
     assert settings.task("sentiment") == TaskSettings()
     with pytest.raises(TrainingError, match=r"text_expert\.tasks\.emoji: .*'pases'"):
         TextExpertSettings(tasks={"emoji": {"pases": 1}}).task("emoji")
+
+
+def test_texts_that_nobody_labelled_teach_what_the_teacher_says_of_them(
+    parts: tuple[DRFModel, DRFProcessor],
+) -> None:
+    judged = torch.tensor([[0.1, 0.9]] * len(GOOD) + [[0.8, 0.2]] * len(BAD)).repeat(12, 1)
+    task = TextTask("sentiment", (GOOD + BAD) * 12, None, ("bad", "good"), judged=judged)
+    settings = dataclasses.replace(SETTINGS, damaged_share=0.0)
+    expert = TextExpert(*parts, [task], settings)
+    expert.run(None, quiet)
+    model, processor = parts
+    ids = [processor.token_ids(text, 24) for text in GOOD + BAD]
+    inputs = processor.collate(ids, [None] * len(ids), model.device)
+    with torch.no_grad():
+        features = model.encode_text(inputs["input_ids"], inputs["attention_mask"])
+        said = expert.heads["sentiment"].eval()(features).softmax(-1)
+    assert torch.allclose(said, judged[: len(ids)], atol=0.15)

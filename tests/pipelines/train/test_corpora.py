@@ -156,6 +156,18 @@ def test_unlabelled_posts_make_words_familiar_and_are_not_trained_on_without_a_t
     assert "words of the night" not in [post.text for post in corpora.posts]
 
 
+def test_what_a_teacher_judges_is_a_task_of_the_text_encoder_and_none_of_the_fusion(
+    read: Callable[..., Corpora], tmp_path: Path
+) -> None:
+    write(tmp_path / "more.parquet", [("words of the night", "")])
+    more = ("--unlabelled", str(tmp_path / "more.parquet"), "--teacher", "checkpoint")
+    corpora = read(*more)
+    assert corpora.tasks[-1].texts == ["words of the night"]
+    assert (corpora.tasks[-1].head, corpora.tasks[-1].targets) == ("sentiment", None)
+    assert "words of the night" not in [post.text for post in corpora.posts]
+    assert "words of the night" in [post.text for post in read(*more, expert=False).posts]
+
+
 @pytest.mark.parametrize(
     ("options", "line"),
     [

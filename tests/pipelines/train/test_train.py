@@ -100,6 +100,22 @@ def test_a_small_model_learns_from_a_teacher_and_unlabelled_posts(
     assert (tmp_path / "student" / "model.safetensors").exists()
 
 
+def test_a_teacher_judges_the_texts_that_a_text_expert_is_tuned_on(
+    corpus: Path, trained: Path, tmp_path: Path
+) -> None:
+    write_labelled(tmp_path / "texts.parquet", 40, 7, without_image=40)
+    expert = {"batch_size": 8, "tasks": {"sentiment": {"passes": 1}}}
+    result = drf_train(
+        *(corpus, tmp_path / "student", "--teacher", str(trained), "--posts"),
+        *(str(corpus / "train.parquet"), str(tmp_path / "texts.parquet")),
+        *one_epoch(tmp_path, text_expert=expert),
+    )
+    assert result.returncode == 0, result.stderr
+    assert "text encoder: 40 texts of sentiment" in result.stderr
+    assert "teacher reads texts: 100%" in result.stderr
+    assert "text encoder distilled" not in result.stderr
+
+
 def test_qualities_can_be_ranked_among_posts_as_the_job_sees_them(
     corpus: Path, trained: Path, tmp_path: Path
 ) -> None:
