@@ -76,7 +76,10 @@ class Manifest:
     computed_rows, skipped_rows: rows inferred by this run, and rows found done. phases: seconds
     by what the run did, in order. report: where its page lies, null where there is none.
     fetched: addresses of images that this run asked for, by host, then by what became of them:
-    fetched, or the reason.
+    fetched, or the reason. counts, where there were any: input_bytes, uncompressed, of the
+    columns read of files with something to do; cache_lookups and cache_hits, texts and images that
+    the feature cache was asked for and had; killed_attempts, attempts at this run's shards that
+    had taken their worker down before.
     """
 
     run_id: str
@@ -99,6 +102,7 @@ class Manifest:
     warnings: list[str] = field(default_factory=list)
     runtimes: dict[str, int] = field(default_factory=dict)
     fetched: dict[str, dict[str, int]] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
     computed_rows: int = 0
     skipped_rows: int = 0
     seconds: float = 0.0

@@ -44,7 +44,7 @@ class ClosedPartition:
 
     runtimes: rows computed by what encoded them; notes: what workers said of that. began, ended:
     when the first of its shards was begun and the last one committed, 0 where none was. fetched:
-    addresses by host and what became of them.
+    addresses by host and what became of them. counts: see schemas.manifest.Manifest.
     """
 
     result: PartitionResult
@@ -55,6 +55,7 @@ class ClosedPartition:
     began: float = 0.0
     ended: float = 0.0
     fetched: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    counts: Mapping[str, int] = field(default_factory=dict)
 
 
 def partitions_to_publish(plan: Plan) -> list[PartitionTask]:
@@ -101,6 +102,11 @@ def close_partition(
         ),
         runtimes=runtimes,
         fetched=fetched,
+        counts={
+            "killed_attempts": sum(outcome.killed for outcome in outcomes),
+            "cache_lookups": sum(outcome.cached[0] for outcome in outcomes),
+            "cache_hits": sum(outcome.cached[1] for outcome in outcomes),
+        },
         notes=tuple(sorted({outcome.note for outcome in outcomes if outcome.note})),
         began=min((outcome.began for outcome in outcomes if outcome.began), default=0.0),
         ended=max((outcome.ended for outcome in outcomes), default=0.0),
@@ -121,6 +127,7 @@ def close_run(plan: Plan, closed: Iterable[ClosedPartition], start: RunStart) ->
         runtimes=sum((Counter(one.runtimes) for one in partitions), Counter()),
         phases=_phases(start, partitions),
         fetched=sum((Counter(one.fetched) for one in partitions), Counter()),
+        counts=sum((Counter(one.counts) for one in partitions), Counter()),
     )
     if start.report:
         manifest = _report(plan, manifest, start.facts)

@@ -42,6 +42,7 @@ def build_manifest(
     runtimes: Mapping[str, int] | None = None,
     phases: Mapping[str, float] | None = None,
     fetched: Mapping[tuple[str, str], int] | None = None,
+    counts: Mapping[str, int] | None = None,
 ) -> Manifest:
     """Return the manifest of a run that ends now.
 
@@ -49,7 +50,7 @@ def build_manifest(
     started: UTC. computed_rows: inferred by this run. found_rows: of the plan's units, what
     workers found committed. options: more than the plan's, no credentials. runtimes: rows
     computed by what encoded them. phases: seconds by what the run did. fetched: addresses by
-    host and what became of them.
+    host and what became of them. counts: what else workers counted.
     Totals are sums over the published files of the run's input. A file that is not published
     shows the parts of its earlier version, which stay, and counts nowhere.
     """
@@ -99,10 +100,17 @@ def build_manifest(
         runtimes=dict(sorted((runtimes or {}).items())),
         phases=dict(phases or {}),
         fetched=_by_host(fetched or {}),
+        counts={"input_bytes": _input_bytes(plan), **(counts or {})},
         computed_rows=computed_rows,
         skipped_rows=readable - planned + found_rows,
         seconds=(finished - started).total_seconds(),
     )
+
+
+def _input_bytes(plan: Plan) -> int:
+    todo = {shard.source_file for unit in plan.units for shard in unit.shards}
+    files = (file for file in plan.files if file.source_file in todo)
+    return sum(group.bytes for file in files for group in file.row_groups)
 
 
 def _by_host(fetched: Mapping[tuple[str, str], int]) -> dict[str, dict[str, int]]:

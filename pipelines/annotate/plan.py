@@ -121,6 +121,8 @@ class ShardOutcome:
     began, ended: when it was computed, in seconds since 1970; 0 where it was not.
     fetched: host, what became of addresses there (fetched, or the reason), and how many: those
         that the work unit asked since its last outcome.
+    killed: earlier attempts at it that took their worker down. cached: texts and images looked
+        for in the feature cache since the process's last outcome, and found there.
     """
 
     key: str
@@ -136,6 +138,8 @@ class ShardOutcome:
     began: float = 0.0
     ended: float = 0.0
     fetched: tuple[tuple[str, str, int], ...] = ()
+    killed: int = 0
+    cached: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True)

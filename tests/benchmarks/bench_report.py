@@ -3,10 +3,12 @@
     python -m tests.benchmarks.bench_report size                     # 10^6 posts in 1,000 parts
     python -m tests.benchmarks.bench_report alarms --output OUT      # 200 nights from OUT's posts
     python -m tests.benchmarks.bench_report drift --posts NIGHT --output OUT
+    python -m tests.benchmarks.bench_report speed --posts NIGHT      # with and without a report
 
 `alarms` draws references and nights from the qualities of an output of `drf annotate`: whatever
 the page calls then, it calls without reason. `drift` spoils a night (texts lower-cased and cut,
 images blurred, every tenth text Finnish), annotates it into OUT and prints what its page says.
+`speed` compares processor time, which other work on the machine does not change.
 """
 
 from __future__ import annotations
@@ -16,6 +18,9 @@ import dataclasses
 import io
 import json
 import resource
+import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from datetime import datetime, timezone
@@ -226,10 +231,38 @@ def measure_drift(posts: Path, output: str) -> None:
         print("  ", finding)
 
 
+def measure_speed(posts: Path, rounds: int = 3) -> None:
+    """Print the processor time of annotating with a report over that without, a round each."""
+    kinds: dict[str, tuple[str, ...]] = {"with": (), "without": ("--no-report",)}
+    ratios = []
+    for number in range(rounds):
+        spent = {}
+        # In turns first and second, so that neither has the warmer machine.
+        for kind in sorted(kinds, reverse=bool(number % 2)):
+            with tempfile.TemporaryDirectory() as output:
+                words = ["annotate", "--input", str(posts), "--output", output, *kinds[kind]]
+                before = resource.getrusage(resource.RUSAGE_CHILDREN)
+                command = [sys.executable, "-m", "pipelines.cli", *words, "--threads", "1"]
+                subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+                after = resource.getrusage(resource.RUSAGE_CHILDREN)
+                spent[kind] = sum(
+                    getattr(after, field) - getattr(before, field)
+                    for field in ("ru_utime", "ru_stime")
+                )
+        ratios.append(spent["without"] / spent["with"])
+        print(f"processor seconds: {spent['with']:.2f} with, {spent['without']:.2f} without")
+    rows = made_up_rows(100_000, 0)
+    began = time.process_time()
+    count_histograms(rows)
+    each = (time.process_time() - began) / rows.num_rows
+    print(f"speed with a report, of that without: {statistics.median(ratios):.3f} (whole runs)")
+    print(f"counting histograms: {1e6 * each:.1f} microseconds of processor a post")
+
+
 def main() -> None:
     """Measure what is named."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=("size", "alarms", "drift"))
+    parser.add_argument("what", choices=("size", "alarms", "drift", "speed"))
     parser.add_argument("--posts", type=Path)
     parser.add_argument("--output")
     arguments = parser.parse_args()
@@ -237,6 +270,8 @@ def main() -> None:
         measure_size()
     elif arguments.what == "alarms":
         measure_alarms(arguments.output)
+    elif arguments.what == "speed":
+        measure_speed(arguments.posts)
     else:
         measure_drift(arguments.posts, arguments.output)
 

@@ -28,6 +28,10 @@ _LONGEST_GROUP = 48
 # What is summed for each value of a kept column.
 GROUP_FIELDS = ("posts", "text", "text_below", "image", "image_below", "confidence", "squares")
 
+# What is summed for each label: evidence of both modalities for it, and rows in which the text says
+# more for it than the image, and in which one speaks for it and the other against it.
+EVIDENCE_FIELDS = ("text", "image", "by_text", "opposed")
+
 
 @dataclass(frozen=True)
 class Histograms:
@@ -35,15 +39,16 @@ class Histograms:
 
     quality: by modality, then state: rows per bin. confidence: by label: rows per bin.
     moments: of confidence, by column (label, text_state, image_state), then value: sum and sum
-    of squares. damage: by modality, then kind: rows. groups: by kept column, then value: sums of
-    GROUP_FIELDS (squares: of confidence), where text and image count the posts that have one
-    that could be used, and *_below those of them in the lowest bin of quality; None where it has
-    too many values.
+    of squares. evidence: by label: sums of EVIDENCE_FIELDS. damage: by modality, then kind: rows.
+    groups: by kept column, then value: sums of GROUP_FIELDS (squares: of confidence), where text
+    and image count the posts that have one that could be used, and *_below those of them in the
+    lowest bin of quality; None where it has too many values.
     """
 
     quality: dict[str, dict[str, list[int]]] = field(default_factory=dict)
     confidence: dict[str, list[int]] = field(default_factory=dict)
     moments: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    evidence: dict[str, list[float]] = field(default_factory=dict)
     damage: dict[str, dict[str, int]] = field(default_factory=dict)
     groups: dict[str, dict[str, list[float]] | None] = field(default_factory=dict)
 
@@ -66,6 +71,12 @@ def count_histograms(rows: pa.Table) -> Histograms:
             for column, (values, code) in codes.items()
         },
     )
+    if {"text_evidence", "image_evidence"} <= {*rows.column_names}:
+        text, image = (_numbers(rows, f"{m}_evidence") for m in MODALITIES)
+        said = np.stack([text, image, text > image, text * image < 0], axis=1)
+        labels, code = codes["label"]
+        for position, label in enumerate(labels):
+            found.evidence[label] = said[code == position].sum(0).tolist()
     usable, below = {}, {}
     for m in MODALITIES:
         quality = _bins(_numbers(rows, f"{m}_quality"))

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pipelines.annotate.output.histograms import EVIDENCE_FIELDS
 from pipelines.annotate.report.compare import (
     compare_nights,
     compare_with_reference,
@@ -84,6 +85,7 @@ def build_report(
         "adapted": facts.adapted,
         "groups": groups,
         "why": _why(night) if night else {},
+        "evidence": _evidence(subject) if subject else [],
         "run": _run(manifest, nights),
         "sql": {}
         if subject is None
@@ -220,6 +222,17 @@ def _trust(
     }
 
 
+def _evidence(subject: RunNight) -> list[dict[str, Any]]:
+    """Why posts got their labels, by label: means of evidence (logits), and shares of posts."""
+    found = []
+    for label, posts in _by_count(subject.night.labels):
+        sums = subject.histograms.evidence.get(label)
+        if sums and posts:
+            means = {name: of / posts for name, of in zip(EVIDENCE_FIELDS, sums, strict=True)}
+            found.append({"label": label, "posts": posts, **means})
+    return found
+
+
 def _why(night: Night) -> dict[str, list[dict[str, Any]]]:
     """Why modalities could not be used, what damage they look to have, why posts were lost."""
     found = {}
@@ -253,6 +266,8 @@ def _run(manifest: Manifest, nights: Sequence[RunNight]) -> dict[str, Any]:
         "runtimes": dict(manifest.runtimes),
         "files": len(manifest.files),
         "bytes": sum(one.bytes for one in nights),
+        "counts": dict(manifest.counts),
+        "fetched": {host: dict(what) for host, what in manifest.fetched.items()},
         "duplicate_ids": manifest.totals.duplicate_ids,
         "cost": None if price is None else price * manifest.seconds / 3600,
         "price_per_hour": price,

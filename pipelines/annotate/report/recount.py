@@ -36,6 +36,11 @@ def sql_of_night(
         + ";\nSELECT reason, count(*) AS posts FROM lost GROUP BY reason ORDER BY reason",
         "label": "SELECT label, count(*) AS posts, count(*) / sum(count(*)) OVER () AS share\n"
         "FROM posts GROUP BY label ORDER BY label",
+        "evidence": "SELECT label, count(*) AS posts, avg(text_evidence::DOUBLE) AS text,\n"
+        "  avg(image_evidence::DOUBLE) AS image,\n"
+        "  avg((text_evidence > image_evidence)::INT) AS by_text,\n"
+        "  avg((text_evidence::DOUBLE * image_evidence < 0)::INT) AS opposed\n"
+        "FROM posts GROUP BY label ORDER BY posts DESC, label",
         "confidence": "SELECT avg(confidence::DOUBLE) AS mean FROM posts",
         "trust": _union(
             f"SELECT '{column}' AS what, {column} AS value, count(*) AS posts, "

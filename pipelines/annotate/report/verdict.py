@@ -110,10 +110,11 @@ def _published(manifest: Manifest, night: Night | None, found: Sequence[str]) ->
     totals = manifest.totals
     if night is None:
         return "There was nothing to annotate."
-    posts = f"{night.annotations:,} posts of {night.name}"
+    one = night.annotations == 1
+    posts = f"{night.annotations:,} post{'' if one else 's'} of {night.name}"
     published = any(file.status == "published" for file in manifest.files)
     what = (
-        f"{posts} are published"
+        f"{posts} {'is' if one else 'are'} published"
         if published
         else f"Nothing was left to do: all {totals.annotations:,} posts were published before"
     )

@@ -11,6 +11,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import threading
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -40,6 +42,14 @@ class FeatureCache:
     def __init__(self, text: FeatureFiles, image: FeatureFiles) -> None:
         self._text = text
         self._image = image
+        self._counts = Counter[bool]()
+        self._counting = threading.Lock()
+
+    def take_counts(self) -> tuple[int, int]:
+        """How many texts and images were looked for since the last call, and found."""
+        with self._counting:
+            counts, self._counts = self._counts, Counter()
+        return counts.total(), counts[True]
 
     def refresh(self) -> None:
         """Take notice of what others have written."""
@@ -67,6 +77,9 @@ class FeatureCache:
         image_key = None if image is None or image_reason is not None else _key(image)
         text_features = None if text_key is None else self._text.find(text_key)
         image_features = None if image_key is None else self._image.find(image_key)
+        looked_for = ((text_key, text_features), (image_key, image_features))
+        with self._counting:
+            self._counts.update(found is not None for key, found in looked_for if key is not None)
         prepared = annotator.prepare(
             text if text_features is None else None,
             image if image_features is None else None,

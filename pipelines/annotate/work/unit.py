@@ -70,14 +70,16 @@ def annotate_unit(
         if record is not None:
             yield _committed(shard, record, computed=False)
         elif stale[shard.key] >= MAX_ATTEMPTS:
-            yield _failed(shard, _killed(shard, stale[shard.key]))
+            failed = _failed(shard, _killed(shard, stale[shard.key]))
+            yield dataclasses.replace(failed, killed=stale[shard.key])
         elif stale[shard.key] or shard.key in suspected:
             alone.append([shard])
         else:
             together.append(shard)
     for shards in [together, *alone]:
         if shards:
-            yield from _Annotation(shards, store, options, handler, aside).run()
+            for outcome in _Annotation(shards, store, options, handler, aside).run():
+                yield dataclasses.replace(outcome, killed=stale[outcome.key])
 
 
 class _Annotation:
@@ -278,7 +280,8 @@ class _Annotation:
             staged.discard()
         if attempt := self._attempts.pop(shard.key, None):
             attempt.end()
-        return dataclasses.replace(outcome, fetched=self._arrivals.take_counts())
+        cached = (0, 0) if self._cache is None else self._cache.take_counts()
+        return dataclasses.replace(outcome, fetched=self._arrivals.take_counts(), cached=cached)
 
 
 def _committed(shard: Shard, record: CommitRecord, computed: bool) -> ShardOutcome:

@@ -106,6 +106,16 @@ def bar_mark(share: float, most: float, label: str) -> Markup:
     return _svg(width, 12, label, _rect(0, 2, max(length, 1.5), 8, "bar"), kind="mark")
 
 
+def evidence_mark(text: float, image: float, most: float, label: str) -> Markup:
+    """What both modalities say for a label: bars to the right for it, to the left against it."""
+    width, half = 190.0, 95.0
+    shapes = [_line(half, 1, half, 23, "usual")]
+    for y, value, kind in ((2, text, "bar"), (13, image, "bar other")):
+        length = max((half - 4) * abs(value) / (most or 1.0), 1.0)
+        shapes.append(_rect(half if value > 0 else half - length, y, length, 9, kind))
+    return _svg(width, 24, label, *shapes, kind="mark tall")
+
+
 def quality_plot(said: Mapping[str, Any], before: Sequence[int] | None, label: str) -> Markup:
     """The cumulated distribution of qualities against the diagonal with its band.
 

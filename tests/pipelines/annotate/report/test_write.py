@@ -13,6 +13,7 @@ import pytest
 from pipelines.annotate.finish import RunStart, close_partition, close_run
 from pipelines.annotate.output.partitions import partition_tasks
 from pipelines.annotate.report import write
+from pipelines.annotate.report.model_facts import ModelFacts
 from pipelines.annotate.report.pages.render import render_report, shown
 from pipelines.annotate.summary import format_summary
 from schemas.manifest import Manifest
@@ -23,7 +24,13 @@ NIGHT = "dt=2026-11-17/part-00000.parquet"
 HOSTILE = "</style><script>alert(1)</script>\u202eevil\x00" + "x" * 1_000_000
 
 
-def run(output: Path, source: Path, run_id: str = "run-1", **changes: Any) -> Manifest:
+def run(
+    output: Path,
+    source: Path,
+    run_id: str = "run-1",
+    facts: ModelFacts | None = None,
+    **changes: Any,
+) -> Manifest:
     """A whole run of the stand-in, to its end."""
     plan = plan_run(output, source, run_id=run_id, **changes)
     annotate(plan)
@@ -31,7 +38,9 @@ def run(output: Path, source: Path, run_id: str = "run-1", **changes: Any) -> Ma
     failed = [file.source_file for file in plan.failed_files]
     closed = [close_partition(plan.options, tasks[name], (), failed) for name in plan.publish]
     words = ["drf", "annotate", "--input", str(source), "--output", str(output)]
-    start = RunStart(datetime.now(timezone.utc), options={"command": words})
+    start = RunStart(
+        datetime.now(timezone.utc), options={"command": words}, facts=facts or ModelFacts()
+    )
     return close_run(plan, closed, start)
 
 
@@ -123,6 +132,12 @@ def test_duckdb_recounts_every_number(corpus: Path, output: Path) -> None:
     expected = {(row["by"], row["value"]): row["expected"] for row in report["trust"]["by"]}
     for by, value, _, share in connection.execute(sql["trust"]).fetchall():
         assert share == pytest.approx(expected[by, value])
+    for told in report["evidence"]:
+        names = ("label", "posts", "text", "image", "by_text", "opposed")
+        found = {row[0]: row for row in connection.execute(sql["evidence"]).fetchall()}
+        assert [told[name] for name in names[2:]] == pytest.approx(found[told["label"]][2:])
+    assert sum(told["posts"] for told in report["evidence"]) == night["annotations"]
+    assert "of the labels rest on the" in page_of(output)
 
 
 def test_a_night_is_compared_with_the_one_before(tmp_path: Path, output: Path) -> None:
@@ -137,6 +152,20 @@ def test_a_night_is_compared_with_the_one_before(tmp_path: Path, output: Path) -
     run(output, tmp_path / "new", run_id="new", model_revision="revision-2")
     explained = report_of(output, "new")["explained_by"]
     assert [one["what"] for one in explained] == ["model"]
+
+
+def test_a_model_adapted_to_the_night_is_said_to_know_it(corpus: Path, output: Path) -> None:
+    bins = {"before": [9, *[1] * 11], "after": [1, *[1] * 19], "unseen": [2, *[1] * 18]}
+    adapted = {"posts": 20, "from": "default", "labels_changed": 0.1, "qualities": {"text": bins}}
+    run(output, corpus)
+    assert 'class="hatch"' not in page_of(output) and "was adapted to" not in page_of(output)
+    run(output, corpus, "run-2", ModelFacts(reference_files=(NIGHT,), adapted=adapted))
+    assert report_of(output, "run-2")["night"]["in_reference"]
+    page = page_of(output, "run-2")
+    assert 'class="hatch"' in page and "(in the reference)" in page
+    shown = Tags(page).text
+    assert "The model was adapted to 20 posts" in shown
+    assert "texts2045.0 %5.0 %10.0 %" in shown
 
 
 def test_without_dates_a_run_is_a_night(tmp_path: Path, output: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -120,6 +121,9 @@ def test_a_night_that_overlaps_costs_only_what_is_new(
     rows = cached(two, cache="memory://cache-of-nights")
 
     assert work.all == (20, 20, 20)
+    (manifest,) = tmp_path.glob("out-1/_runs/*/manifest.json")
+    counts = json.loads(manifest.read_text())["counts"]
+    assert (counts["cache_lookups"], counts["cache_hits"]) == (60, 20)
     assert rows == cached(two)
 
 

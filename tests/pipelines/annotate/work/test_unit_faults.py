@@ -126,6 +126,7 @@ def test_a_shard_that_kills_its_worker_fails_alone_after_three_attempts(
     assert deaths == 3
     assert [outcome.failure is None for outcome in outcomes] == [True, True, False, True]
     assert "killed their worker 3 times" in str(outcomes[2].failure)
+    assert [outcome.killed for outcome in outcomes] == [0, 0, 3, 0]
 
     # Recorded once, it is tried anew: the runs may have been stopped from outside.
     task = PartitionTask("", failed=(FailedFile("p", shards[0].source_file, "", "killed"),))
