@@ -93,6 +93,12 @@ def add_report_arguments(parser: argparse.ArgumentParser) -> None:
         help="also write gallery.html with up to N posts of each kind, texts and pictures; only "
         "for those who may see them",
     )
+    parser.add_argument(
+        "--labels-of",
+        metavar="OUT",
+        help="with --gallery: the output of another model over the same posts; show whose label "
+        "changed",
+    )
 
 
 def run_report(arguments: argparse.Namespace) -> int:
@@ -126,7 +132,7 @@ def run_report(arguments: argparse.Namespace) -> int:
     print(plain(report["verdict"]["sentence"], 400))
     print(f"{store.url}/{report_name(run_id)}")
     if arguments.gallery:
-        print(_write_gallery(store, manifest, nights, arguments.gallery))
+        print(_write_gallery(store, manifest, nights, arguments.gallery, arguments.labels_of))
     return 0
 
 
@@ -152,8 +158,14 @@ def _find_night(runs: Sequence[RunLine], name: str) -> Night:
     )
 
 
-def _write_gallery(store: Store, manifest: Manifest, nights: Sequence[RunNight], most: int) -> str:
-    from pipelines.annotate.report.gallery import make_gallery, read_annotations
+def _write_gallery(
+    store: Store, manifest: Manifest, nights: Sequence[RunNight], most: int, other: str | None
+) -> str:
+    from pipelines.annotate.report.gallery import (
+        add_labels_before,
+        make_gallery,
+        read_annotations,
+    )
 
     if not nights or not nights[-1].night.annotations:
         raise UsageError(f"--gallery: run {manifest.run_id} has no posts to show")
@@ -162,6 +174,11 @@ def _write_gallery(store: Store, manifest: Manifest, nights: Sequence[RunNight],
     if not subject.whole:
         published = [file.source_file for file in manifest.files if file.status == "published"]
         rows = rows.filter(pc.is_in(rows["source_file"], pa.array(published, pa.string())))
+    if other:
+        before = read_annotations(open_store(other), subject.places)
+        if not before.num_rows:
+            raise UsageError(f"--labels-of {other}: holds no posts of {subject.night.name}")
+        rows = add_labels_before(rows, before)
     page = render_gallery(
         make_gallery(
             rows,

@@ -40,9 +40,25 @@ def read_annotations(store: Store, places: Sequence[str]) -> pa.Table:
         folder, _, name = place.rpartition("/")
         found = sorted(store.sizes(folder)) if name == "*.parquet" else [name]
         names += [f"{folder}/{one}" for one in found if one.endswith(".parquet")]
+    if not names:
+        return pa.table({})
     paths = [store.full(name) for name in names]
     dataset = ds.dataset(paths, filesystem=store.fs, format="parquet")
     return dataset.to_table(columns=[c for c in _COLUMNS if c in dataset.schema.names])
+
+
+def add_labels_before(rows: pa.Table, other: pa.Table) -> pa.Table:
+    """Add the label that another model's annotations gave the same posts, null where none did.
+
+    rows, other: of read_annotations; posts are the same by their source file and row.
+    """
+    labels = {
+        (row["source_file"], row["source_row"]): row["label"]
+        for row in other.select(["source_file", "source_row", "label"]).to_pylist()
+    }
+    places = zip(rows["source_file"].to_pylist(), rows["source_row"].to_pylist(), strict=True)
+    before = pa.array([labels.get(place) for place in places], pa.string())
+    return rows.append_column("label_before", before)
 
 
 def make_gallery(
@@ -55,8 +71,8 @@ def make_gallery(
 ) -> dict[str, Any]:
     """Return blocks of up to `most` posts each, with pictures re-encoded at 96 pixels.
 
-    rows: of read_annotations. The page stays below two megabytes: posts that would take it
-    further are left out, the last blocks first.
+    rows: of read_annotations, with add_labels_before or without. The page stays below two
+    megabytes: posts that would take it further are left out, the last blocks first.
     """
     blocks = [(name, taken) for name, taken in _choose(rows, most, seed) if taken.num_rows]
     places = [
@@ -101,6 +117,9 @@ def _choose(rows: pa.Table, most: int, seed: int) -> list[tuple[str, pa.Table]]:
         opposed = pc.less(pc.multiply(both[evidence[0]], both[evidence[1]]), 0)
         apart = both.append_column("gap", gap).filter(opposed)
         blocks.append(("Text and image disagree", lowest(apart, "gap")))
+    if "label_before" in rows.column_names:
+        changed = rows.filter(pc.not_equal(rows["label"].cast(pa.string()), rows["label_before"]))
+        blocks.append(("Label changed", drawn(changed)))
     for m in MODALITIES:
         usable = rows.filter(pc.not_equal(rows[f"{m}_state"], "recovered"))
         blocks.append((f"Strangest {m}s", lowest(usable, f"{m}_quality")))
@@ -125,6 +144,7 @@ def _card(row: Mapping[str, Any], post: SourcePost, image: str | None) -> dict[s
     return {
         "post_id": row["post_id"],
         "label": row["label"],
+        "before": row.get("label_before"),
         "confidence": row["confidence"],
         "why": " · ".join(states),
         "text": None if post.text is None else post.text[:_MOST_TEXT],

@@ -90,7 +90,7 @@ def _environment() -> jinja2.Environment:
         "plain": plain,
         "percent": lambda share: f"{100 * share:.1f} %",
         "points": lambda share: f"{100 * share:+.1f}".replace("-", "−"),
-        "logits": lambda value: f"{value:+.2f}".replace("-", "−"),
+        "logits": lambda value: f"{round(value, 2) + 0.0:+.2f}".replace("-", "−"),
         "count": lambda number: f"{number:,}",
         "of": lambda number, what: f"{number:,} {what}{'' if number == 1 else 's'}",
         "words": lambda name: name.replace("_", " "),

@@ -4,8 +4,11 @@ import base64
 import io
 import json
 import re
+import shutil
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -103,6 +106,25 @@ def test_the_gallery_shows_texts_as_text_and_nobody_else_may_read_it(output: Pat
     assert page.count("data:image/webp;base64,") >= 3
     # Asked for by name only: the report itself holds nothing of it.
     assert "alert(1)" not in page_of(output, "2026-11-18")
+
+
+def test_the_gallery_shows_whose_label_another_model_changed(output: Path, tmp_path: Path) -> None:
+    """The stand-in says positive of all posts; the other output says so of all but one."""
+    other = shutil.copytree(output, tmp_path / "other")
+    part, *_ = (other / "annotations" / "dt=2026-11-18").glob("*.parquet")
+    rows = pq.read_table(part)
+    labels = rows["label"].to_pylist()
+    wanted = rows["post_id"][0].as_py()
+    labels[0] = "sorrowful"
+    place = rows.schema.get_field_index("label")
+    pq.write_table(rows.set_column(place, "label", pa.array(labels)), part)
+    given = ["report", str(output), "--gallery", "3", "--labels-of"]
+    assert main([*given, str(other)]) == 0
+    page = (output / "_runs" / "2026-11-18" / "gallery.html").read_text()
+    block = re.search(r"Label changed</bdi></h2>.*?</section>", page, re.DOTALL)
+    assert block and block.group().count('<li class="post">') == 1
+    assert wanted in block.group() and "was <bdi>sorrowful</bdi>" in block.group()
+    assert main([*given, str(tmp_path)]) == 2
 
 
 def test_pictures_are_made_anew() -> None:

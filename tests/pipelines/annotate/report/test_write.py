@@ -3,6 +3,8 @@ from __future__ import annotations
 import html
 import html.parser
 import json
+import shutil
+import subprocess
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,10 @@ from tests.data.corpora import damage_footer, make_posts, write_nights, write_po
 from tests.support.stand_in import annotate, plan_run
 
 NIGHT = "dt=2026-11-17/part-00000.parquet"
-HOSTILE = "</style><script>alert(1)</script>\u202eevil\x00" + "x" * 1_000_000
+HOSTILE = (
+    "</title></style><script>document.title = 'owned'</script><img src=x onerror=alert(1)>"
+    "\u202eevil\x00" + "x" * 1_000_000
+)
 
 
 def run(
@@ -226,10 +231,11 @@ def test_a_report_that_cannot_be_written_changes_no_exit_code(
     assert any("no space on the page" in warning for warning in manifest.warnings)
 
 
-def test_hostile_names_stay_text(corpus: Path, output: Path) -> None:
+@pytest.fixture
+def hostile_page(corpus: Path, output: Path) -> str:
+    """A page on which whatever comes from outside is hostile."""
     run(output, corpus)
     report = report_of(output)
-    calm = page_of(output)
     night = report["night"]
     night["labels"] = {HOSTILE: 19}
     night["name"] = report["run"]["model_id"] = HOSTILE
@@ -254,12 +260,30 @@ def test_hostile_names_stay_text(corpus: Path, output: Path) -> None:
     report["likeness"]["text"]["nights"][0]["name"] = HOSTILE
     for name in report["sql"]:
         report["sql"][name] += HOSTILE
-    page = render_report(report)
-    tags = Tags(page)
-    assert "script" not in tags.tags
-    assert tags.tags.count("style") == calm.count("<style>") == 1
-    assert "\x00" not in page and "\u202e" not in page
-    assert len(page) < 300_000
+    report["evidence"][0]["label"] = HOSTILE
+    report["run"]["fetched"] = {HOSTILE: {HOSTILE: 1}}
+    return render_report(report)
+
+
+def test_hostile_names_stay_text(hostile_page: str, output: Path) -> None:
+    tags = Tags(hostile_page)
+    assert not {"script", "img"} & set(tags.tags)
+    assert tags.tags.count("style") == page_of(output).count("<style>") == 1
+    assert "\x00" not in hostile_page and "\u202e" not in hostile_page
+    assert len(hostile_page) < 300_000
+
+
+def test_hostile_names_stay_text_in_a_browser(hostile_page: str, tmp_path: Path) -> None:
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("needs a Chromium")
+    path = tmp_path / "page.html"
+    path.write_text(hostile_page)
+    command = [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom", path.as_uri()]
+    seen = Tags(subprocess.run(command, capture_output=True, text=True, timeout=120).stdout)
+    assert seen.tags.count("section") >= 5
+    assert not {"script", "img"} & set(seen.tags)
+    assert not seen.text.lstrip().startswith("owned")
 
 
 def test_what_cannot_be_seen_is_shown() -> None:
