@@ -208,7 +208,9 @@ def _trust(
             "on": facts.accuracy_on,
             "interval": interval,
         }
-    strange = [m for m, said in likeness.items() if said["stranger"] or said["drifts"]]
+    strange = [
+        m for m, said in likeness.items() if said["stranger"] or said["lower"] or said["drifts"]
+    ]
     return {
         "counted": night.recounted,
         "expected": value,

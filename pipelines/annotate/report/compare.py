@@ -125,11 +125,19 @@ def compare_with_reference(
     """
     same = [one for one in earlier if one.model_revision == night.model_revision and one.recounted]
     comparable = before is not None and before.model_revision == night.model_revision
+    curves = {m: np.cumsum(night.quality.get(m, [])) / max(night.usable(m), 1) for m in MODALITIES}
+    evens = {m: np.arange(1, len(of) + 1) / max(len(of), 1) for m, of in curves.items()}
     p_values = significance.holm(
-        [significance.reference_p(night.below(m), night.usable(m), reference) for m in MODALITIES]
+        [
+            *(significance.reference_p(night.below(m), night.usable(m), reference) for m in curves),
+            *(
+                significance.lower_p((of - evens[m]).max(initial=0.0), night.usable(m), reference)
+                for m, of in curves.items()
+            ),
+        ]
     )
     found = {}
-    for m, p in zip(MODALITIES, p_values, strict=True):
+    for m, p, p_lower in zip(MODALITIES, p_values[:2], p_values[2:], strict=True):
         posts, below = night.usable(m), night.below(m)
         share = below / posts if posts else 0.0
         low, high = significance.reference_band(posts, reference)
@@ -137,9 +145,8 @@ def compare_with_reference(
         sums, alarms = significance.drift_chart(
             np.array([one.below(m) / one.usable(m) for one in nights])
         )
-        cumulated = np.cumsum(night.quality.get(m, [])) / max(posts, 1)
+        cumulated, even = curves[m], evens[m]
         bound = significance.uniform_band(posts, reference)
-        even = np.arange(1, len(cumulated) + 1) / max(len(cumulated), 1)
         found[m] = {
             "posts": posts,
             "below": below,
@@ -148,6 +155,9 @@ def compare_with_reference(
             "p_holm": p,
             "in_band": bool(low <= share <= high) or not posts,
             "stranger": bool(p < significance.ALARM_RATE and share > significance.EXPECTED_BELOW),
+            # As strange as ever at the end, and yet lower as a whole: blurred images, say.
+            "lower": bool(p_lower < significance.ALARM_RATE),
+            "median": float(np.interp(0.5, [0.0, *cumulated], [0.0, *even])),
             "histogram": list(night.quality.get(m, [])),
             "cumulated": cumulated.tolist(),
             "diagonal_band": bound,

@@ -139,8 +139,10 @@ def _card(row: Mapping[str, Any], post: SourcePost, image: str | None) -> dict[s
     states = []
     for m in MODALITIES:
         why = row[f"{m}_reason"] or row.get(f"{m}_damage")
-        said = f"{m} {row[f'{m}_state']} {row[f'{m}_quality']:.2f}"
-        states.append(said.replace("_", " ") + (f" ({why.replace('_', ' ')})" if why else ""))
+        said = f"{m} {row[f'{m}_state']} {row[f'{m}_quality']:.2f}".replace("_", " ")
+        said += f" ({why.replace('_', ' ')})" if why else ""
+        evidence = row.get(f"{m}_evidence")
+        states.append(said if evidence is None else f"{said}, says {evidence:+.2f}")
     return {
         "post_id": row["post_id"],
         "label": row["label"],

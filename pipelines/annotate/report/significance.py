@@ -66,6 +66,17 @@ def uniform_band(posts: int, reference: int) -> float:
     return 1.358 * math.sqrt(1 / max(posts, 1) + 1 / max(reference, 1))
 
 
+def lower_p(excess: float, posts: int, reference: int) -> float:
+    """How often chance lets qualities lie so far below those of the reference.
+
+    excess: the most by which their cumulated distribution exceeds the diagonal (the one-sided
+    two-sample Kolmogorov-Smirnov test, by its limit).
+    """
+    if not posts:
+        return 1.0
+    return math.exp(-2 * max(excess, 0.0) ** 2 / (1 / posts + 1 / max(reference, 1)))
+
+
 def share_interval(count: float, posts: int) -> tuple[float, float]:
     """Wilson's 95 % interval of a share; (0, 1) of no posts."""
     if not posts:

@@ -61,6 +61,11 @@ def findings(
                 f"{percent(said['share'])} have a quality below {EXPECTED_BELOW:g}, where "
                 f"{percent(EXPECTED_BELOW)} are expected"
             )
+        elif said and said["lower"]:
+            found.append(
+                f"{_MODALITY_NAMES[m]} are less ordinary than those the model knows: half of them "
+                f"have a quality below {said['median']:.2f}, where 0.50 is expected"
+            )
         if said and said["drifts"]:
             found.append(
                 f"{_MODALITY_NAMES[m]} drift over the nights (the chart errs once in "

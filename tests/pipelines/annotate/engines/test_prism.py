@@ -61,9 +61,22 @@ def test_rows_are_those_of_the_runner_in_this_process(
 
     assert (here.code, run.code) == (0, 0), run.err
     assert run.manifest["options"]["runner"] == "PrismRunner"
+    assert Path(run.manifest["report"]).is_file() and Path(here.manifest["report"]).is_file()
     assert len(elsewhere.dead_letters) == 3
     assert rows_of(elsewhere) == rows_of(output)
     assert elsewhere.succeeded() == ["dt=2026-11-17", "dt=2026-11-18"]
+
+
+def test_a_checkpoint_is_adapted_alike(
+    tmp_path: Path, drf: Annotate, tiny_checkpoint: Path, prism: list[str]
+) -> None:
+    write_nights(tmp_path / "in", posts_per_file=20)
+    given = ("adapt", "--posts", tmp_path / "in", "--model", tiny_checkpoint, "--output")
+    for name, options in (("here", []), ("there", prism)):
+        run = drf(*given, tmp_path / name, *options)
+        assert run.code == 0, run.err
+    here, there = (tmp_path / name / "model.safetensors" for name in ("here", "there"))
+    assert here.read_bytes() == there.read_bytes()
 
 
 def test_a_run_repeated_computes_nothing(
@@ -77,8 +90,9 @@ def test_a_run_repeated_computes_nothing(
 
     again = annotate(tmp_path / "in", *prism)
     write_posts(paths[0], make_posts(10, first=500))
-    changed = annotate(tmp_path / "in", *prism)
+    changed = annotate(tmp_path / "in", "--no-report", *prism)
 
+    assert changed.manifest["report"] is None
     assert (again.code, again.manifest["computed_rows"]) == (0, 0)
     assert (changed.code, changed.manifest["computed_rows"]) == (0, 10)
     assert sum(inferred) == 10

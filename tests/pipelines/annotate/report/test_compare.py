@@ -11,6 +11,7 @@ from pipelines.annotate.report.compare import (
     deviating_groups,
 )
 from pipelines.annotate.report.nights import Night, earlier_nights, night_key
+from pipelines.annotate.report.verdict import findings
 
 
 def night(day: int, below: int = 50, positive: int = 600, **fields: Any) -> Night:
@@ -94,6 +95,20 @@ def test_stranger_posts_than_the_reference_are_called() -> None:
 def test_fewer_strange_posts_than_expected_call_for_nothing() -> None:
     said = compare_with_reference(night(19, below=0), None, [], 512)["image"]
     assert not said["in_band"] and not said["stranger"]
+
+
+def test_posts_that_are_less_ordinary_as_a_whole_are_called() -> None:
+    """As many below .05 as ever, and half of them below .35: blurred images, say."""
+    lower = [50, *[75] * 10, *[22] * 8, 24]
+    quality = {"text": [50] * 20, "image": lower}
+    said = compare_with_reference(night(19, quality=quality), None, [], 512)
+    assert said["image"]["lower"] and not said["image"]["stranger"]
+    assert said["image"]["median"] == pytest.approx(0.35)
+    assert not said["text"]["lower"]
+    (finding,) = findings([], said)
+    assert finding.startswith("images are less ordinary") and "below 0.35" in finding
+    higher = night(19, quality={"text": [50] * 20, "image": lower[::-1]})
+    assert not compare_with_reference(higher, None, [], 512)["image"]["lower"]
 
 
 def test_night_against_night_is_the_sharper_test() -> None:

@@ -34,6 +34,7 @@ def run(
     source: Path,
     run_id: str = "run-1",
     facts: ModelFacts | None = None,
+    report: bool = True,
     **changes: Any,
 ) -> Manifest:
     """A whole run of the stand-in, to its end."""
@@ -44,7 +45,10 @@ def run(
     closed = [close_partition(plan.options, tasks[name], (), failed) for name in plan.publish]
     words = ["drf", "annotate", "--input", str(source), "--output", str(output)]
     start = RunStart(
-        datetime.now(timezone.utc), options={"command": words}, facts=facts or ModelFacts()
+        datetime.now(timezone.utc),
+        options={"command": words},
+        facts=facts or ModelFacts(),
+        report=report,
     )
     return close_run(plan, closed, start)
 
@@ -103,6 +107,13 @@ def test_every_run_leaves_a_page_and_its_numbers(corpus: Path, output: Path) -> 
     assert report["verdict"]["word"] == "Published"
     assert report["night"]["labels"] == manifest.totals.labels
     assert list(report["run"]["phases"]) == ["listing and planning", "publishing"]
+
+
+def test_a_run_that_shall_leave_no_page_leaves_none(corpus: Path, output: Path) -> None:
+    assert run(output, corpus, report=False).report is None
+    assert [path.name for path in (output / "_runs").rglob("*") if path.is_file()] == [
+        "manifest.json"
+    ]
 
 
 def test_no_text_of_a_post_is_in_it(corpus: Path, output: Path) -> None:
