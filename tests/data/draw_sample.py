@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from pipelines.sample.command import MARK, NIGHTS
-from tests.data.sample_images import draw
+from tests.data.sample_images import draw, photograph
 
 _ROW_GROUP_ROWS = 16
 _SCHEMA = pa.schema(
@@ -41,7 +41,7 @@ def _save(picture: Image.Image, format: str, **options: object) -> bytes:
 
 
 def _jpeg(picture: Image.Image) -> bytes:
-    return _save(picture, "JPEG", quality=88)
+    return _save(picture, "JPEG", quality=75)
 
 
 def _truncated(picture: Image.Image) -> bytes:
@@ -52,7 +52,7 @@ def _truncated(picture: Image.Image) -> bytes:
 def _turned(picture: Image.Image) -> bytes:
     exif = Image.Exif()
     exif[0x0112] = 6
-    return _save(picture.rotate(90, expand=True), "JPEG", quality=88, exif=exif)
+    return _save(picture.rotate(90, expand=True), "JPEG", quality=75, exif=exif)
 
 
 def _web_page(_: Image.Image) -> bytes:
@@ -76,7 +76,25 @@ class _Post:
 _LONG = (
     "So this is the long version of the trip, since people asked. We left at five in the morning, "
     "missed the first train, found the second one closed, and ended up walking along the coast. "
-) + "And every single hour of it was better than the one before! " * 40
+    "By noon the rain had stopped and a fisherman gave us half of his sandwiches, just like that. "
+    "Then the dog found a crab, the crab found the dog, and nobody has been the same since. "
+    "We slept in a lighthouse. An actual lighthouse, with stairs that never end and a view of two "
+    "countries. My brother sang, badly, and the keeper's wife joined him, much better than he did. "
+    "On the second day the bus came an hour late, so we learned eleven words of the language, nine "
+    "of them about buses. The market had pears, radios and a goat that was not for sale, I asked. "
+    "I lost my hat to the wind on the pier and a boy ran after it for a mile to bring it back. "
+    "Last night there was music on the square, everybody danced, even my brother, even the goat. "
+    "And every single hour of it was better than the one before. What I would pack next time: one "
+    "jumper less, two pairs of socks more, a real map, since telephones do not know that coast, and "
+    "something for seasick brothers. What I would leave at home: the tent. We carried it for four "
+    "days and opened it once, to dry it. If you go, take the early boat and sit on the left, that is "
+    "where the dolphins were on both mornings, five of them, as if somebody had ordered them. The "
+    "soup in the harbour is better than the soup on the hill, whatever the hill says about it. The "
+    "museum is three rooms and a whale, and the woman who sells the tickets knew the whale. Ask her "
+    "about it, but only if you have an hour. The path over the cliffs is closed until May, there is "
+    "a sign, and then a second sign for those who did not believe the first. We believed the second. "
+    "Pictures will follow when I have found the cable. Thank you all for coming along ❤️"
+)
 
 _NIGHTS = {
     "2026-11-20": (
@@ -87,20 +105,28 @@ _NIGHTS = {
         _Post("So proud and so happy today, thank you all!", "happy face"),
         _Post("I miss you. Nothing feels right any more 😢", "sad face"),
         _Post("Absolutely furious about how they treated us", "angry face"),
-        _Post("Figures for October are online", "chart"),
+        _Post(
+            "Figures for October are online now: https://stats.example/october #opendata", "chart"
+        ),
         _Post("Perfect sunset by the sea with perfect company ❤️", "sea"),
         _Post("Our home burned down last night. We lost everything.", "fire"),
-        _Post("Meeting notes: budget, schedule, next steps", "cup"),
+        _Post(
+            "Notes from Tuesday's meeting are up: budget, schedule, next steps #localnews", "cup"
+        ),
         _Post("Spring flowers from the garden, they make me smile 🌷", "flowers"),
         _Post("View from the office, 22:10", "city"),
         _Post("يوم جميل جدا، شكرا لكم جميعا", "sea", lang="ar"),
-        _Post("🎉🎉🎉😍😍😍", "cake", lang="und"),
+        _Post("🎉🎉🎉😍😍😍 #party", "cake", lang="und"),
         # From here on, something is unusual or broken.
         _Post(None, "sun", lang="und"),
         _Post("Finally some good news, feeling great!", None),
         _Post("Terrible service, never again", "storm", _truncated),
-        _Post("Look at these!", "flowers", lambda picture: _save(picture, "WEBP", quality=80)),
-        _Post("Best coffee in town", "cup", _turned),
+        _Post(
+            "Look at these! My tulips are out at last 🌷 #spring",
+            "flowers",
+            lambda picture: _save(picture, "WEBP", quality=75),
+        ),
+        _Post("Best coffee in town, thanks @harbourcafe ☕", "cup", _turned),
         _Post("Perfect sunset by the sea with perfect company ❤️", "sea", post_id="n1-09"),
         _Post(None, None, lang="und"),
     ),
@@ -111,11 +137,11 @@ _NIGHTS = {
         _Post("Such a sweet surprise from my friends, love you all", "flowers"),
         _Post("Sad news today. Rest in peace, old friend.", "sad face"),
         _Post("Stop lying to us! This is a disgrace", "angry face"),
-        _Post("A cup of coffee, two sugars", "cup"),
+        _Post("A cup of coffee, two sugars, then the 8:15 to work #monday", "cup"),
         _Post("Hundreds without power after the storm, people are desperate", "storm"),
         _Post("Holiday mood: sun, hills and not a single worry 😎", "sun"),
-        _Post("Sales by quarter, see the chart", "chart"),
-        _Post("Good night, city of lights", "city"),
+        _Post("Sales by quarter, see the chart in our new report https://shop.example/q3", "chart"),
+        _Post("Good night, city of lights ✨", "city"),
         _Post("Ein wunderbarer Tag am Meer!", "sea", lang="de"),
         _Post("איזה יום נורא", "storm", lang="he"),
         _Post(_LONG, "sea"),
@@ -126,14 +152,30 @@ _NIGHTS = {
         _Post(
             "Delicious, the whole cake is gone already",
             "cake",
-            lambda picture: _save(picture.convert("CMYK"), "JPEG", quality=88),
+            lambda picture: _save(picture.convert("CMYK"), "JPEG", quality=75),
         ),
         _Post("Tiny update", "sun", lambda picture: _save(picture.resize((1, 1)), "PNG")),
-        _Post("Old photo of the bridge", "city", lambda picture: _jpeg(picture.convert("L"))),
-        _Post("Screenshot", "chart", lambda picture: _save(picture.convert("RGBA"), "PNG")),
+        _Post(
+            "Old photo of the bridge, taken in 1962 #throwbackthursday",
+            "city",
+            lambda picture: _jpeg(picture.convert("L")),
+        ),
+        _Post(
+            "Screenshot of the new timetable for line 4",
+            "chart",
+            lambda picture: _save(picture.convert("RGBA"), "PNG"),
+        ),
         _Post("Lovely walk, but who am I?", "flowers", post_id=None),
     ),
 }
+
+
+def _picture(post: _Post, seed: int) -> bytes | None:
+    if post.scene is None:
+        return None
+    drawn = draw(post.scene, seed)
+    # A chart comes out of a program, the rest out of a telephone.
+    return post.encode(drawn if post.scene == "chart" else photograph(drawn, seed))
 
 
 def night_bytes(night: str) -> bytes:
@@ -146,7 +188,7 @@ def night_bytes(night: str) -> bytes:
             "created_at": midnight + datetime.timedelta(minutes=61 * index),
             "lang": post.lang,
             "text": post.text,
-            "image": post.encode(draw(post.scene, 100 * number + index)) if post.scene else None,
+            "image": _picture(post, 100 * number + index),
         }
         for index, post in enumerate(posts, start=1)
     ]

@@ -6,7 +6,8 @@ import math
 import random
 from collections.abc import Callable
 
-from PIL import Image, ImageDraw
+import numpy as np
+from PIL import Image, ImageDraw, ImageFilter
 
 # Scenes are drawn on this canvas, then halved, which smooths their edges.
 _WIDTH, _HEIGHT = 960, 720
@@ -20,6 +21,36 @@ def draw(scene: str, seed: int = 0) -> Image.Image:
     canvas = Image.new("RGB", (_WIDTH, _HEIGHT))
     SCENES[scene](ImageDraw.Draw(canvas), random.Random(f"{scene}-{seed}"))
     return canvas.resize((_WIDTH // 2, _HEIGHT // 2), Image.Resampling.LANCZOS)
+
+
+def photograph(drawn: Image.Image, seed: int) -> Image.Image:
+    """Return a drawing as a hand-held camera sees it: tilted, unevenly lit, on grained paper."""
+    rng = np.random.default_rng(seed)
+    width, height = drawn.size
+    tilted = drawn.rotate(rng.uniform(-3, 3), Image.Resampling.BICUBIC)
+    edge = max(width, height) // 25
+    inside = tilted.crop((edge, edge, width - edge, height - edge))
+    sharp = inside.resize(drawn.size, Image.Resampling.LANCZOS)
+    seen = np.asarray(sharp.filter(ImageFilter.GaussianBlur(0.6)), np.float32)
+    grain = 22 * _fractal(rng, width, height, 1.2) + 25 * _fractal(rng, width, height, 1.8)
+    tint = [5 * _fractal(rng, width, height, 1.5) for _ in range(3)]
+    # Neither white nor black has grain.
+    shown = 0.4 + 0.6 * np.minimum(seen, 255 - seen) / 128
+    seen = seen + (grain[..., None] + np.stack(tint, -1)) * shown
+    down, right = np.mgrid[-0.5 : 0.5 : height * 1j, -0.5 : 0.5 : width * 1j]
+    seen *= 1 - 0.7 * (down**2 + right**2)[..., None]
+    return Image.fromarray(seen.clip(0, 255).astype(np.uint8))
+
+
+def _fractal(rng: np.random.Generator, width: int, height: int, power: float) -> np.ndarray:
+    """Noise of mean 0 and deviation 1 that falls by a power of its frequency; (height, width)."""
+    frequency = np.hypot(
+        np.fft.fftfreq(height)[:, None] * height, np.fft.rfftfreq(width)[None] * width
+    )
+    frequency[0, 0] = np.inf
+    waves = rng.normal(size=frequency.shape) + 1j * rng.normal(size=frequency.shape)
+    noise = np.fft.irfft2(waves / frequency**power, (height, width))
+    return noise / noise.std()
 
 
 def _gradient(pen: Pen, top: Color, bottom: Color, start: int = 0, end: int = _HEIGHT) -> None:
