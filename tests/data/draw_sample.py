@@ -95,8 +95,8 @@ _LONG = (
     "but only if you have an hour. The path over the cliffs is closed until May, there is a "
     "sign, and then a second sign for those who did not believe the first. We believed the "
     "second. The night train home had one light and eleven sleepers, and the conductor knew all"
-    " their stations by heart and woke each of us with a cup of tea. Pictures will follow when "
-    "I have found the cable. Thank you all for coming along ❤️"
+    " their stations by heart and woke each of us with a large cup of tea. Pictures will follow"
+    " when I have found the cable. Thank you all for coming along ❤️"
 )
 
 _NIGHTS = {
