@@ -238,7 +238,7 @@ class Children:
 
     @contextlib.contextmanager
     def borrow(self, fresh: bool = False) -> Iterator[Child]:
-        """Lend a child; one in whose task something was raised is ended, not lent again.
+        """Lend a child; one that ran out of memory or was left with its task is ended.
 
         fresh: one that did nothing before.
         """
@@ -251,6 +251,10 @@ class Children:
         try:
             yield child
             sound = not child.lost
+        except TaskRaisedError:
+            # Which was told in an orderly way, and ended the task: a night may have many such.
+            sound = not child.lost
+            raise
         finally:
             with self._lock:
                 self._lent.discard(child)

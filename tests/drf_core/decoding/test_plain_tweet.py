@@ -26,6 +26,7 @@ from drf_core.decoding.plain_tweet import plain_tweet
         ("😭😭😭😭", "loudly crying face loudly crying face"),
         ("👍🏽", "thumbs up"),
         ("❤️", "heart"),
+        ("top 1️⃣0️⃣ #️⃣", "top 10 #"),
         ("😡ok", "pouting face ok"),
         # Letters are drawn out, digits are not.
         ("sooooooo good", "sooo good"),
