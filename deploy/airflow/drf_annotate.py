@@ -43,7 +43,7 @@ DONE, WRONG_USAGE, HELD_BACK, FAILED_FILES = 0, 2, 3, 4
 
 # The exit code of a missing input is that of wrong usage; only the line tells them apart.
 NOT_THERE = re.compile(
-    r"^drf: error: --input .*: (no such file or folder|matches no file|"
+    r"^drf: error: --input .*: (no such file(, folder or bucket| or folder)|matches no file|"
     r"the folder holds no file of posts .*|cannot be listed: .*)$"
 )
 # What a run's parameter `options` may ask for; the Variable drf has the rest.

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
+import time
 from importlib import metadata
 from pathlib import Path
 
@@ -82,6 +85,32 @@ def test_workers_of_flink_are_not_root_and_take_the_checkpoint_from_the_image() 
     assert "--from=checkpoint / /opt/drf/checkpoint/" in instructions("COPY", "package")
     [baked] = instructions("COPY", "checkpoint")
     assert (ROOT / baked.split()[0] / "model.safetensors").is_file()
+
+
+def test_the_pool_of_workers_listens_to_this_machine_alone() -> None:
+    [entry] = instructions("ENTRYPOINT", "worker")
+    command = [sys.executable, *json.loads(entry)[1:-1]]
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    process = subprocess.Popen([*command, f"--service_port={port}"], cwd=ROOT)
+    try:
+        deadline = time.monotonic() + 120
+        while not _answers("127.0.0.1", port):
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.2)
+        # Another address of this machine, which whoever listens to all of them answers at.
+        assert not _answers("127.0.0.2", port)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _answers(address: str, port: int) -> bool:
+    try:
+        socket.create_connection((address, port), 1).close()
+    except OSError:
+        return False
+    return True
 
 
 def test_the_launcher_starts_a_file_that_the_image_has() -> None:
