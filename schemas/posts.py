@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import os
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -28,11 +29,14 @@ MAX_MEDIA = 20
 MAX_IMAGE_PIXELS = 50_000_000
 MAX_IMAGE_BYTES = 20_000_000
 
+# As Parquet writes one, with or without saying so.
+_UUID_BYTES = 16
+
 ROLES = ("post_id", "text", "image", "image_uri")
 
 _TEXT_TYPES = "string, large_string, string_view or a dictionary of those"
 _EXPECTED = {
-    "post_id": f"{_TEXT_TYPES}, or an integer",
+    "post_id": f"{_TEXT_TYPES}, an integer, a decimal without fraction, a UUID or UTF-8 bytes",
     "text": _TEXT_TYPES,
     "image": "binary, struct<bytes: binary, path: string>, string (base64, data: URI, path), "
     "or a list of those",
@@ -184,19 +188,23 @@ def coerce_posts(batch: pa.RecordBatch, layout: PostsLayout) -> pa.RecordBatch:
     Bytes that are no UTF-8 become U+FFFD instead of failing the file.
     """
     columns, rows = layout.columns, batch.num_rows
+    ids = _strings(_column(batch, columns.post_id, "post_id"), pa.string())
     text = pa.nulls(rows, pa.large_string())
     if columns.text is not None:
-        text = _strings(batch.column(columns.text), pa.large_string())
+        text = _strings(_column(batch, columns.text, "text"), pa.large_string())
     media = [_medium(batch, columns, place) for place in range(_most_media(batch, columns))]
     kept = [batch.column(field.name) for field in layout.keep]
     fields = [
-        field.with_name(f"keep.{field.name}") if field.name in ROLES else field
-        for field in layout.keep
+        # One without a value has no type by its footer, and any in its pages.
+        field.with_name(f"keep.{field.name}" if field.name in ROLES else field.name).with_type(
+            column.type
+        )
+        for field, column in zip(layout.keep, kept, strict=True)
     ]
     more = [array for medium in media[1:] for array in medium]
     named = [f.with_name(f"{f.name}.{n}") for n in range(1, len(media)) for f in _MEDIUM]
     return pa.RecordBatch.from_arrays(
-        [_strings(batch.column(columns.post_id), pa.string()), text, *media[0], *kept, *more],
+        [ids, text, *media[0], *kept, *more],
         schema=pa.schema([*_COERCED, *fields, *named]),
     )
 
@@ -222,12 +230,12 @@ def _medium(batch: pa.RecordBatch, columns: PostColumns, place: int) -> tuple[pa
     found = pa.nulls(batch.num_rows, pa.large_binary())
     address = pa.nulls(batch.num_rows, pa.large_string())
     if columns.image_uri is not None:
-        uris = _uris(nth_of_lists(batch.column(columns.image_uri), place))
+        uris = _uris(nth_of_lists(_column(batch, columns.image_uri, "image_uri"), place))
         inline, address = resolve_uris(uris, columns.image_folder)
         found = found if inline is None else inline
     if columns.image is None:
         return found, address
-    image = nth_of_lists(batch.column(columns.image), place)
+    image = nth_of_lists(_column(batch, columns.image, "image"), place)
     if _is_text(_plain(image.type)):
         texts = _strings(image, pa.large_string())
         image, named = decode_texts(texts, columns.image_folder)
@@ -245,8 +253,20 @@ def _medium(batch: pa.RecordBatch, columns: PostColumns, place: int) -> tuple[pa
 
 def kept_columns(batch: pa.RecordBatch, layout: PostsLayout) -> pa.RecordBatch:
     """Return the kept columns of a coerced batch alone, under the names they came with."""
-    kept = batch.columns[len(ROLES) : len(ROLES) + len(layout.keep)]
-    return pa.RecordBatch.from_arrays(kept, schema=pa.schema(layout.keep))
+    columns = batch.columns[len(ROLES) : len(ROLES) + len(layout.keep)]
+    fields = [f.with_type(c.type) for f, c in zip(layout.keep, columns, strict=True)]
+    return pa.RecordBatch.from_arrays(columns, schema=pa.schema(fields))
+
+
+def _column(batch: pa.RecordBatch, name: str, role: str) -> pa.Array:
+    """The column that plays a role; one without a value has been allowed to have any type."""
+    column = batch.column(name)
+    if fits_role(column.type, role):
+        return column
+    if column.null_count < len(column):
+        way_out = "its footer says that it holds no value; write the file again"
+        raise SchemaError("a file", name, str(column.type), _EXPECTED[role], way_out)
+    return pa.nulls(len(column), pa.string())
 
 
 def _check_single(found: Sequence[int], file: str, name: str) -> None:
@@ -293,7 +313,11 @@ def fits_role(found: pa.DataType, role: str) -> bool:
         found = found.value_type
     plain = _plain(found)
     if role == "post_id":
-        return _is_text(plain) or pa.types.is_integer(plain)
+        whole = pa.types.is_decimal(plain) and plain.scale == 0
+        if pa.types.is_fixed_size_binary(plain):
+            return bool(plain.byte_width == _UUID_BYTES)
+        known = _is_text(plain) or _is_bytes(plain) or pa.types.is_integer(plain)
+        return known or whole or plain in (pa.uuid(), pa.null())
     if _is_text(plain) or pa.types.is_null(plain):
         return True
     return role == "image" and (_is_bytes(plain) or _is_image_struct(plain))
@@ -330,10 +354,17 @@ def _is_image_struct(found: pa.DataType) -> bool:
 
 
 def _strings(column: pa.Array, to: pa.DataType) -> pa.Array:
-    """Return text or integers as strings that are valid UTF-8."""
+    """Return text, bytes, UUIDs or numbers as strings that are valid UTF-8."""
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
-    if not _is_text(column.type):
+    if column.type == pa.uuid():
+        column = column.storage
+    if column.type == pa.binary(_UUID_BYTES):
+        ids = [
+            value if value is None else str(uuid.UUID(bytes=value)) for value in column.to_pylist()
+        ]
+        return pa.array(ids, to)
+    if not _is_text(column.type) and not _is_bytes(column.type):
         return column.cast(to)
     # Parquet readers trust that a string column is UTF-8, not every writer cares: a cast from
     # binary is what checks it.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from pipelines.posts.kinds import is_parquet_name, may_be_parquet, table_format
+from pipelines.posts.kinds import files_of_table, is_parquet_name, may_be_parquet, table_format
 from pipelines.posts.names import without_query
 from pipelines.posts.records import KINDS, is_records_file
 from pipelines.storage.backends import checksum, open_url
@@ -54,6 +55,7 @@ def find_files(
             _check_apart(url_of(inner), False, output, shown)
             name = without_query(inner).rpartition("/")[2]
             return url_of(inner), [(url_of(inner), name, None)], set()
+        _check_in_no_table(fs, inner, kind)
         if kind == "directory":
             root, below = inner.rstrip("/"), _files_below(fs, inner, skipped)
         else:
@@ -80,6 +82,28 @@ def find_files(
     return url_of(root), found, {part for part in folders if "=" in part and _hidden(part)}
 
 
+def _check_in_no_table(fs: fsspec.AbstractFileSystem, inner: str, kind: str) -> None:
+    """Raise UsageError for what lies in a table, of whose files only its log tells which count."""
+    folder = inner.rstrip("/")
+    if kind == "glob":
+        folder = inner[: _MAGIC.search(inner).start()]  # type: ignore[union-attr]
+        folder = folder.rpartition("/")[0]
+    else:
+        folder = fs._parent(folder)
+    while folder and "/" in folder:
+        marks = [f"{folder}/{mark}" for mark in ("_delta_log", ".hoodie")]
+        iceberg = inner.rstrip("/") == f"{folder}/data" and fs.glob(f"{folder}/metadata/*.json")
+        if iceberg or any(fs.exists(mark) for mark in marks):
+            raise UsageError(
+                f"{redact(folder)}: is a table's folder, whose log tells which of its files count; "
+                "name the folder itself"
+            )
+        last = folder.rpartition("/")[2]
+        if "=" not in last:
+            break
+        folder = fs._parent(folder)
+
+
 def _files_below(
     fs: fsspec.AbstractFileSystem, folder: str, skipped: set[str]
 ) -> dict[str, Mapping[str, Any] | None]:
@@ -90,10 +114,9 @@ def _files_below(
     """
     files = retry(lambda: list_files(fs, folder, recursive=True))
     if (table := table_format(files)) is not None:
-        raise UsageError(
-            f"{redact(folder)}: is {table}, whose folder also holds rows that were deleted or "
-            "replaced; write the rows that count as plain Parquet files and name those"
-        )
+        url = folder if isinstance(fs, LocalFileSystem) else str(fs.unstrip_protocol(folder))
+        live = files_of_table(url, table)
+        files = {name: info for name, info in files.items() if name in live}
     unknown = [
         name
         for name, info in files.items()
@@ -133,7 +156,9 @@ def _matches(
         name = path[len(root) + 1 :]
         if info["type"] == "directory":
             below = _files_below(fs, path, skipped)
-            found |= {f"{name.rstrip('/')}/{inner}": info for inner, info in below.items()}
+            # `**` matches its own root, too.
+            inside = f"{name.rstrip('/')}/".lstrip("/")
+            found |= {f"{inside}{inner}": info for inner, info in below.items()}
         else:
             found[name] = info if checksum_of(info) else None
     return dict(sorted(found.items()))
@@ -173,13 +198,20 @@ def _check_apart(url: str, folder: bool, output: str | None, shown: str) -> None
 
 def info_of(fs: fsspec.AbstractFileSystem, path: str) -> dict[str, Any]:
     """What a store says of a path. Raises FileNotFoundError only where it says: there is none."""
-    fs.invalidate_cache(fs._parent(path))
+    # Not every store has a parent for every path: hf://datasets/OWNER/NAME.
+    with contextlib.suppress(ValueError, NotImplementedError):
+        fs.invalidate_cache(fs._parent(path))
     try:
         return retry(lambda: fs.info(path))
     except FileNotFoundError as error:
-        # fsspec's web file system says so of whatever went wrong.
+        # These say so of whatever went wrong; S3's and Google's mean it.
+        says_little = {"http", "https", "hf"}.intersection(
+            [fs.protocol] if isinstance(fs.protocol, str) else fs.protocol
+        )
         cause = error.__cause__
-        if cause is not None and getattr(cause, "status", None) not in _GONE:
+        answer = getattr(cause, "response", None)
+        status = getattr(cause, "status", getattr(answer, "status_code", None))
+        if says_little and cause is not None and status not in _GONE:
             raise OSError(f"no answer of the server's that counts: {reason_of(cause)}") from cause
         raise
 

@@ -115,7 +115,7 @@ def list_inputs(
         named,
         workers=16 if any("://" in url for url in named) else 2,
     )
-    _check_columns(looked_at, columns, keep, option)
+    _check_columns([one for one in looked_at if one.counts], columns, keep, option)
     looked_at.sort(key=lambda one: one.file.source_file)
     readable = tuple(one.file for one in looked_at if isinstance(one.file, InputFile))
     return InputListing(
@@ -226,6 +226,11 @@ class _LookedAt:
     lacks: str | None = None
     schema: pa.Schema | None = None
 
+    @property
+    def counts(self) -> bool:
+        """Whether it says something of the columns: files without rows do not."""
+        return not isinstance(self.file, InputFile) or self.file.rows > 0
+
 
 def _look_at(
     url: str,
@@ -245,6 +250,9 @@ def _look_at(
     try:
         fs, path = open_url(url)
         footer = read_footer(fs, path, info)
+        if footer.rows == 0:
+            # Whatever its columns are, there is nothing in them.
+            return _LookedAt(InputFile(url, source_file, partition, footer.identity, ()))
         schema = footer.schema
         layout = check_posts_schema(schema, columns, keep, redact(url))
     except UsageError:
@@ -268,6 +276,8 @@ def _check_columns(
     looked_at: Sequence[_LookedAt], columns: PostColumns, keep: Sequence[str], option: str
 ) -> None:
     """Raise UsageError where every file lacks a column: it is misspelt, or has another name."""
+    if not looked_at:
+        return
     lacking = {one.lacks for one in looked_at}
     name = lacking.pop() if len(lacking) == 1 else None
     mapped = [role for role in ROLES if name == getattr(columns, role) != role]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import posixpath
 from collections.abc import Iterator, Sequence
 
@@ -16,6 +17,7 @@ from pipelines.posts.inputs import list_inputs, read_footer
 from pipelines.posts.reading import read_batches
 from pipelines.posts.splits import SPLITS, assign_splits
 from pipelines.storage.backends import open_url
+from pipelines.storage.redaction import redact
 from schemas.errors import SchemaError, UsageError
 from schemas.posts import PostColumns, check_posts_schema, coerce_posts
 
@@ -103,18 +105,42 @@ def _read_file(
             )
         found = schema.field(label_column).type
         value = found.value_type if pa.types.is_dictionary(found) else found
-        if not (pa.types.is_string(value) or pa.types.is_large_string(value)):
+        if _names_of(schema, label_column) is None and not (
+            pa.types.is_string(value) or pa.types.is_large_string(value) or pa.types.is_null(value)
+        ):
             raise SchemaError(name, label_column, str(found), "string", "give labels as words")
         keep = [label_column]
     layout = check_posts_schema(schema, columns, (), name)
     wanted = dict.fromkeys([*layout.read, *keep])
     for first, batch in read_batches(fs, path, name, list(wanted), 256, schema):
         posts = coerce_posts(batch, layout).to_pydict()
-        labels = batch.column(label_column).to_pylist() if label_column else [None] * batch.num_rows
+        labels = _labels(batch, label_column, schema)
         images = _images(posts["image"], posts["image_uri"], columns.image_folder, name, first)
         values = zip(posts["post_id"], posts["text"], images, labels, strict=True)
         for offset, value in enumerate(values):
             yield LabelledRow(*value, file=name, row=first + offset)
+
+
+def _labels(batch: pa.RecordBatch, column: str | None, schema: pa.Schema) -> list[str | None]:
+    if column is None:
+        return [None] * batch.num_rows
+    names, found = _names_of(schema, column), batch.column(column).to_pylist()
+    if names is None:
+        return found
+    # Hugging Face's -1 is a post without a label.
+    return [names[n] if n is not None and 0 <= n < len(names) else None for n in found]
+
+
+def _names_of(schema: pa.Schema, column: str) -> list[str] | None:
+    """What the numbers of a Hugging Face ClassLabel stand for; None where a column is none."""
+    if not pa.types.is_integer(schema.field(column).type):
+        return None
+    try:
+        said = json.loads((schema.metadata or {})[b"huggingface"])
+        names = said["info"]["features"][column]["names"]
+    except (KeyError, TypeError, ValueError):
+        return None
+    return [str(name) for name in names] if isinstance(names, list) else None
 
 
 def _images(
@@ -126,9 +152,15 @@ def _images(
     would make a checkpoint that never saw an image.
     """
     for row, (image, uri) in enumerate(zip(images, uris, strict=True), first):
-        if image is not None or uri is None or not folder:
+        if image is not None or uri is None:
             yield image
             continue
+        if not folder:
+            raise UsageError(
+                f"{name}: row {row} only names its image, {redact(uri)}; say with --image-folder "
+                "where it lies (addresses: fetch the images first), or leave images out with "
+                "--column image="
+            )
         fs, root = open_url(folder)
         _, path = open_url(uri)
         if not posixpath.normpath(path).startswith(f"{root.rstrip('/')}/"):

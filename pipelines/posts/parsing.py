@@ -47,17 +47,23 @@ def read_footer(message: dict[str, Any], buffers: list[Buffer], link: Link) -> N
         )
         metadata = file.metadata
         groups = []
+        valued: set[str] = set()
         for index in range(metadata.num_row_groups):
             group = metadata.row_group(index)
             leaves = [group.column(i) for i in range(group.num_columns)]
             sizes = {leaf.path_in_schema: leaf.total_uncompressed_size for leaf in leaves}
             groups.append((group.num_rows, sizes))
+            for leaf in leaves:
+                said = leaf.statistics
+                nulls = said.null_count if said is not None and said.has_null_count else -1
+                if group.num_rows and nulls != group.num_rows:
+                    valued.add(leaf.path_in_schema)
         rows = sum(rows for rows, _ in groups)
         if any(rows < 0 for rows, _ in groups) or rows != metadata.num_rows:
             raise CorruptInputError("its row groups do not add up")
         if rows > _MOST_ROWS_PER_BYTE * message["size"]:
             raise CorruptInputError(f"it claims {rows:,} rows in {message['size']:,} bytes")
-        schema = normal_schema(file.schema_arrow)
+        schema = _typed(normal_schema(file.schema_arrow), valued)
     link.send({"groups": groups}, [memoryview(schema.serialize())])
 
 
@@ -130,9 +136,28 @@ def _batches(
         row += metadata.num_rows
 
 
+def _typed(schema: pa.Schema, valued: set[str]) -> pa.Schema:
+    """A schema whose columns without a value have no type: pandas writes float64 for them.
+
+    valued: paths of the columns that may have one.
+    """
+    return pa.schema(
+        [
+            field
+            if field.name in valued or pa.types.is_nested(field.type)
+            else field.with_type(pa.null())
+            for field in schema
+        ],
+        metadata=schema.metadata,
+    )
+
+
 def normal_schema(schema: pa.Schema) -> pa.Schema:
     """A file's columns as they are handed on: without encodings that only some writers use."""
-    return pa.schema([field.with_type(_normal_type(field.type)) for field in schema])
+    # What Hugging Face's datasets write down: the names of a label's numbers.
+    said = {k: v for k, v in (schema.metadata or {}).items() if k == b"huggingface"}
+    fields = [field.with_type(_normal_type(field.type)) for field in schema]
+    return pa.schema(fields, metadata=said or None)
 
 
 def _normal_type(type_: pa.DataType) -> pa.DataType:

@@ -218,6 +218,9 @@ def _answers(
                 yield answer, found
                 if done:
                     return
+        except TaskRaisedError:
+            done = True
+            raise
         finally:
             # What it still has to say would be taken for the answer to the next task.
             child.lost |= not done

@@ -162,12 +162,17 @@ def _json_records(file: Any, path: str) -> Iterator[Record]:
     for line in file:
         if not line.strip():
             continue
-        record = json.loads(line.decode("utf-8", "replace"))
+        record = json.loads(line.decode("utf-8", "replace"), parse_constant=_constant)
         if isinstance(record, list):
             raise ValueError("an array; write one object a line (JSON Lines)")
         if not isinstance(record, dict):
             raise ValueError("no object")
         yield record
+
+
+def _constant(name: str) -> float | None:
+    """What Python and pandas write though JSON has no such numbers: NaN stands for nothing."""
+    return None if name == "NaN" else float(name)
 
 
 def _avro_records(file: Any, path: str) -> Iterator[Record]:

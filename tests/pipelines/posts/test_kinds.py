@@ -7,10 +7,15 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import fsspec
+import pandas
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from pipelines.posts.inputs import input_gone, list_inputs
 from schemas.errors import UsageError
+from schemas.posts import parse_columns
 from tests.data.corpora import make_posts, write_posts
 
 
@@ -50,6 +55,44 @@ def test_tables_whose_log_tells_what_counts_are_refused(
     (tmp_path / "table" / mark).write_text("{}")
     with pytest.raises(UsageError, match=f"^--input .*: is {kind}"):
         list_inputs([str(tmp_path / "table")])
+
+
+def test_a_delta_table_is_read_by_its_log(tmp_path: Path) -> None:
+    deltalake = pytest.importorskip("deltalake")
+    for first in (0, 3):
+        posts = pa.table({"post_id": [f"p{n}" for n in range(first, first + 3)], "text": ["t"] * 3})
+        deltalake.write_deltalake(tmp_path / "table", posts, mode="overwrite")
+    assert len(list((tmp_path / "table").glob("*.parquet"))) == 2
+    columns = parse_columns(["image="])
+    [file] = list_inputs([str(tmp_path / "table")], columns).files
+    rows = pq.read_table(file.path)["post_id"].to_pylist()
+    assert rows == ["p3", "p4", "p5"]
+    # Whoever names the files himself, past the log, would have those that were replaced, too.
+    with pytest.raises(UsageError, match="is a table's folder, whose log tells"):
+        list_inputs([f"{tmp_path}/table/*.parquet"], columns)
+
+
+@pytest.mark.parametrize("rows", [{"post_id": [], "text": [], "image": []}, {}])
+def test_a_file_without_rows_is_only_a_warning(tmp_path: Path, rows: dict[str, list[str]]) -> None:
+    write_posts(tmp_path / "a.parquet", make_posts(2))
+    # pandas takes columns without a value for numbers.
+    pandas.DataFrame(rows).to_parquet(tmp_path / "b.parquet")
+    listing = list_inputs([str(tmp_path)])
+    assert [file.rows for file in listing.files] == [2, 0]
+    assert (listing.failed, listing.warnings) == ((), ("b.parquet has no rows",))
+
+
+def test_a_glob_of_everything_below_names_files_as_their_folder_does(tmp_path: Path) -> None:
+    fs = fsspec.filesystem("memory")
+    content = write_posts(tmp_path / "a.parquet", make_posts(2)).read_bytes()
+    for name in ("a", "n/b"):
+        fs.pipe(f"/names/{name}.parquet", content)
+    try:
+        named = [list_inputs([f"memory://names{below}"]).files for below in ("", "/**")]
+        assert [file.path for file in named[0]] == [file.path for file in named[1]]
+        assert [file.source_file for file in named[0]] == ["a.parquet", "n/b.parquet"]
+    finally:
+        fs.rm("/names", recursive=True)
 
 
 @pytest.mark.parametrize(

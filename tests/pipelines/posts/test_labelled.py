@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from pipelines.posts.labelled import read_training_rows
 from schemas.errors import UsageError
 from schemas.posts import parse_columns
+from tests.data.corpora import IMAGE_STRUCT
 
 
 def rows(folder: Path, photo: str) -> list[tuple[str | None, str | None, bytes | None]]:
@@ -25,6 +29,27 @@ def rows(folder: Path, photo: str) -> list[tuple[str | None, str | None, bytes |
 
 def test_images_are_read_below_the_folder_that_was_named(tmp_path: Path) -> None:
     assert rows(tmp_path, "") == [("7", "good", b"one"), ("8", "bad", None)]
+
+
+def test_a_hugging_face_class_label_is_read_by_its_names(tmp_path: Path) -> None:
+    names = {"label": {"names": ["bad", "good"], "_type": "ClassLabel"}}
+    table = pa.table({"post_id": ["a", "b", "c"], "text": ["t"] * 3, "label": [1, 0, -1]})
+    said = {"huggingface": json.dumps({"info": {"features": names}})}
+    pq.write_table(table.replace_schema_metadata(said), tmp_path / "posts.parquet")
+    found = read_training_rows([str(tmp_path)], parse_columns(["image="]), "label")
+    assert [row.label for row in found] == ["good", "bad", None]
+
+
+def test_images_that_are_only_named_are_not_left_out_without_a_word(tmp_path: Path) -> None:
+    image = pa.array([{"bytes": None, "path": "1.jpg"}], IMAGE_STRUCT)
+    table = pa.table({"post_id": ["a"], "text": ["t"], "label": ["good"], "image": image})
+    pq.write_table(table, tmp_path / "posts.parquet")
+    with pytest.raises(UsageError, match=r"row 0 only names its image, 1.jpg; say with --image-f"):
+        read_training_rows([str(tmp_path / "posts.parquet")], parse_columns([]), "label")
+    (tmp_path / "1.jpg").write_bytes(b"one")
+    columns = parse_columns([], str(tmp_path))
+    [row] = read_training_rows([str(tmp_path / "posts.parquet")], columns, "label")
+    assert row.image == b"one"
 
 
 @pytest.mark.parametrize(
