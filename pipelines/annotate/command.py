@@ -54,6 +54,17 @@ if TYPE_CHECKING:
 # For --image-uri-prefix: that no image is fetched is meant.
 _NO_PREFIX = "none"
 
+# Shares of a partition's posts above which it is held back.
+_LIMITS = {
+    "max_dead_letter_share": "a partition with more is held back (default %(default)s)",
+    "max_recovered_share": "of a partition's texts, and of its images; one with more is held back "
+    "(default: any)",
+    "max_low_quality_share": "likewise of low quality (default: any)",
+    "max_label_shift": "labels that moved against the last nights'; likewise (default: any)",
+    "max_fetch_failed_share": "posts whose image's host is down; a partition with more is held "
+    "back (default %(default)s)",
+}
+
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
@@ -112,28 +123,14 @@ def add_annotate_arguments(parser: argparse.ArgumentParser) -> None:
         help="of them from one host (default %(default)s)",
     )
     add("--run-id", metavar="ID", help="name of the run; default: its start")
-    add(
-        "--max-dead-letter-share",
-        type=share,
-        default=0.05,
-        metavar="SHARE",
-        help="a partition with more is held back (default %(default)s)",
-    )
-    add(
-        "--max-recovered-share",
-        type=share,
-        default=JobOptions.max_recovered_share,
-        metavar="SHARE",
-        help="of a partition's texts, and of its images; one with more is held back (default: any)",
-    )
-    add(
-        "--max-fetch-failed-share",
-        type=share,
-        default=JobOptions.max_fetch_failed_share,
-        metavar="SHARE",
-        help="posts whose image's host is down; a partition with more is held back "
-        "(default %(default)s)",
-    )
+    for name, what in _LIMITS.items():
+        add(
+            f"--{name.replace('_', '-')}",
+            type=share,
+            default=getattr(JobOptions, name),
+            metavar="SHARE",
+            help=what,
+        )
     add("--strict", action="store_true", help="publish nothing if any file failed")
     add("--prune", action="store_true", help="remove parts whose input file is gone")
     add_repeatable(parser, "--retry", "REASON,...", "annotate shards with these once more")
@@ -360,9 +357,7 @@ def job_options(arguments: argparse.Namespace, started: datetime) -> JobOptions:
         threads=arguments.threads,
         fetch_concurrency=arguments.fetch_concurrency,
         fetch_per_host=arguments.fetch_per_host,
-        max_dead_letter_share=arguments.max_dead_letter_share,
-        max_recovered_share=arguments.max_recovered_share,
-        max_fetch_failed_share=arguments.max_fetch_failed_share,
+        **{name: getattr(arguments, name) for name in _LIMITS},
         strict=arguments.strict,
         feature_cache=arguments.feature_cache and _absolute(arguments.feature_cache),
     )

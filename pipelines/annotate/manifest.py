@@ -16,6 +16,7 @@ from pipelines.annotate.output.partitions import FileTask, PartitionTask, partit
 from pipelines.annotate.plan import Plan
 from pipelines.annotate.publish.decide import FileResult
 from pipelines.annotate.publish.publish_partition import PartitionResult, why_unpublished
+from pipelines.posts.kept import from_text
 from pipelines.storage.files import OutputError, open_store
 from pipelines.storage.redaction import redact
 from schemas.exit_codes import ExitCode
@@ -216,6 +217,8 @@ def _exit_code(files: Iterable[FileCounts], partitions: Mapping[str, str]) -> Ex
 
 def _options(plan: Plan) -> dict[str, Any]:
     options = dataclasses.asdict(plan.options)
+    kept = options.pop("kept")
+    options["kept"] = {f.name: str(f.type) for f in from_text(kept)} if kept else {}
     for name in ("output", "model", "model_id"):
         options[name] = redact(options[name])
     if options["feature_cache"]:

@@ -17,6 +17,17 @@ from schemas.posts import MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS, PostColumns
 
 
 @dataclass(frozen=True)
+class Earlier:
+    """Where --retry asks for some rows of a shard: its parts in the output, and which rows.
+
+    parts: names of annotations and dead letters. reasons: rows with one are computed again.
+    """
+
+    parts: tuple[str, str]
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Shard:
     """A range of rows of one input file: the unit of commit.
 
@@ -25,7 +36,8 @@ class Shard:
     skip: rows of the first of those row groups that come before first_row.
     base_key: function of input identity, row range, model revision and the options that
         change rows.
-    key: base_key, or one derived from it by --retry (then generation > 0).
+    key: base_key, or one derived from it by --retry (then generation > 0). earlier: what it
+        holds already, where only some of its rows are wanted.
     """
 
     path: str
@@ -39,6 +51,7 @@ class Shard:
     base_key: str
     key: str
     generation: int = 0
+    earlier: Earlier | None = None
 
 
 @dataclass(frozen=True)
@@ -84,6 +97,8 @@ class JobOptions:
         fills the device. threads: per process, 0 for all cores. fetch_concurrency,
         fetch_per_host: requests for images at a time, per process, to all hosts and to each.
     feature_cache: fsspec URL of a folder that keeps encoders' features, None for no cache.
+    kept: fields of the kept columns that all parts have (pipelines.posts.kept), None for those
+        of each file.
     planned_at: when the input was looked at, seconds since 1970. Where two runs publish one
         file, the one that was planned later has its way.
     """
@@ -104,9 +119,12 @@ class JobOptions:
     fetch_per_host: int = 16
     max_dead_letter_share: float = 0.05
     max_recovered_share: float = 1.0
+    max_low_quality_share: float = 1.0
+    max_label_shift: float = 1.0
     max_fetch_failed_share: float = 0.5
     strict: bool = False
     feature_cache: str | None = None
+    kept: str | None = None
     planned_at: float = dataclasses.field(default_factory=time.time)
 
 
@@ -149,7 +167,8 @@ class Plan:
     units: work still to compute. files: every readable input file. shards: all shards of
     each file, by source_file, in row order, computed or not. orphans: published source
     files whose input is gone. publish: the partitions that need publishing, also
-    when all their shards are committed already (a killed run) or a file was pruned.
+    when all their shards are committed already (a killed run) or a file was pruned. usual: by
+    partition, the labels of the last nights before it, counted.
     """
 
     options: JobOptions
@@ -161,6 +180,7 @@ class Plan:
     orphans: tuple[str, ...] = ()
     prune: bool = False
     warnings: tuple[str, ...] = dataclasses.field(default=())
+    usual: dict[str, dict[str, int]] = dataclasses.field(default_factory=dict)
 
 
 def parse_prior(text: str | None, labels: Sequence[str]) -> tuple[tuple[str, float], ...]:

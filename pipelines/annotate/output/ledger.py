@@ -144,7 +144,8 @@ class Ledger:
     files: by source_file. unpublished: input files that the last runs could not publish (an
     earlier version may still be in files); while there is one, the partition is not complete.
     duplicate_ids: posts whose id had already occurred in the partition. dropped: names of
-    parts that earlier ledgers had, and that may still lie in the folders.
+    parts that earlier ledgers had, and that may still lie in the folders. kept: fields of the
+    kept columns that its parts have (pipelines.posts.kept), None where an older version wrote it.
     """
 
     labels: tuple[str, ...]
@@ -152,6 +153,7 @@ class Ledger:
     unpublished: dict[str, UnpublishedFile] = field(default_factory=dict)
     duplicate_ids: int = 0
     dropped: tuple[str, ...] = ()
+    kept: str | None = None
 
     def entries(self) -> dict[str, ShardEntry]:
         """Return its shards by the name of their parts."""

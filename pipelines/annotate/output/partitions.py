@@ -31,7 +31,8 @@ class PartitionTask:
     """What a run wants of a partition.
 
     files: to be published. failed: what could not be read. orphans: source files whose input
-    is gone; prune: their parts shall go. Files that it does not name stay as they are.
+    is gone; prune: their parts shall go. Files that it does not name stay as they are. usual:
+    labels of the last nights before it, counted.
     """
 
     partition: str
@@ -39,6 +40,7 @@ class PartitionTask:
     failed: tuple[FailedFile, ...] = ()
     orphans: tuple[str, ...] = ()
     prune: bool = False
+    usual: Mapping[str, int] = field(default_factory=dict)
 
     def paths(self) -> dict[str, str]:
         """Return the input files that are there, with their paths, by source_file."""
@@ -198,6 +200,7 @@ def partition_tasks(plan: Plan) -> dict[str, PartitionTask]:
             tuple(failed.get(partition, ())),
             tuple(orphans.get(partition, ())),
             plan.prune,
+            plan.usual.get(partition, {}),
         )
         for partition in sorted({*files, *failed, *orphans})
     }

@@ -1,61 +1,93 @@
-"""Kept columns have one type in all parts of an output: nobody reads parts that disagree."""
+"""Which kept columns an output has, and of which types: by its ledgers, else by the first file."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import dataclasses
+from collections.abc import Iterable, Mapping
 
 import pyarrow as pa
 
+from pipelines.annotate.output import layout
+from pipelines.annotate.output.ledger import Ledger
+from pipelines.annotate.output.proof import read_schema
+from pipelines.annotate.plan import JobOptions
 from pipelines.posts.files import FailedFile, InputFile
+from pipelines.posts.inputs import InputListing
+from pipelines.posts.kept import fits, from_text, is_untyped, to_text
+from pipelines.storage.files import Store, in_parallel
 from pipelines.storage.redaction import redact
+from schemas.annotations import ANNOTATION_COLUMNS
 from schemas.errors import SchemaError
 
-# By column: its type, and which file has it so.
-Types = dict[str, tuple[pa.DataType, str]]
+# By column: the field, and what has it so.
+_Types = dict[str, tuple[pa.Field, str]]
 
 
-def add_types(types: Types, fields: Iterable[pa.Field], where: str) -> None:
-    """Add the types of a file's kept columns, of those that have none yet.
+def settle_kept_columns(
+    store: Store, listing: InputListing, ledgers: Mapping[str, Ledger], options: JobOptions
+) -> tuple[InputListing, JobOptions]:
+    """Return the listing, files failed whose kept columns are not of the output's types.
 
-    A column that is all null may have no type; it sets none.
+    The options have all kept columns that the output has then. ledgers: by partition. What is
+    published of files that this run lists does not count: it may be replaced as a whole.
     """
+    listed = {file.source_file for file in listing.files}
+    others = {p: one for p, one in ledgers.items() if one.files.keys() - listed}
+    types: _Types = {}
+    published = in_parallel(lambda partition: _published(store, partition, others), others)
+    for partition, fields in zip(others, published, strict=True):
+        _add(types, fields, partition or "what is published")
+    before = len(types)
+    for file in listing.files:
+        _add(types, listing.kept[file.source_file], file.source_file)
+    checked = [_check(file, listing.kept[file.source_file], types) for file in listing.files]
+    failed = [file for file in checked if isinstance(file, FailedFile)]
+    new = list(types)[before:] if others else []
+    untyped = [name for name in options.rows.keep if name not in types and listing.files]
+    warnings = [
+        f"--keep {name}: no file has a value in it, so it has no type and is left out until one has"
+        for name in untyped
+    ] + [
+        f"--keep {name}: what was published before has no such column; read with "
+        "union_by_name=true in DuckDB, mergeSchema in Spark, or annotate it again"
+        for name in new
+    ]
+    return dataclasses.replace(
+        listing,
+        files=tuple(file for file in checked if isinstance(file, InputFile)),
+        failed=tuple(sorted([*listing.failed, *failed], key=lambda file: file.source_file)),
+        warnings=(*listing.warnings, *warnings),
+    ), dataclasses.replace(options, kept=to_text(field for field, _ in types.values()))
+
+
+def _published(store: Store, partition: str, ledgers: Mapping[str, Ledger]) -> Iterable[pa.Field]:
+    """The kept columns of what is published of a partition."""
+    ledger = ledgers[partition]
+    if ledger.kept is not None:
+        return from_text(ledger.kept)
+    # Of a version that did not write it down.
+    for part in ledger.entries():
+        name = layout.in_partition(layout.ANNOTATIONS, partition, part)
+        if store.size(name) is not None:
+            return [f for f in read_schema(store, name) if f.name not in ANNOTATION_COLUMNS]
+    return ()
+
+
+def _add(types: _Types, fields: Iterable[pa.Field], where: str) -> None:
     for field in fields:
-        if not pa.types.is_null(field.type):
-            types.setdefault(field.name, (_plain(field.type), where))
+        if not is_untyped(field.type):
+            types.setdefault(field.name, (field, where))
 
 
-def fail_other_types(
-    files: Sequence[InputFile], kept: Mapping[str, Sequence[pa.Field]], types: Types
-) -> tuple[tuple[InputFile, ...], tuple[FailedFile, ...]]:
-    """Return the files whose kept columns have the given types, and the others as failed.
-
-    kept: fields of the kept columns, by source_file.
-    """
-    checked = [_check(file, kept[file.source_file], types) for file in files]
-    return (
-        tuple(file for file in checked if isinstance(file, InputFile)),
-        tuple(file for file in checked if isinstance(file, FailedFile)),
-    )
-
-
-def _check(file: InputFile, kept: Sequence[pa.Field], types: Types) -> InputFile | FailedFile:
+def _check(
+    file: InputFile, kept: Iterable[pa.Field], types: Mapping[str, tuple[pa.Field, str]]
+) -> InputFile | FailedFile:
     for field in kept:
-        expected, where = types.get(field.name, (field.type, ""))
-        if expected not in (field.type, _plain(field.type)):
+        expected, where = types.get(field.name, (field, ""))
+        if not fits(field.type, expected.type):
             path = redact(file.path)
             way_out = "write the kept column with one type in all files, or choose another output"
-            type_here = str(field.type)
-            error = SchemaError(path, field.name, type_here, f"{expected} as in {where}", way_out)
+            shown = f"{expected.type} as in {where}"
+            error = SchemaError(path, field.name, str(field.type), shown, way_out)
             return FailedFile(path, file.source_file, file.partition, str(error))
     return file
-
-
-def _plain(type_: pa.DataType) -> pa.DataType:
-    """Return the type without what Parquet does not tell apart."""
-    if pa.types.is_dictionary(type_):
-        type_ = type_.value_type
-    if pa.types.is_large_string(type_) or type_ == pa.string_view():
-        return pa.string()
-    if pa.types.is_large_binary(type_) or type_ == pa.binary_view():
-        return pa.binary()
-    return type_

@@ -7,18 +7,17 @@ changes nothing; `--dry-run` is the plan, described.
 from __future__ import annotations
 
 import dataclasses
-from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain, islice
 
 from pipelines.annotate.output import layout
 from pipelines.annotate.output.commits import committed_keys, find_commit
-from pipelines.annotate.output.ledger import Counts, Ledger, listed_numbers, newest_ledger
+from pipelines.annotate.output.ledger import Ledger, listed_numbers, newest_ledger
 from pipelines.annotate.output.partitions import PartitionState, partition_tasks, read_partition
-from pipelines.annotate.output.proof import read_schema
-from pipelines.annotate.plan import JobOptions, Plan, Shard
-from pipelines.annotate.planning.kept_column_types import Types, add_types, fail_other_types
+from pipelines.annotate.plan import Earlier, JobOptions, Plan, Shard
+from pipelines.annotate.planning.kept_column_types import settle_kept_columns
 from pipelines.annotate.planning.known_names import keep_names
 from pipelines.annotate.planning.shards import (
     SHARD_BYTES,
@@ -37,6 +36,9 @@ from schemas.reasons import FETCH_REASONS, DeadLetterReason, ModalityReason
 # More would hide what comes behind them.
 _MOST_FILES_SHOWN = 20
 
+# That a night's labels are compared with.
+_USUAL_NIGHTS = 7
+
 
 def make_plan(
     options: JobOptions,
@@ -50,9 +52,9 @@ def make_plan(
 ) -> Plan:
     """Return what is to be done for the inputs listed, and what is done already.
 
-    retry: shards with one of these reasons are computed once more; fetch_failed stands for all
-    reasons of addresses. prune: orphans are
-    removed. workers: how many units are computed at once, so that none idles.
+    retry: posts with one of these reasons are computed once more; fetch_failed stands for all
+    reasons of addresses. prune: orphans are removed.
+    workers: how many units are computed at once, so that none idles.
     Raises UsageError where the output holds another label set or another input's annotations
     under the name of one listed, or a reason is unknown, and OutputError where the output
     cannot be read.
@@ -64,7 +66,7 @@ def make_plan(
     _check_labels(output, options)
     listing = keep_names(listing, output.ledgers)
     _check_displaced(listing, output)
-    listing = _fail_other_types(store, listing, output, options)
+    listing, options = settle_kept_columns(store, listing, output.ledgers, options)
     cut = {f.source_file: cut_shards(f, options, shard_rows, shard_bytes) for f in listing.files}
     generations = iter(
         in_parallel(lambda shard: _choose(shard, store, output, retry), chain(*cut.values()))
@@ -82,6 +84,7 @@ def make_plan(
         orphans=_orphans(listing, output, prune),
         prune=prune,
         warnings=listing.warnings,
+        usual={partition: _usual_labels(partition, output.ledgers) for partition in wanted},
     )
     return dataclasses.replace(plan, publish=tuple(_unsettled(plan, output)))
 
@@ -173,14 +176,22 @@ def _choose(shard: Shard, store: Store, output: _Output, retry: set[str]) -> Sha
     newest = in_generation(shard, published.generation if published else 0)
     while (following := in_generation(shard, newest.generation + 1)).key in output.commits:
         newest = following
-    counts = published.counts if published else Counts()
+    entry, state = published, output.partition(shard.partition)
     if published is None or newest.key != published.key:
         record = find_commit(store, newest.key) if retry and newest.key in output.commits else None
         # A run that ended without publishing it held it back; one that was killed is resumed.
         ended = record is not None and store.size(layout.manifest(record.run_id)) is not None
-        counts = record.entry.counts if record and ended else Counts()
-    again = bool(counts.all_reasons() & retry)
-    return in_generation(shard, newest.generation + again)
+        entry = record.entry if record and ended else None
+    if entry is None or not entry.counts.all_reasons() & retry:
+        return newest
+    annotations, dead_letters = (
+        layout.in_partition(tree, shard.partition, entry.name)
+        if entry.name and state.placed(entry, tree)
+        else entry.staged(tree)
+        for tree in layout.TREES
+    )
+    earlier = Earlier((annotations, dead_letters), tuple(sorted(retry)))
+    return dataclasses.replace(in_generation(shard, newest.generation + 1), earlier=earlier)
 
 
 def _committed(store: Store, shards: Iterable[Shard], output: _Output) -> set[str]:
@@ -231,33 +242,14 @@ def _below(path: str, root: str) -> bool:
     return path == root or path.startswith(root + "/")
 
 
-def _fail_other_types(
-    store: Store, listing: InputListing, output: _Output, options: JobOptions
-) -> InputListing:
-    """Return the listing, files failed whose kept columns are not of one type.
-
-    That is the published type, told by one part of a file that this run does not replace,
-    else the first file's.
-    """
-    if not options.rows.keep:
-        return listing
-    listed = {file.source_file for file in listing.files}
-    places = (
-        layout.in_partition(layout.ANNOTATIONS, partition, file.shards[0].name)
-        for partition, ledger in output.ledgers.items()
-        for source_file, file in ledger.files.items()
-        if source_file not in listed
-        and output.partition(partition).placed(file.shards[0], layout.ANNOTATIONS)
-    )
-    types: Types = {}
-    if (place := next(places, None)) is not None:
-        schema = read_schema(store, place)
-        add_types(types, (field for field in schema if field.name in options.rows.keep), place)
-    for file in listing.files:
-        add_types(types, listing.kept[file.source_file], file.source_file)
-    files, odd = fail_other_types(listing.files, listing.kept, types)
-    failed = tuple(sorted([*listing.failed, *odd], key=lambda file: file.source_file))
-    return dataclasses.replace(listing, files=files, failed=failed)
+def _usual_labels(partition: str, ledgers: Mapping[str, Ledger]) -> dict[str, int]:
+    """Return the labels of the last nights before a partition, counted."""
+    before = sorted(other for other in ledgers if other < partition)[-_USUAL_NIGHTS:]
+    entries = (entry for other in before for entry in ledgers[other].entries().values())
+    labels: Counter[str] = Counter()
+    for entry in entries:
+        labels.update(entry.counts.labels)
+    return dict(labels)
 
 
 def _check_labels(output: _Output, options: JobOptions) -> None:

@@ -116,6 +116,7 @@ def decide(
         _unpublished(paths, before, files, problems, () if task.prune else orphans),
         before.duplicate_ids,
         tuple(sorted((loose - strangers) | (before.entries().keys() - names))),
+        options.kept if added else before.kept,
     )
     if dataclasses.replace(ledger, dropped=before.dropped) == before:
         # A ledger may name dropped parts that are gone by now; that is no reason for another.

@@ -21,7 +21,7 @@ from pipelines.annotate.output.proof import count_duplicate_ids, find_faults
 from pipelines.annotate.plan import JobOptions
 from pipelines.annotate.publish.apply import OvertakenError, apply, forget_prepared
 from pipelines.annotate.publish.decide import Decision, FileResult, decide
-from pipelines.annotate.publish.gates import why_held_back
+from pipelines.annotate.publish.gates import what_to_look_at, why_held_back
 from pipelines.storage.files import OutputError, Store, in_parallel, open_store
 
 # Of so many runs that publish one partition at once, each in turn commits first.
@@ -83,7 +83,7 @@ def publish_partition(
             decision = decide(options, task, state, failures, _find_commits(store, task, state))
             if not decision.changes(state):
                 break
-            if held_back := why_held_back(decision.ledger, options):
+            if held_back := why_held_back(decision.ledger, options, task.usual):
                 files = _results(task, decision.problems, "held_back")
                 return PartitionResult(partition, "held_back", files, message=held_back)
             committed = _commit(store, partition, state, decision)
@@ -100,6 +100,9 @@ def publish_partition(
         else:
             raise PublishError(f"partition {partition or '(none)'}: other runs keep publishing it")
         warnings = _clear(store, task, decision, replaced)
+    if changed:
+        look = what_to_look_at(decision.ledger, options, task.usual)
+        warnings += tuple(f"{partition or 'all posts'}: {line}" for line in look)
     status, message = describe(decision, changed)
     overtaken = [p.error for p in decision.problems.values() if p.status == "overtaken" and p.error]
     return PartitionResult(

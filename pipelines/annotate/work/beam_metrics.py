@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from apache_beam.metrics import Metrics
 
 from pipelines.annotate.work.prepare import DeadLetter
-from pipelines.annotate.work.rows import Result
+from pipelines.annotate.work.rows import AsBefore, Result
 from schemas.annotations import MODALITIES
 
 _NAMESPACE = "drf"
@@ -31,6 +31,8 @@ def count_results(results: Iterable[Result]) -> None:
         counts["posts"] += 1
         if isinstance(result, DeadLetter):
             counts[f"dead_letters_{result.reason}"] += 1
+            continue
+        if isinstance(result, AsBefore):
             continue
         for m in MODALITIES:
             if reason := getattr(result, m).reason:

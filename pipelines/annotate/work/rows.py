@@ -15,7 +15,14 @@ from pipelines.annotate.work.prepare import DeadLetter
 from schemas.annotations import ANNOTATIONS_SCHEMA_VERSION, MODALITIES, annotations_schema
 from schemas.dead_letters import dead_letters_schema
 
-Result = Prediction | DeadLetter
+
+class AsBefore:
+    """The result of a row that --retry does not ask for: what an earlier run left of it."""
+
+
+AS_BEFORE = AsBefore()
+
+Result = Prediction | DeadLetter | AsBefore
 
 
 @dataclass(frozen=True)
@@ -55,10 +62,10 @@ def build_rows(
     kept: pa.RecordBatch,
     annotated_at: datetime.datetime,
 ) -> tuple[pa.RecordBatch, pa.RecordBatch]:
-    """Annotations and dead letters of consecutive source rows; each row is in one of them.
+    """Annotations and dead letters of consecutive source rows; each new row is in one of them.
 
-    post_ids, results and the rows of `kept` (the columns named with --keep) run parallel;
-    first_row is the source row of the first of them.
+    What is as before is in neither. post_ids, results and the rows of `kept` (the columns named
+    with --keep) run parallel; first_row is the source row of the first of them.
     """
     annotated = [row for row, result in enumerate(results) if isinstance(result, Prediction)]
     predictions = [result for result in results if isinstance(result, Prediction)]

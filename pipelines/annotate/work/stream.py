@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -18,9 +18,10 @@ from pipelines.annotate.fetch.fetcher import Fetched
 from pipelines.annotate.plan import RowOptions, Shard
 from pipelines.annotate.work.contents import Content, contents_of, views
 from pipelines.annotate.work.prepare import DeadLetter, no_post_id
-from pipelines.annotate.work.rows import Result
+from pipelines.annotate.work.rows import AS_BEFORE, Result
 from pipelines.posts.files import CorruptInputError
 from pipelines.posts.inputs import read_footer
+from pipelines.posts.kept import conform
 from pipelines.posts.reading import read_unit_rows
 from pipelines.storage.backends import open_url
 from schemas.errors import DRFError, SchemaError
@@ -65,6 +66,8 @@ def read_shards(shards: Sequence[Shard], rows: RowOptions) -> Posts:
         raise InputChangedError(
             f"{first.source_file} changed since the run began; the next run annotates it anew"
         )
+    if footer.rows == 0:
+        return PostsLayout((), rows.columns), ()
     layout = check_posts_schema(footer.schema, rows.columns, rows.keep, first.source_file)
     return layout, read_unit_rows(fs, path, shards, layout, schema=footer.schema)
 
@@ -162,6 +165,8 @@ def stream_posts(
     pool: Executor,
     threads: int,
     labels: Sequence[str] = (),
+    kept: Sequence[pa.Field] | None = None,
+    wanted: Callable[[Shard], Collection[int] | None] = lambda shard: None,
 ) -> Iterator[Chunk | Arrival | ShardEnd]:
     """Yield each shard's rows as chunks, then its end; a shard that fails ends early.
 
@@ -174,7 +179,9 @@ def stream_posts(
     prepare: answer, text, image, image_reason -> what the model takes; runs on `pool`, once for
         posts of the same content.
     arrivals: fetches images.
-    threads: of the pool. labels: of predictions, to pool those of several pictures.
+    threads: of the pool. labels: of predictions, to pool those of several pictures. kept: the kept
+    columns as the output has them, None for as they are read. wanted: the source rows of a shard
+    that are to be prepared, None for all of them.
     """
     answers = _Answers()
     submit = _Submit(
@@ -186,7 +193,8 @@ def stream_posts(
         try:
             layout, batches = read(tuple(waiting))
             for shard, first_row, posts in batches:
-                yield _chunk(shard, layout, first_row, posts, answers, submit, arrivals, labels)
+                item = posts, kept, wanted(shard)
+                yield _chunk(shard, layout, first_row, *item, answers, submit, arrivals, labels)
                 yield from submit.arrived(arrivals.take())
                 while len(arrivals) > FETCH_AHEAD:
                     yield from submit.arrived(arrivals.take(wait=True))
@@ -260,11 +268,16 @@ def _chunk(
     layout: PostsLayout,
     first_row: int,
     posts: pa.RecordBatch,
+    kept: Sequence[pa.Field] | None,
+    wanted: Collection[int] | None,
     answers: _Answers,
     submit: _Submit,
     arrivals: Arrivals[Waiting],
     labels: Sequence[str],
 ) -> Chunk:
+    own = kept_columns(posts, layout)
+    if kept is not None:
+        own = conform(own, kept, posts.num_rows, shard.source_file)
     post_ids, texts = (posts.column(name).to_pylist() for name in ("post_id", "text"))
     media = [(views(images), uris.to_pylist()) for images, uris in media_of(posts, layout)]
     contents = [contents_of(texts, images, uris) for images, uris in media]
@@ -281,6 +294,9 @@ def _chunk(
         return answer
 
     for row, post_id in enumerate(post_ids):
+        if wanted is not None and first_row + row not in wanted:
+            of_rows.append(Answer(result=AS_BEFORE))
+            continue
         if (letter := no_post_id(post_id)) is not None:
             of_rows.append(Answer(result=letter))
             continue
@@ -296,7 +312,7 @@ def _chunk(
         post_ids=post_ids,
         answers=of_rows,
         prepared=submit(new),
-        kept=kept_columns(posts, layout),
+        kept=own,
         bytes=posts.nbytes,
     )
 

@@ -6,8 +6,10 @@ import dataclasses
 import datetime
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
+
+import pyarrow as pa
 
 from drf_core.annotator import PreparedPost
 from drf_core.decoding.children import ChildrenStoppedError
@@ -18,6 +20,7 @@ from pipelines.annotate.output.attempts import Attempt, past_attempts, start_att
 from pipelines.annotate.output.commits import CommitRecord, StagedShard, find_commit
 from pipelines.annotate.plan import JobOptions, Shard, ShardOutcome, WorkUnit
 from pipelines.annotate.work.beam_metrics import count_batch, count_results
+from pipelines.annotate.work.earlier import EarlierRows, read_earlier
 from pipelines.annotate.work.feature_cache import FeatureCache, open_cache
 from pipelines.annotate.work.model import DRFModelHandler, ModelFailure
 from pipelines.annotate.work.prepare import DeadLetter, model_failed, prepare_post
@@ -35,6 +38,7 @@ from pipelines.annotate.work.stream import (
     read_shards,
     stream_posts,
 )
+from pipelines.posts.kept import from_text
 from pipelines.storage.files import Store, in_parallel, open_store
 from pipelines.threads import look_ahead
 from schemas.errors import DRFError
@@ -112,7 +116,9 @@ class _Annotation:
         self._run = RunColumns(
             options.labels, options.model_id, options.model_revision, options.run_id
         )
+        self._kept = None if options.kept is None else from_text(options.kept)
         self._attempts: dict[str, Attempt] = {}
+        self._earlier: dict[str, EarlierRows] = {}
         self._staged: dict[str, StagedShard] = {}
         # Rows and dead letters written, by shard key.
         self._rows: Counter[str] = Counter()
@@ -132,6 +138,8 @@ class _Annotation:
             pool,
             threads,
             self._options.labels,
+            self._kept,
+            self._wanted,
         )
         ahead = look_ahead(posts, look_ahead_cost)
         try:
@@ -160,6 +168,11 @@ class _Annotation:
 
     def _begin(self, shard: Shard) -> None:
         self._attempts[shard.key] = start_attempt(self._store, shard.key, self._options.run_id)
+        if (earlier := read_earlier(self._store, shard)) is not None:
+            self._earlier[shard.key] = earlier
+
+    def _wanted(self, shard: Shard) -> Collection[int] | None:
+        return self._earlier[shard.key].wanted if shard.key in self._earlier else None
 
     def _read(self, shards: Sequence[Shard]) -> Posts:
         return read_shards(shards, self._options.rows)
@@ -234,6 +247,8 @@ class _Annotation:
         results = [answer.result for answer in chunk.answers if answer.result is not None]
         count_results(results)
         now = datetime.datetime.now(datetime.timezone.utc)
+        annotations: pa.RecordBatch | pa.Table
+        dead_letters: pa.RecordBatch | pa.Table
         annotations, dead_letters = build_rows(
             self._run,
             chunk.shard.source_file,
@@ -243,12 +258,17 @@ class _Annotation:
             chunk.kept,
             now,
         )
-        letters = [result for result in results if isinstance(result, DeadLetter)]
+        lost = [why for one in results if isinstance(one, DeadLetter) for why in one.lost]
+        if (earlier := self._earlier.get(key)) is not None:
+            annotations, dead_letters, before = earlier.completed(
+                chunk.first_row, len(results), annotations, dead_letters
+            )
+            lost += before
         staged = self._staged_shard(chunk.shard, chunk.layout)
         staged.add_annotations(annotations)
-        staged.add_dead_letters(dead_letters, [why for letter in letters for why in letter.lost])
+        staged.add_dead_letters(dead_letters, lost)
         self._rows[key] += len(results)
-        self._dead_letters[key] += len(letters)
+        self._dead_letters[key] += dead_letters.num_rows
 
     def _staged_shard(self, shard: Shard, layout: PostsLayout) -> StagedShard:
         if shard.key not in self._staged:
@@ -257,7 +277,7 @@ class _Annotation:
                 self._options,
                 shard,
                 self._attempts[shard.key],
-                keep=layout.keep,
+                keep=layout.keep if self._kept is None else self._kept,
                 runtime=str(self._model.runtime),
             )
         return self._staged[shard.key]
@@ -278,6 +298,7 @@ class _Annotation:
             )
         if staged := self._staged.pop(shard.key, None):
             staged.discard()
+        self._earlier.pop(shard.key, None)
         if attempt := self._attempts.pop(shard.key, None):
             attempt.end()
         cached = (0, 0) if self._cache is None else self._cache.take_counts()

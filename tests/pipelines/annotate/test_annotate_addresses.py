@@ -70,6 +70,42 @@ def test_thirty_retweets_of_a_picture_are_one_request_and_thirty_annotations(
     assert run.manifest["fetched"] == {server.url: {"fetched": 1}}
 
 
+def test_a_retry_asks_for_the_rows_concerned_and_makes_no_good_row_worse(
+    tmp_path: Path, annotate: Annotate, output: Output, server: ImageServer
+) -> None:
+    # c comes the first time and never again, d and e the second time; f has no text.
+    names = ["a.jpg", "b.jpg?status=404", "c.jpg", "d.jpg?status=503&times=1"]
+    posts = [
+        {"post_id": str(row), "text": f"day {row}", "image_uri": f"{server.url}/{name}"}
+        for row, name in enumerate(names)
+    ]
+    posts.append(
+        {"post_id": "e", "text": None, "image_uri": f"{server.url}/e.jpg?status=403&times=1"}
+    )
+    posts.append({"post_id": None, "text": "t", "image_uri": None})
+    types = dict.fromkeys(("post_id", "text", "image_uri"), pa.string())
+    source = write_posts(tmp_path / "posts.parquet", posts, types=types)
+    options = ("--image-uri-prefix", server.url, "--max-dead-letter-share", "1")
+    options += ("--max-fetch-failed-share", "1")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fetching, "_TRIES", 1)
+        assert annotate(source, *options).code == 0
+    before = {row["post_id"]: row for row in output.annotations}
+    assert reasons(output) == {"0": None, "1": "gone", "2": None, "3": "busy"}
+    assert [row["source_row"] for row in output.dead_letters] == [4, 5]
+    asked = len(server.asked)
+
+    assert annotate(source, *options, "--retry", "fetch_failed").code == 0
+
+    again = [name for name in server.asked[asked:] if "?" in name]
+    assert len(again) == len(server.asked[asked:]) == 3
+    assert reasons(output) == {"0": None, "1": "gone", "2": None, "3": None, "e": None}
+    after = {row["post_id"]: row for row in output.annotations}
+    assert [after[name] for name in "02"] == [before[name] for name in "02"]
+    assert [row["source_row"] for row in output.dead_letters] == [5]
+    assert output.places() == [("posts.parquet", row) for row in range(6)]
+
+
 def test_rows_and_summary_tell_why_images_did_not_come(
     tmp_path: Path,
     annotate: Annotate,

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from drf_core.annotator import Annotator, Prediction, PreparedPost
 from tests.data.corpora import image_bytes, make_posts, write_posts
 from tests.support.running import Output, Run
 
@@ -101,3 +103,45 @@ def test_a_host_that_is_down_holds_the_night_back(
     assert "20 of 20 posts have no image because of its host" in run.err
     assert output.annotations == []
     assert annotate(night, *allowed, "--max-fetch-failed-share", "1").code == 0
+
+
+def test_what_is_odd_of_a_night_is_told_and_held_back_where_a_limit_says_so(
+    tmp_path: Path, annotate: Annotate, output: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for night in ("dt=2026-11-18", "dt=2026-11-19"):
+        posts = [{"post_id": f"{n}", "text": f"day {n}", "image": None} for n in range(60)]
+        write_posts(tmp_path / night / "posts.parquet", posts)
+    told = annotate(tmp_path / "dt=2026-11-18").manifest
+    assert told["exit_code"] == 0
+    [recovered] = [line for line in told["warnings"] if "recovered" in line]
+    assert recovered.startswith("dt=2026-11-18: 60 of 60 posts have a recovered image (100.0%")
+    # The next night's posts are all of one label, and of low quality.
+    predict = Annotator.predict
+
+    def odd(self: Annotator, posts: Sequence[PreparedPost]) -> list[Prediction]:
+        rows = predict(self, posts)
+        text = dataclasses.replace(rows[0].text, state="low_quality", quality=0.01)
+        return [dataclasses.replace(row, label="positive", text=text) for row in rows]
+
+    monkeypatch.setattr(Annotator, "predict", odd)
+    next_night = tmp_path / "dt=2026-11-19"
+    for option, what in (
+        ("--max-label-shift", "of the labels moved against the last nights (negative 0%, was"),
+        ("--max-low-quality-share", "60 of 60 posts have a text of low quality (100.0%)"),
+    ):
+        held = annotate(next_night, option, "0.4")
+        assert held.code == 3 and what in held.err and option in held.err
+        assert len(output.annotations) == 60
+    told = annotate(next_night).manifest
+    assert told["exit_code"] == 0
+    assert len([line for line in told["warnings"] if line.startswith("dt=2026-11-19: ")]) == 3
+    assert len(output.annotations) == 120
+
+
+def test_a_corpus_without_images_is_not_told_that_it_has_none(
+    tmp_path: Path, annotate: Annotate
+) -> None:
+    posts = [{"post_id": f"{n}", "text": f"day {n}", "image": None} for n in range(30)]
+    write_posts(tmp_path / "posts.parquet", posts)
+    run = annotate(tmp_path / "posts.parquet", "--column", "image=")
+    assert not [line for line in run.manifest["warnings"] if "recovered" in line]

@@ -8,8 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pandas
+import polars
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
 from tests.data.corpora import make_posts, write_posts
 from tests.support.running import Output, Run
@@ -51,6 +53,68 @@ def test_what_only_some_writers_use_becomes_what_all_readers_know(
     query = "select seen, language, view, large, uid, broken from annotations order by post_id"
     [first, _] = output.duckdb(query)
     assert first[0] == far and first[1:4] == ("en", "x", "x") and first[4] == ids[0]
+
+
+NIGHTS = ("dt=2026-11-17", "dt=2026-11-18", "dt=2026-11-19")
+
+
+def _night(folder: Path, night: str, **kept: pa.Array) -> Path:
+    posts = {name: [post[name] for post in make_posts(4)] for name in ("post_id", "text", "image")}
+    (folder / night).mkdir(parents=True)
+    pq.write_table(pa.table({**posts, **kept}), folder / night / "posts.parquet")
+    return folder / night
+
+
+def test_nights_that_keep_other_columns_are_read_together(
+    tmp_path: Path, annotate: Callable[..., Run], output: Output
+) -> None:
+    words, numbers = pa.array(["en", "de", None, "fr"]), pa.array([1, 2, 3, 4])
+    assert annotate(_night(tmp_path, NIGHTS[0], lang=words), "--keep", "lang").code == 0
+    run = annotate(_night(tmp_path, NIGHTS[1], score=numbers), "--keep", "score")
+    assert run.code == 0
+    assert any("--keep score: what was published before" in w for w in run.manifest["warnings"])
+    assert annotate(_night(tmp_path, NIGHTS[2])).code == 0
+    query = "select dt, count(lang), count(score), count(*) from {} group by all order by all"
+    by_name = f"read_parquet('{output.root}/annotations/**/*.parquet', union_by_name = true)"
+    found = [row[1:] for row in output.duckdb(query.format(by_name))]
+    assert found == [(3, 0, 4), (0, 4, 4), (0, 0, 4)]
+    # As the README's query reads them: the first night's columns, and no error.
+    assert [row[0] for row in output.duckdb("select count(lang) from annotations")] == [3]
+    assert len(pandas.read_parquet(output.root / "annotations")) == 12
+    glob = f"{output.root}/annotations/**/*.parquet"
+    scan = polars.scan_parquet(glob, missing_columns="insert", extra_columns="ignore")
+    table = scan.collect()
+    assert table["lang"].to_list() == ["en", "de", None, "fr"] + [None] * 8
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["first", "later"])
+@pytest.mark.parametrize(
+    "without, with_values",
+    [
+        (pa.nulls(4), pa.array(["a", "b", "c", "d"])),
+        (pa.array([None] * 4, pa.float64()), pa.array(["a", "b", "c", "d"])),
+        (pa.array([[]] * 4, pa.list_(pa.null())), pa.array([["a"]] * 4)),
+    ],
+    ids=["null", "float", "list"],
+)
+def test_a_column_without_values_leaves_room_for_those_of_another_night(
+    tmp_path: Path,
+    annotate: Callable[..., Run],
+    output: Output,
+    without: pa.Array,
+    with_values: pa.Array,
+    first: bool,
+) -> None:
+    columns = (without, with_values) if first else (with_values, without)
+    for night, column in zip(NIGHTS[:2], columns, strict=True):
+        assert annotate(_night(tmp_path, night, x=column), "--keep", "x").code == 0
+    by_name = f"read_parquet('{output.root}/annotations/**/*.parquet', union_by_name = true)"
+    found = [row[0] for row in output.duckdb(f"select x from {by_name}")]
+    assert [value for value in found if value] == with_values.to_pylist()
+    assert len(pandas.read_parquet(output.root / "annotations")) == 8
+    number = annotate(_night(tmp_path, NIGHTS[2], x=pa.array([1] * 4)), "--keep", "x")
+    assert number.code == 4
+    assert f"as in {NIGHTS[1 if first else 0]}" in number.err
 
 
 def test_rows_that_a_footer_does_not_count_fail_their_file_and_no_other(
