@@ -3,7 +3,7 @@
     python -m tests.benchmarks.split_tweets TWEETS.parquet OUTPUT
 
 writes OUTPUT/train.parquet and OUTPUT/held_out.parquet: every seventh post of twitter-2016test-A,
-by a hash of its id.
+by a hash of its id; and OUTPUT/reference.parquet, the first 200 of these, to rank qualities among.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ def main(tweets: str, output: str) -> None:
     held_out = pa.array([is_held_out(post, source) for post, source in pairs])
     Path(output).mkdir(parents=True, exist_ok=True)
     for name, rows in (("train", table.filter(pa.compute.invert(held_out))),
-                       ("held_out", table.filter(held_out))):  # fmt: skip
+                       ("held_out", table.filter(held_out)),
+                       ("reference", table.filter(held_out)[:200])):  # fmt: skip
         pq.write_table(rows, Path(output, f"{name}.parquet"))
         print(f"{name}: {rows.num_rows} posts")
 
