@@ -25,7 +25,9 @@ _INDEX_PAGE = "_runs/index.html"
 _LISTED_RUNS = 400
 
 # What publish.gates says of the limit that a partition passed.
-_LIMIT = re.compile(r"held back: ([\d,]+) of ([\d,]+) posts .*more than (--max-[a-z-]+-share)")
+_LIMIT = re.compile(
+    r"held back: (?:([\d,]+) of ([\d,]+) posts|([\d.]+)%) .*more than (--max-[a-z-]+)"
+)
 
 
 def report_name(run_id: str, kind: str = "html") -> str:
@@ -103,5 +105,7 @@ def _limit(message: str) -> dict[str, Any]:
     match = _LIMIT.search(message)
     if match is None:
         return {"share": None, "option": None}
+    if match[3] is not None:
+        return {"share": float(match[3]) / 100, "option": match[4]}
     some, rows = (int(number.replace(",", "")) for number in match.group(1, 2))
-    return {"share": some / rows, "option": match[3]}
+    return {"share": some / rows, "option": match[4]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from drf_core.annotator import Annotator, Prediction, PreparedPost
+from pipelines.annotate.report.write import report_name
+from pipelines.storage.files import open_store
 from tests.data.corpora import image_bytes, make_posts, write_posts
 from tests.support.running import Output, Run
 
@@ -131,6 +134,11 @@ def test_what_is_odd_of_a_night_is_told_and_held_back_where_a_limit_says_so(
     ):
         held = annotate(next_night, option, "0.4")
         assert held.code == 3 and what in held.err and option in held.err
+        report = json.loads(
+            open_store(str(output.root)).read(report_name(held.manifest["run_id"], "json")) or b""
+        )
+        [said] = report["held_back"]
+        assert said["option"] == option and said["share"] > 0.4
         assert len(output.annotations) == 60
     told = annotate(next_night).manifest
     assert told["exit_code"] == 0
