@@ -7,28 +7,24 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from drf_core.decoding.decoders import Decoded, Decoders, Item
 from drf_core.decoding.images import decode_image
-from drf_core.decoding.preparation import ImageLimits, LightPreparer
+from drf_core.decoding.preparation import ImageLimits
 from drf_core.decoding.texts import text_reason
 from drf_core.decoding.tokens import TEXT_WINDOWS
-from drf_core.model.input_statistics import image_statistics
 from drf_core.runtimes.choice import available_cores
-from drf_core.runtimes.interface import Encoders, Runtime
+from drf_core.runtimes.interface import ReadyModel, Runtime
 from drf_core.runtimes.serving import serve
-from drf_core.runtimes.torch_encoders import TorchEncoders
 from schemas.annotations import MODALITIES
 from schemas.posts import MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS
 from schemas.reasons import ModalityReason
 
 if TYPE_CHECKING:
-    from drf_core.model.head import DRFHead
+    from drf_core.decoding.preparation import LightPreparer
     from drf_core.model.modeling_drf import DRFModel
     from drf_core.model.processing_drf import DRFProcessor
+    from drf_core.runtimes.torch_model import TorchModel
 
 # What is of low quality and resembles no kind of damage: another language, code, noise, a chart.
 UNFAMILIAR = "unfamiliar"
@@ -106,24 +102,29 @@ class Prediction:
 class Annotator:
     """A checkpoint on a device, ready to predict; `prepare` may be called from any thread.
 
-    encoders: what encodes texts and images; the model's own, run by torch, by default.
-    decoders: child processes in which posts are prepared; by default it is done in this one.
+    ready: its model on a runtime. decoders: child processes in which posts are prepared; by
+    default it is done in this one. prior: share of each label that probabilities assume; the
+    checkpoint's, unless another is set.
     """
 
     def __init__(
         self,
-        model: DRFModel | DRFHead,
+        ready: ReadyModel,
         processor: DRFProcessor | LightPreparer,
-        encoders: Encoders | None = None,
         decoders: Decoders | None = None,
     ) -> None:
-        self.model: Any = model.eval()
+        self.ready = ready
         self.processor: Any = processor
-        self.device = model.device
-        self.labels = model.config.labels
-        self._encoders: Encoders = encoders or TorchEncoders(self.model, cast(Any, processor))
+        self.traits = ready.traits
+        self.labels = self.traits.labels
+        self.prior = self.traits.prior
         self._largest_batch: int | None = None
         self._decoders = decoders
+
+    @property
+    def model(self) -> DRFModel:
+        """The model itself, where torch runs it."""
+        return cast("TorchModel", self.ready).model
 
     @classmethod
     def from_pretrained(
@@ -138,31 +139,28 @@ class Annotator:
         """Load a checkpoint folder.
 
         device: auto (a GPU where there is one), cpu or cuda. threads: of this process's
-        computing, 0 for one per core this process may use. runtime: what encodes (see
-        `choose_runtime`); with another than torch, the model is without its own encoders.
-        cache: folder that keeps converted encoders for the next start. decode_seconds: prepare
-        posts in child processes, so long at most each text or image. Raises DeviceError for
-        a device or runtime that is asked for and absent, and CheckpointError for weights that
-        are damaged, missing or do not fit.
+        computing, 0 for one per core this process may use. runtime: what runs it (see
+        `choose_runtime`). cache: folder that keeps converted models for the next start.
+        decode_seconds: prepare posts in child processes, so long at most each text or image.
+        Raises DeviceError for a device or runtime that is asked for and absent, and
+        CheckpointError for weights that are damaged, missing or do not fit.
         """
-        threads = threads or available_cores()
-        torch.set_num_threads(threads)
-        served = serve(folder, runtime, device, threads, cache)
+        served = serve(folder, runtime, device, threads or available_cores(), cache)
         decoders = None
         if decode_seconds is not None:
             decoders = Decoders(served.preparation, decode_seconds)
             decoders.start(available_cores())
-        return cls(served.model, served.processor, served.encoders, decoders)
+        return cls(served.model, served.processor, decoders)
 
     @property
     def batch_size(self) -> int:
         """Posts per forward that fill its device."""
-        return 256 if self.device.type == "cuda" else 64
+        return 256 if self.runtime.device == "cuda" else 64
 
     @property
     def runtime(self) -> Runtime:
         """What encodes, with which arithmetic, and where."""
-        return self._encoders.runtime
+        return self.ready.runtime
 
     def prepare(
         self,
@@ -187,7 +185,7 @@ class Annotator:
         no_text = text_reason(text)
         ids = share = None
         if no_text is None and text is not None:
-            most = self.model.config.max_text_tokens
+            most = self.traits.max_text_tokens
             ids, share = self.processor.read_text(text, most, TEXT_WINDOWS)
         pixels = None
         if image_reason is None:
@@ -203,7 +201,7 @@ class Annotator:
 
     def share_read(self, text: str) -> float:
         """Share of a text that is read, in [0, 1]."""
-        most = self.model.config.max_text_tokens
+        most = self.traits.max_text_tokens
         return self.processor.read_text(text, most, TEXT_WINDOWS)[1]
 
     def predict(self, posts: Sequence[PreparedPost]) -> list[Prediction]:
@@ -219,7 +217,7 @@ class Annotator:
             batch = posts[start : start + limit]
             try:
                 predictions += self._predict(batch)
-            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            except (MemoryError, RuntimeError) as error:
                 if len(batch) == 1 or not _out_of_memory(error):
                     raise
                 self._largest_batch = limit = len(batch) // 2
@@ -227,46 +225,37 @@ class Annotator:
                 start += len(batch)
                 continue
             # Outside the handler: the error holds the failed batch's tensors alive.
-            if self.device.type == "cuda":
+            if self.runtime.device == "cuda":
+                import torch
+
                 torch.cuda.empty_cache()
         return predictions
 
-    def encode_texts(self, token_ids: Sequence[list[int]]) -> Tensor:
+    def encode_texts(self, token_ids: Sequence[list[int]]) -> np.ndarray:
         """Raw features of texts (`PreparedPost.token_ids`), the mean over each one's windows.
 
         token_ids: at least one. Returns (texts, raw text size) float32, in the order given.
         """
-        most = self.model.config.max_text_tokens
+        most = self.traits.max_text_tokens
         windows = [ids[i : i + most] for ids in token_ids for i in range(0, len(ids), most)]
-        padded = [
-            pad_sequence([torch.tensor(row) for row in rows], batch_first=True).to(self.device)
-            for rows in (windows, [[1] * len(ids) for ids in windows])
-        ]
-        described = self.model.token_statistics(*padded)
-        raw = torch.cat([self._encoders.encode_texts(windows), described], 1)
+        raw = self.ready.encode_texts(windows)
         if len(windows) == len(token_ids):
             return raw
-        owner = torch.tensor(
-            [number for number, ids in enumerate(token_ids) for _ in range(0, len(ids), most)],
-            device=self.device,
-        )
         # By their tokens, or a last window of one word would count as much as a full one.
-        weights = torch.tensor([float(len(ids)) for ids in windows], device=self.device)
-        total = torch.zeros(len(token_ids), device=self.device).index_add_(0, owner, weights)
-        summed = torch.zeros(len(token_ids), raw.shape[1], device=self.device)
-        return summed.index_add_(0, owner, raw * weights[:, None]) / total[:, None]
+        weights = np.array([len(ids) for ids in windows], np.float32)[:, None]
+        counts = [len(range(0, len(ids), most)) for ids in token_ids]
+        firsts = np.cumsum([0, *counts[:-1]])
+        return np.add.reduceat(raw * weights, firsts) / np.add.reduceat(weights, firsts)
 
-    def encode_images(self, pixels: Sequence[np.ndarray]) -> Tensor:
+    def encode_images(self, pixels: Sequence[np.ndarray]) -> np.ndarray:
         """Raw features of images (`PreparedPost.pixels`, uint8 (3, h, w) each).
 
         pixels: at least one. Returns (images, raw image size) float32, in the order given.
         """
-        stacked = torch.from_numpy(np.stack(pixels)).to(self.device)
-        return torch.cat([self._encoders.encode_images(pixels), image_statistics(stacked)], 1)
+        return self.ready.encode_images(pixels)
 
-    @torch.inference_mode()
     def conclude(
-        self, posts: Sequence[PreparedPost], text: Tensor | None, image: Tensor | None
+        self, posts: Sequence[PreparedPost], text: np.ndarray | None, image: np.ndarray | None
     ) -> list[Prediction]:
         """Predictions from features that are encoded already.
 
@@ -275,20 +264,19 @@ class Annotator:
         """
         if not all(post.usable for post in posts):
             raise ValueError("every post needs at least one modality")
-        present = torch.tensor(
-            [[post.has_text, post.has_image] for post in posts],
-            device=self.device,
-        )
-        output = self.model.forward_features(text, image, present)
-        probabilities = output.logits.float().softmax(-1).cpu().numpy()
-        quality, damage = output.quality.float().cpu().numpy(), output.damage.cpu().numpy()
-        evidence = (output.evidence - output.evidence.mean(-1, keepdim=True)).float().cpu().numpy()
+        present = np.array([[post.has_text, post.has_image] for post in posts])
+        said = self.ready.conclude(text, image, present)
+        odds = np.exp(said.logits - said.logits.max(-1, keepdims=True)) * np.array(self.prior)
+        probabilities = odds / odds.sum(-1, keepdims=True)
+        evidence = said.evidence - said.evidence.mean(-1, keepdims=True)
         return [
-            self._prediction(post, probabilities[row], quality[row], evidence[row], damage[row])
+            self._prediction(
+                post, probabilities[row], said.quality[row], evidence[row], said.damage[row]
+            )
             for row, post in enumerate(posts)
         ]
 
-    def encode(self, posts: Sequence[PreparedPost]) -> tuple[Tensor | None, Tensor | None]:
+    def encode(self, posts: Sequence[PreparedPost]) -> tuple[np.ndarray | None, np.ndarray | None]:
         """Raw features of texts (texts, raw size) and images (images, raw size).
 
         Of the posts that have one, in their order; None where none has. Features that a post
@@ -313,17 +301,14 @@ class Annotator:
         self,
         known: Sequence[np.ndarray | None],
         unknown: Sequence[Any],
-        encode: Callable[[Sequence[Any]], Tensor],
-    ) -> Tensor | None:
+        encode: Callable[[Sequence[Any]], np.ndarray],
+    ) -> np.ndarray | None:
         """Features, known ones in their places and the rest encoded."""
         encoded = encode(unknown) if unknown else None
         if encoded is None or len(encoded) < len(known):
             rows = iter(() if encoded is None else encoded)
-            stacked = [
-                next(rows) if one is None else torch.from_numpy(one.copy()).to(self.device)
-                for one in known
-            ]
-            return torch.stack(stacked) if stacked else None
+            stacked = [next(rows) if one is None else one for one in known]
+            return np.stack(stacked) if stacked else None
         return encoded
 
     def _predict(self, posts: Sequence[PreparedPost]) -> list[Prediction]:
@@ -341,7 +326,7 @@ class Annotator:
         modalities = {}
         for column, m in enumerate(MODALITIES):
             reason = post.text_reason if m == "text" else post.image_reason
-            low = quality[column] < self.model.config.quality_threshold
+            low = quality[column] < self.traits.quality_threshold
             state = "recovered" if reason else "low_quality" if low else "present"
             modalities[m] = ModalityPrediction(
                 state,
@@ -360,7 +345,7 @@ class Annotator:
         )
 
     def _named(self, modality: str, kind: int) -> str:
-        kinds = (self.model.config.trained_kinds or {}).get(modality, [])
+        kinds = self.traits.trained_kinds.get(modality, ())
         return kinds[kind] if 0 <= kind < len(kinds) else UNFAMILIAR
 
 
@@ -389,6 +374,6 @@ def _prepare_in(
 
 
 def _out_of_memory(error: BaseException) -> bool:
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     return "can't allocate memory" in str(error) or "out of memory" in str(error).lower()

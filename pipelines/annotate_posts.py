@@ -15,10 +15,11 @@ from apache_beam.utils.windowed_value import WindowedValue
 
 from drf_core.annotator import Prediction
 from drf_core.checkpoint import read_checkpoint
+from pipelines.annotate.engines.model_handler import DRFModelHandler
 from pipelines.annotate.fetch.arrivals import Arrivals
 from pipelines.annotate.fetch.fetcher import CONCURRENCY, PER_HOST, Fetched, shared_fetcher
 from pipelines.annotate.plan import RowOptions
-from pipelines.annotate.work.model import DRFModelHandler, ModelFailure
+from pipelines.annotate.work.model import ModelFailure, ModelOptions
 from pipelines.annotate.work.prepare import (
     DeadLetter,
     model_failed,
@@ -105,15 +106,15 @@ class AnnotatePosts(beam.PTransform):
             "model_revision": checkpoint.revision,
             "schema_version": ANNOTATIONS_SCHEMA_VERSION,
         }
-        self._handler = DRFModelHandler(
+        options = ModelOptions(
             os.path.abspath(model) if os.path.isdir(model) else model,
-            revision=checkpoint.revision,
-            package_version=package_version(),
-            device=device,
-            runtime=runtime,
-            threads=threads,
-            batch_size=batch_size,
+            checkpoint.revision,
+            package_version(),
+            device,
+            runtime,
+            threads,
         )
+        self._handler = DRFModelHandler(options, batch_size)
 
     def expand(self, posts: beam.PCollection[Mapping[str, Any]]) -> AnnotatedPosts:
         """Check and decode before batching, so that a broken post never costs its batch."""

@@ -2,8 +2,7 @@
 
 After "Robust Multimodal Sentiment Analysis of Image-Text Pairs by Distribution-Based
 Feature Recovery and Fusion" (arXiv:2511.18751). Its abstract names the parts; the formulas
-are this project's own reading. Without the encoders, and without transformers' model classes,
-which take as long to import as torch does.
+are this project's own reading.
 """
 
 from __future__ import annotations
@@ -202,12 +201,15 @@ class FeatureModel(nn.Module):
 
     @torch.no_grad()
     def _damage(self, raw: dict[str, Tensor | None], present: Tensor) -> Tensor:
-        found = torch.full(present.shape, -1, device=present.device)
+        found = []
         for column, m in enumerate(MODALITIES):
-            if (features := raw[m]) is not None:
-                rows = present[:, column]
-                found[rows, column] = self.quality[m].nearest_kind(self.standardise[m](features))
-        return found
+            rows, features = present[:, column], raw[m]
+            if features is None:
+                found.append(torch.full((len(rows),), -1, device=rows.device))
+            else:
+                kinds = self.quality[m].nearest_kind(self.standardise[m](features))
+                found.append(_placed(kinds, rows, -1))
+        return torch.stack(found, 1)
 
     @torch.no_grad()
     def _quality_of_recovered(
@@ -272,21 +274,20 @@ class FeatureModel(nn.Module):
         raw (present, size), rows (batch,) bool: where they belong. Returns (batch, d),
         (batch, d), (batch,), zero elsewhere.
         """
-        features = torch.zeros(len(rows), self.config.projection_size, device=rows.device)
-        quality = torch.zeros(len(rows), device=rows.device)
         if raw is None:
-            return features, features, quality
+            nothing = torch.zeros(len(rows), self.config.projection_size, device=rows.device)
+            return nothing, nothing, nothing[:, 0]
         standard = self.standardise[modality](raw)
         projection = self.projection[modality]
-        hidden = features.index_put((rows,), projection(standard))
+        hidden = _placed(projection(standard), rows)
         if not self._wants_quality:
-            return hidden, features, quality
+            return hidden, torch.zeros_like(hidden), torch.zeros_like(hidden[:, 0])
         with torch.no_grad():
-            quality = quality.index_put((rows,), self.quality[modality](standard))
+            quality = _placed(self.quality[modality](standard), rows)
             if self.training:
-                return hidden, features, quality
+                return hidden, torch.zeros_like(hidden), quality
             # What is compared with a reference must be computed as the reference was.
-            undropped = features.index_put((rows,), projection.without_dropout(standard))
+            undropped = _placed(projection.without_dropout(standard), rows)
         return hidden, undropped, quality
 
     def memory(self) -> dict[str, Tensor]:
@@ -355,13 +356,15 @@ class FeatureModel(nn.Module):
         self.train(training)
 
 
-class DRFHead(FeatureModel):
-    """A DRF model without encoders: serves beside a runtime that has its own."""
+def _placed(values: Tensor, rows: Tensor, elsewhere: float = 0.0) -> Tensor:
+    """Values of the posts where rows (batch,) is true, elsewhere in the places of the others.
 
-    def __init__(self, config: DRFConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.add_parts(config)
+    values: of those posts, or (batch, ...), of which those are taken.
+    """
+    if len(values) == len(rows):
+        return torch.where(rows.reshape(-1, *[1] * (values.ndim - 1)), values, elsewhere)
+    whole = values.new_full((len(rows), *values.shape[1:]), elsewhere)
+    return whole.index_put((rows,), values)
 
 
 def presence(present: Tensor) -> Tensor:

@@ -76,7 +76,13 @@ class TokenStatistics(nn.Module):
 
 
 def _bucket(left: Any, right: Any) -> Any:
-    return (left * 1000003 + right * 8191) % _BUCKETS
+    return (_times(left, 1000003) + _times(right, 8191)) % _BUCKETS
+
+
+def _times(numbers: Any, factor: int) -> Any:
+    """A product modulo _BUCKETS, by digits of 64: OpenVINO computes remainders in 24 bits."""
+    digits = (numbers % 64, numbers // 64 % 64, numbers // 4096)
+    return sum(d * (64**n * factor % _BUCKETS) % _BUCKETS for n, d in enumerate(digits))
 
 
 def _goes_on(piece: str, pieces: Sequence[str]) -> bool:
@@ -104,8 +110,9 @@ def image_statistics(pixels: Tensor) -> Tensor:
     strong = 0.5 * (_share(across > 40) + _share(down > 40))
     axes = (across.mean((1, 2, 3)) + 0.1).log() - (down.mean((1, 2, 3)) + 0.1).log()
     bins = (middle.flatten(1) / 8).long().clamp_(0, 31)
-    levels = torch.zeros(len(bins), 32, device=bins.device)
-    levels.scatter_add_(1, bins, torch.full(bins.shape, 1 / bins.shape[1], device=bins.device))
+    # Of shape[0] and not len: what traces this shall not take the batch for a constant.
+    levels = torch.zeros(bins.shape[0], 32, device=bins.device)
+    levels = levels.scatter_add(1, bins, torch.full_like(middle.flatten(1), 1 / len(bins[0])))
     entropy = -(levels * levels.clamp_min(1e-9).log()).sum(1)
     for scale in range(3):
         found.append(_log_mean(*_differences(scaled)))

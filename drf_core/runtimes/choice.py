@@ -5,13 +5,19 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+from glob import glob
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from drf_core.runtimes.interface import Runtime
 from drf_core.runtimes.openvino_library import load_openvino
 from schemas.errors import UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+# Where the drivers of NVIDIA's and AMD's GPUs show them, under Linux and its Windows subsystem.
+_GPUS = ("/dev/nvidia*", "/dev/nvmap", "/dev/kfd", "/dev/dxg")
 
 
 class DeviceError(UsageError):
@@ -38,7 +44,9 @@ def choose_runtime(runtime: str, device: str) -> Runtime:
                 "would emulate it, slower than f32; use --runtime openvino-f32 or auto"
             )
         return Runtime("openvino", precision, "cpu")
-    chosen = choose_device(device).type
+    if device == "cuda" or (device == "auto" and _may_have_gpu()):
+        device = choose_device(device).type
+    chosen = "cpu" if device == "auto" else device
     if chosen == "cuda":
         return Runtime("torch", "bf16", chosen)
     if runtime == "torch":
@@ -46,8 +54,15 @@ def choose_runtime(runtime: str, device: str) -> Runtime:
     return Runtime("openvino", "bf16" if _native_bf16() else "f32", chosen)
 
 
+def _may_have_gpu() -> bool:
+    """False where torch, which takes seconds to import, need not be asked."""
+    return os.name != "posix" or any(map(glob, _GPUS))
+
+
 def choose_device(device: str) -> torch.device:
     """The torch device for auto, cpu or cuda; raises DeviceError where cuda is absent."""
+    import torch
+
     if device == "cuda" and not torch.cuda.is_available():
         raise DeviceError(
             "--device cuda: this worker has no usable GPU; use --device auto or cpu, "

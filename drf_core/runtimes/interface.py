@@ -1,14 +1,15 @@
-"""The interface of everything that encodes, and what it says of itself."""
+"""The interface of a model that is ready to run, and what it says of itself; without torch."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     import numpy as np
-    from torch import Tensor
+
+    from drf_core.model.configuration_drf import DRFConfig
 
 
 @dataclass(frozen=True)
@@ -29,15 +30,69 @@ class Runtime:
         return f"{self.make} {self.precision} on {self.device}"
 
 
-class Encoders(Protocol):
-    """A checkpoint's two encoders, ready to run; each call may come from any thread."""
+@dataclass(frozen=True)
+class Traits:
+    """What `DRFConfig` says of a model that whoever asks it must know; see there.
+
+    prior: share of each label that its checkpoint assumes. raw_sizes: of features, by modality.
+    """
+
+    labels: tuple[str, ...]
+    prior: tuple[float, ...]
+    max_text_tokens: int
+    quality_threshold: float
+    trained_kinds: Mapping[str, Sequence[str]]
+    raw_sizes: Mapping[str, int]
+
+
+def traits_of(config: DRFConfig) -> Traits:
+    """The traits of a model with this configuration."""
+    return Traits(
+        config.labels,
+        config.label_prior,
+        config.max_text_tokens,
+        config.quality_threshold,
+        config.trained_kinds or {},
+        config.raw_sizes,
+    )
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a model says of a batch, as arrays; see `DRFOutput`.
+
+    logits (batch, labels) under a uniform prior, quality (batch, 2), evidence (batch, 2, labels),
+    damage (batch, 2) int.
+    """
+
+    logits: np.ndarray
+    quality: np.ndarray
+    evidence: np.ndarray
+    damage: np.ndarray
+
+
+class ReadyModel(Protocol):
+    """A checkpoint's model, ready to run; each call may come from any thread."""
 
     @property
     def runtime(self) -> Runtime:
         """What encodes here."""
 
-    def encode_texts(self, token_ids: Sequence[list[int]]) -> Tensor:
-        """Raw features of texts in their order; (texts, text size) float32 on the device."""
+    @property
+    def traits(self) -> Traits:
+        """What is to be known of it."""
 
-    def encode_images(self, pixels: Sequence[np.ndarray]) -> Tensor:
-        """Raw features of images, each uint8 (3, h, w); (images, image size) float32."""
+    def encode_texts(self, token_ids: Sequence[list[int]]) -> np.ndarray:
+        """Raw features of texts in their order; (texts, raw text size) float32."""
+
+    def encode_images(self, pixels: Sequence[np.ndarray]) -> np.ndarray:
+        """Raw features of images, each uint8 (3, h, w); (images, raw image size) float32."""
+
+    def conclude(
+        self, text: np.ndarray | None, image: np.ndarray | None, present: np.ndarray
+    ) -> Said:
+        """Quality, recovery and fusion.
+
+        text, image: raw features of the posts that have one, in their order, None where none has;
+        present (batch, 2) bool.
+        """

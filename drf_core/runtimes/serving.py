@@ -1,10 +1,15 @@
-"""A checkpoint ready to serve: its model, and the runtime that encodes for it."""
+"""A checkpoint ready to serve: its model on a runtime, and what prepares posts for it.
+
+Only what must convert, or is to run in torch, imports torch and transformers, which take longer
+than all else that a later start does.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -18,94 +23,87 @@ from drf_core.decoding.preparation import (
     from_fields,
     light_preparer,
 )
-from drf_core.model.head import DRFHead
-from drf_core.model.weights import load_head, load_model
-from drf_core.runtimes.choice import DeviceError, choose_runtime
+from drf_core.runtimes.choice import DeviceError, choose_device, choose_runtime
 from drf_core.runtimes.graph_cache import cached_graphs, graph_key
-from drf_core.runtimes.interface import Encoders
-from drf_core.runtimes.openvino_encoders import OpenVINOEncoders
-from drf_core.runtimes.openvino_graphs import (
-    IMAGE,
-    TEXT,
-    ConversionError,
-    image_graph,
-    text_graph,
-)
-from drf_core.runtimes.torch_encoders import TorchEncoders
+from drf_core.runtimes.interface import ReadyModel, Traits, traits_of
+from drf_core.runtimes.openvino_model import OpenVINOModel
 
 if TYPE_CHECKING:
     from drf_core.model.modeling_drf import DRFModel
     from drf_core.model.processing_drf import DRFProcessor
 
-# Raised whenever the conversion changes, so that older cache entries are not used.
-_GRAPHS_VERSION = "2"
-_PREPARATION = "preparation"
+_FACTS = "facts"
+# What graphs are made by: those of another version of it are not used.
+_MAKERS = ("model/*.py", "runtimes/openvino_*.py")
 
 
 @dataclass(frozen=True)
 class Served:
-    """What annotates: model (with encoders for torch only), encoders, and what prepares posts.
+    """What annotates: a model, and what prepares posts for it.
 
-    processor: tokenizers and Pillow alone where that does and the encoders were in the cache:
-    transformers' own takes seconds to import.
+    processor: tokenizers and Pillow alone where that does and the graphs were in the cache.
     """
 
-    model: DRFModel | DRFHead
-    encoders: Encoders
+    model: ReadyModel
     processor: DRFProcessor | LightPreparer
     preparation: Preparation
+
+
+class _UnconvertedError(Exception):
+    """No graphs; note: why."""
+
+    def __init__(self, note: str, loaded: tuple[DRFModel, DRFProcessor]) -> None:
+        super().__init__(note)
+        self.loaded = loaded
 
 
 def serve(folder: str, runtime: str, device: str, threads: int, cache: str | None) -> Served:
     """Load the checkpoint in folder for a runtime.
 
     runtime, device: see `choose_runtime`. threads: of this process. cache: folder that keeps
-    converted encoders, None for none. Raises DeviceError for what is asked for and not
+    converted models, None for none. Raises DeviceError for what is asked for and not
     possible on this worker, CheckpointError for weights that cannot be used.
     """
     chosen = choose_runtime(runtime, device)
     if chosen.make == "torch":
-        model, processor, preparation = _load(folder)
-        model = model.to(chosen.device)
-        encoders = TorchEncoders(model, processor, for_serving=True)
-        return Served(model, encoders, processor, preparation)
-    loaded: list[tuple[DRFModel, DRFProcessor, Preparation]] = []
-
-    def convert() -> Mapping[str, Any]:
-        loaded.append(_load(folder))
-        model, processor, preparation = loaded[0]
-        facts = {"pad": processor.tokenizer.pad_token_id or 0, **dataclasses.asdict(preparation)}
-        return {
-            TEXT: text_graph(model),
-            IMAGE: image_graph(model, processor),
-            _PREPARATION: json.dumps(facts),
-        }
-
+        return _in_torch(folder, *_load(folder, threads), chosen.device)
     try:
-        converted = _converted(folder, cache, convert)
-    except ConversionError as error:
+        found = _converted(folder, cache, threads)
+    except _UnconvertedError as error:
         if runtime != "auto":
             raise DeviceError(f"--runtime {runtime}: {error}; use --runtime torch") from error
-        model, processor, preparation = loaded[0]
-        encoders = TorchEncoders(model, processor)
         note = f"{error}; torch runs it, several times slower"
-        encoders.runtime = dataclasses.replace(encoders.runtime, note=note)
-        return Served(model, encoders, processor, preparation)
-    facts = json.loads(converted[_PREPARATION])
-    pad = facts.pop("pad")
-    preparation = from_fields({**facts, "folder": folder})
-    if loaded:
-        of_posts: DRFProcessor | LightPreparer = loaded.pop()[1]
-    else:
-        of_posts = light_preparer(preparation) or _processor(folder)
-    encoders_compiled = OpenVINOEncoders(converted, pad, chosen, threads)
-    return Served(load_head(folder), encoders_compiled, of_posts, preparation)
+        return _in_torch(folder, *error.loaded, "cpu", note)
+    facts = json.loads(found[_FACTS])
+    graphs = {name: graph for name, graph in found.items() if name != _FACTS}
+    preparation = from_fields({**facts["preparation"], "folder": folder})
+    traits = Traits(**facts["traits"])
+    model = OpenVINOModel(graphs, facts["pad"], traits, chosen, threads)
+    return Served(model, light_preparer(preparation) or _processor(folder), preparation)
 
 
-def _load(folder: str) -> tuple[DRFModel, DRFProcessor, Preparation]:
+def _in_torch(
+    folder: str, model: DRFModel, processor: DRFProcessor, device: str, note: str | None = None
+) -> Served:
+    from drf_core.runtimes.torch_model import TorchModel
+
+    ready = TorchModel(model.to(choose_device(device)), processor, for_serving=True)
+    ready.runtime = dataclasses.replace(ready.runtime, note=note)
+    preparation = processor.preparation(folder, model.config.max_text_tokens)
+    return Served(ready, processor, preparation)
+
+
+def _load(folder: str, threads: int) -> tuple[DRFModel, DRFProcessor]:
+    import torch
+    from transformers.utils.logging import disable_progress_bar
+
+    from drf_core.model.weights import load_model
+
+    torch.set_num_threads(threads)
+    # One line per weight file and process is noise in a worker's log.
+    disable_progress_bar()
     processor = _processor(folder)
-    model = load_model(folder).eval()
-    return model, processor, processor.preparation(folder, model.config.max_text_tokens)
+    return load_model(folder).eval(), processor
 
 
 def _processor(folder: str) -> DRFProcessor:
@@ -114,12 +112,31 @@ def _processor(folder: str) -> DRFProcessor:
     return DRFProcessor.from_pretrained(folder, local_files_only=True)
 
 
-def _converted(
-    folder: str, cache: str | None, convert: Callable[[], Mapping[str, Any]]
-) -> Mapping[str, Any]:
-    if cache is None:
-        return convert()
+def _converted(folder: str, cache: str | None, threads: int) -> Mapping[str, Any]:
+    """Graphs, and facts about the model. Raises _UnconvertedError, CheckpointError."""
+
+    def convert() -> Mapping[str, Any]:
+        from drf_core.runtimes.openvino_graphs import ConversionError, model_graphs
+
+        model, processor = _load(folder, threads)
+        preparation = processor.preparation(folder, model.config.max_text_tokens)
+        facts = {
+            "pad": processor.tokenizer.pad_token_id or 0,
+            "preparation": dataclasses.asdict(preparation),
+            "traits": dataclasses.asdict(traits_of(model.config)),
+        }
+        try:
+            return {**model_graphs(model, processor), _FACTS: json.dumps(facts)}
+        except ConversionError as error:
+            raise _UnconvertedError(str(error), (model, processor)) from error
+
+    return convert() if cache is None else cached_graphs(Path(cache), _key(folder), convert)
+
+
+def _key(folder: str) -> str:
     packages = (f"{name} {version(name)}" for name in ("openvino", "torch", "transformers"))
+    package = Path(__file__).parent.parent
+    sources = sorted(path for pattern in _MAKERS for path in package.glob(pattern))
+    made_by = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
     revision = read_checkpoint(folder).revision
-    key = graph_key(_GRAPHS_VERSION, str(PREPARATION_VERSION), revision, *packages)
-    return cached_graphs(Path(cache), key, convert)
+    return graph_key(str(PREPARATION_VERSION), made_by, revision, *packages)

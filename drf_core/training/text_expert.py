@@ -20,7 +20,7 @@ from tqdm import tqdm
 from drf_core.corpus.disruption import TEXT_DAMAGES
 from drf_core.model.modeling_drf import DRFModel
 from drf_core.model.processing_drf import DRFProcessor
-from drf_core.runtimes.torch_encoders import learning_autocast
+from drf_core.runtimes.torch_model import learning_autocast
 from drf_core.training.batches import batches_of
 from drf_core.training.fitting import TrainingError
 

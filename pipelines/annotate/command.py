@@ -15,7 +15,8 @@ from drf_core.checkpoint import read_checkpoint
 from drf_core.decoding import MORE_FORMATS
 from drf_core.runtimes.names import RUNTIMES
 from pipelines.annotate.fetch.addresses import check_prefix
-from pipelines.annotate.finish import RunStart, close_without_computing
+from pipelines.annotate.finish import RunStart, close_here
+from pipelines.annotate.here import run_here
 from pipelines.annotate.manifest import read_manifest
 from pipelines.annotate.metrics_file import write_metrics
 from pipelines.annotate.output.commits import sweep_staging
@@ -282,21 +283,22 @@ def _given(arguments: argparse.Namespace, beam_options: PipelineOptions | None) 
         "shard_rows": arguments.shard_rows,
         "price_per_hour": arguments.price_per_hour,
         "command": ["drf", *(redact(word) for word in arguments.words)],
-        "runner": (beam_options and beam_options.get_all_options()["runner"]) or "FnApiRunner",
+        "runner": beam_options.get_all_options()["runner"] if beam_options else "local",
     }
 
 
 def _carry_out(plan: Plan, start: RunStart, beam_options: PipelineOptions | None) -> Manifest:
-    """Compute what is to be computed, and publish; without work, neither torch nor Beam."""
+    """Compute what is to be computed, and publish; neither needs Beam in this process."""
     if not plan.units:
-        return close_without_computing(plan, start)
+        return close_here(plan, (), start)
     # The model's threads share the cores with those that decode: one that waits for another
     # by spinning takes the core the other needs. It must be set before torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if beam_options is None:
+        return run_here(plan, start)
     from pipelines.annotate import pipeline
-    from pipelines.annotate.engines.runners import parse_beam_options
 
-    pipeline.run(plan, start, beam_options or parse_beam_options([]))
+    pipeline.run(plan, start, beam_options)
     return read_manifest(plan.options.output, plan.options.run_id)
 
 

@@ -161,8 +161,17 @@ def _phases(start: RunStart, partitions: Sequence[ClosedPartition]) -> dict[str,
     return {name: round(max(0.0, seconds), 3) for name, seconds in phases.items()}
 
 
-def close_without_computing(plan: Plan, start: RunStart) -> Manifest:
-    """Publish what a killed run left committed, prune, and write the manifest."""
-    failed = [file.source_file for file in plan.failed_files]
-    tasks = partitions_to_publish(plan)
-    return close_run(plan, [close_partition(plan.options, t, (), failed) for t in tasks], start)
+def close_here(plan: Plan, outcomes: Sequence[ShardOutcome], start: RunStart) -> Manifest:
+    """Publish what was computed and what a killed run left committed, prune, write the manifest."""
+    failed = {file.source_file for file in plan.failed_files}
+    failed |= {outcome.source_file for outcome in outcomes if outcome.failure is not None}
+    closed = [
+        close_partition(
+            plan.options,
+            task,
+            [outcome for outcome in outcomes if outcome.partition == task.partition],
+            sorted(failed),
+        )
+        for task in partitions_to_publish(plan)
+    ]
+    return close_run(plan, closed, start)

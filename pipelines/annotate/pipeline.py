@@ -24,9 +24,9 @@ from pipelines.annotate.finish import (
     close_run,
     partitions_to_publish,
 )
+from pipelines.annotate.here import compute
 from pipelines.annotate.plan import JobOptions, Plan, ShardOutcome, WorkUnit
 from pipelines.annotate.progress import show_progress
-from pipelines.annotate.work.checks import check_worker
 from pipelines.storage.files import open_store
 from schemas.errors import DRFError, UsageError
 
@@ -119,12 +119,7 @@ class _AnnotateWorkUnit(beam.DoFn):
     def process(self, unit: WorkUnit) -> Iterator[ShardOutcome]:
         options = self._options
         with faults_told(open_store(options.output), options.run_id):
-            check_worker(options)
-            # Not before, and not on a client whose workers are elsewhere: they import torch.
-            from pipelines.annotate.work.model import DRFModelHandler
-            from pipelines.annotate.work.unit import annotate_unit
-
-            yield from annotate_unit(unit, options, DRFModelHandler.from_options(options))
+            yield from compute(unit, options)
 
 
 class _PublishPartition(beam.DoFn):

@@ -136,16 +136,15 @@ def _run(options: JobOptions, listing: InputListing, workers: int, beam_options:
 
 
 def _encode(unit: WorkUnit, options: JobOptions, share: float) -> Iterator[SampledPost]:
-    from pipelines.annotate.work.model import DRFModelHandler
+    from pipelines.annotate.work.model import load_model, model_options
     from pipelines.train.sampled_posts import encode_drawn
 
-    model = DRFModelHandler.from_options(options).load_model()
-    yield from encode_drawn(unit.shards, options, share, model)
+    yield from encode_drawn(unit.shards, options, share, load_model(model_options(options)))
 
 
 def _adapt(posts: list[SampledPost], options: JobOptions, rows: int, files: list[str]) -> None:
     """Fit the checkpoint to the posts and write it; done twice, it writes the same."""
-    from drf_core.model.weights import load_head
+    from drf_core.model.weights import load_model
     from drf_core.training.adapting import adapt
     from pipelines.annotate.work.checks import check_checkpoint
     from pipelines.train.sampled_posts import as_views
@@ -156,7 +155,7 @@ def _adapt(posts: list[SampledPost], options: JobOptions, rows: int, files: list
             f"at least {_FEWEST_POSTS} are needed"
         )
     folder = check_checkpoint(options.model, options.model_revision)
-    model = load_head(folder)
+    model = load_model(folder)
     views, folds = as_views(posts, model.config.raw_sizes)
     adaptation = adapt(model, views, folds)
     adapted = {

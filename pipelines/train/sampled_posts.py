@@ -116,8 +116,8 @@ def encode_drawn(
         pool.shutdown(cancel_futures=True)
 
 
-def _half(features: torch.Tensor | None) -> np.ndarray | None:
-    return None if features is None else features[0].half().cpu().numpy()
+def _half(features: np.ndarray | None) -> np.ndarray | None:
+    return None if features is None else features[0].astype(np.float16)
 
 
 def _digest(*parts: bytes) -> bytes:

@@ -133,7 +133,7 @@ def labels(
 
 def texts_and_hashes(annotator: Annotator, posts: Sequence[dict[str, Any]], rounds: int) -> str:
     """Ways to tokenise a text and to hash a post's content."""
-    processor, most = annotator.processor, annotator.model.config.max_text_tokens
+    processor, most = annotator.processor, annotator.traits.max_text_tokens
     texts = [post["text"] for post in posts if post["text"]]
     files = [post["image"] for post in posts if post["image"]]
     costs = medians(

@@ -29,7 +29,7 @@ from drf_core.model.configuration_drf import DRFConfig
 from drf_core.model.modeling_drf import DRFModel
 from drf_core.model.processing_drf import DRFProcessor
 from drf_core.runtimes.choice import choose_device
-from drf_core.runtimes.torch_encoders import TorchEncoders
+from drf_core.runtimes.torch_model import TorchModel
 from drf_core.training.building import train_tokenizer
 from tests.benchmarks.many_posts import Originals
 from tests.benchmarks.processes import aim, cores, machine, table
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     model, processor = full_size(arguments.hidden, arguments.layers, arguments.heads)
     work = operations(model, processor, arguments.tokens)
     model.to(choose_device(arguments.device))
-    annotator = Annotator(model, processor, TorchEncoders(model, processor, for_serving=True))
+    annotator = Annotator(TorchModel(model, processor, for_serving=True), processor)
     posts = random_posts(arguments.batch_size, arguments.tokens, processor)
     features = [
         annotator.encode_texts([post.token_ids for post in posts]),
@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "head": median(lambda: annotator.conclude(posts, *features)),
     }
     limit = matrix_rate(annotator, arguments.matrix, arguments.rounds)
-    name = torch.cuda.get_device_name() if annotator.device.type == "cuda" else machine()
+    name = torch.cuda.get_device_name() if annotator.model.device.type == "cuda" else machine()
     print(f"{name}; {annotator.runtime}; batches of {len(posts)}, {arguments.tokens} tokens")
     rows: list[list[object]] = [["", "posts/s", "GFLOP a post", "TFLOP/s", "of the product's"]]
     for part, taken in seconds.items():
@@ -169,7 +169,9 @@ def random_posts(count: int, tokens: int, processor: DRFProcessor) -> list[Prepa
 def matrix_rate(annotator: Annotator, side: int, rounds: int) -> float:
     """Operations per second of a square matrix product in the annotator's precision."""
     dtype = torch.bfloat16 if annotator.runtime.precision == "bf16" else torch.float32
-    one, other = (torch.randn(side, side, device=annotator.device).to(dtype) for _ in range(2))
+    one, other = (
+        torch.randn(side, side, device=annotator.model.device).to(dtype) for _ in range(2)
+    )
     repeats = 20
     _seconds(annotator, lambda: one @ other, 3)
     rates = [
@@ -197,7 +199,7 @@ def _seconds(annotator: Annotator, step: Callable[[], object], times: int) -> fl
 
 
 def _finish(annotator: Annotator) -> None:
-    if annotator.device.type == "cuda":
+    if annotator.model.device.type == "cuda":
         torch.cuda.synchronize()
 
 

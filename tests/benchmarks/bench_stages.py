@@ -20,7 +20,6 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 
 from drf_core.annotator import Annotator, PreparedPost
 from pipelines.annotate.output.part_writer import PartWriter
@@ -87,7 +86,7 @@ class Stages:
         self._results: list[Result] = [
             next(predictions) if post.usable else _NOTHING for post in prepared
         ]
-        self._features = [self._encode(batch) for batch in self._prepared_batches()]
+        self._features = [annotator.encode(batch) for batch in self._prepared_batches()]
 
     def all(self) -> dict[str, Callable[[], None]]:
         """Every stage by its name, in order."""
@@ -121,10 +120,9 @@ class Stages:
         for batch in self._prepared_batches():
             self._annotator.encode_images([p.pixels for p in batch if p.pixels is not None])
 
-    @torch.inference_mode()
     def head(self) -> None:
-        for text, image, present in self._features:
-            self._annotator.model.forward_features(text, image, present)
+        for batch, features in zip(self._prepared_batches(), self._features, strict=True):
+            self._annotator.conclude(batch, *features)
 
     def write(self) -> None:
         schema = annotations_schema(self._run.labels)
@@ -151,20 +149,6 @@ class Stages:
         return [
             self._prepared[start : start + BATCH] for start in range(0, len(self._prepared), BATCH)
         ]
-
-    def _encode(
-        self, batch: Sequence[PreparedPost]
-    ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor]:
-        texts = [post.token_ids for post in batch if post.token_ids is not None]
-        images = [post.pixels for post in batch if post.pixels is not None]
-        present = torch.tensor(
-            [[post.token_ids is not None, post.pixels is not None] for post in batch]
-        )
-        return (
-            self._annotator.encode_texts(texts) if texts else None,
-            self._annotator.encode_images(images) if images else None,
-            present,
-        )
 
 
 if __name__ == "__main__":

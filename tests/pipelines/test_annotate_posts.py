@@ -13,7 +13,8 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
 
 from drf_core.annotator import Annotator
-from pipelines.annotate.work.model import DRFModelHandler
+from pipelines.annotate.engines.model_handler import DRFModelHandler
+from pipelines.annotate.work.model import ModelOptions
 from pipelines.annotate_posts import AnnotatePosts
 from schemas.annotations import ANNOTATION_COLUMNS
 from schemas.errors import DRFError, UsageError
@@ -126,8 +127,10 @@ def test_bad_arguments_fail_before_the_pipeline_runs(tiny_checkpoint: Path) -> N
 def test_the_model_is_loaded_once_per_process(
     tiny_checkpoint: Path, make_tiny_checkpoint: Callable[..., Path]
 ) -> None:
-    handler, same = (DRFModelHandler(str(tiny_checkpoint), device="cpu") for _ in range(2))
-    other = DRFModelHandler(str(make_tiny_checkpoint(seed=5)), device="cpu")
+    handler, same = (
+        DRFModelHandler(ModelOptions(str(tiny_checkpoint), device="cpu")) for _ in range(2)
+    )
+    other = DRFModelHandler(ModelOptions(str(make_tiny_checkpoint(seed=5)), device="cpu"))
 
     loaded = handler.load_model()
     other_loaded = other.load_model()
@@ -137,7 +140,7 @@ def test_the_model_is_loaded_once_per_process(
 
 
 def test_a_batch_is_weighed_without_pickling_it() -> None:
-    handler = DRFModelHandler()
+    handler = DRFModelHandler(ModelOptions("default"))
 
     assert handler.get_num_bytes([object()] * 3) == 3  # type: ignore[list-item]
 

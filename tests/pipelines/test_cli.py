@@ -243,7 +243,7 @@ def test_the_manifest_says_what_was_asked_for(annotate: Drf, posts: Path) -> Non
     assert options["input"] == [str(posts)]
     assert options["retry"] == ["fetch_failed"]
     assert options["shard_rows"] == 7
-    assert options["runner"] == "FnApiRunner"
+    assert options["runner"] == "local"
 
 
 def test_inputs_are_files_folders_and_globs_together(

@@ -11,7 +11,6 @@ import pyarrow.parquet as pq
 from pipelines.annotate.output import layout
 from pipelines.annotate.output.commits import find_commit
 from pipelines.annotate.plan import JobOptions, Shard, ShardOutcome, WorkUnit
-from pipelines.annotate.work.model import DRFModelHandler
 from pipelines.annotate.work.unit import annotate_unit
 from pipelines.posts.inputs import read_footer
 from pipelines.storage.backends import open_url
@@ -53,8 +52,7 @@ def shards_of(path: Path, rows: int | None = None) -> list[Shard]:
 
 
 def annotate(shards: Sequence[Shard], options: JobOptions) -> list[ShardOutcome]:
-    handler = DRFModelHandler.from_options(options)
-    return list(annotate_unit(WorkUnit(tuple(shards)), options, handler))
+    return list(annotate_unit(WorkUnit(tuple(shards)), options))
 
 
 def staged_rows(shard: Shard, options: JobOptions, tree: str) -> list[dict[str, Any]]:

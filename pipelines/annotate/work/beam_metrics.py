@@ -6,10 +6,10 @@ parts.
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Iterable
-
-from apache_beam.metrics import Metrics
+from typing import Any
 
 from pipelines.annotate.work.prepare import DeadLetter
 from pipelines.annotate.work.rows import AsBefore, Result
@@ -20,12 +20,15 @@ _NAMESPACE = "drf"
 
 def count_batch(posts: int, seconds: float) -> None:
     """Count one forward of the model. Outside of a Beam step it counts nowhere."""
-    Metrics.distribution(_NAMESPACE, "batch_posts").update(posts)
-    Metrics.distribution(_NAMESPACE, "batch_milliseconds").update(round(1000 * seconds))
+    if metrics := _metrics():
+        metrics.distribution(_NAMESPACE, "batch_posts").update(posts)
+        metrics.distribution(_NAMESPACE, "batch_milliseconds").update(round(1000 * seconds))
 
 
 def count_results(results: Iterable[Result]) -> None:
     """Count what became of posts: posts, dead letters by reason, modalities by reason."""
+    if not (metrics := _metrics()):
+        return
     counts: Counter[str] = Counter()
     for result in results:
         counts["posts"] += 1
@@ -38,4 +41,10 @@ def count_results(results: Iterable[Result]) -> None:
             if reason := getattr(result, m).reason:
                 counts[f"{m}_{reason}"] += 1
     for name, number in counts.items():
-        Metrics.counter(_NAMESPACE, name).inc(number)
+        metrics.counter(_NAMESPACE, name).inc(number)
+
+
+def _metrics() -> Any:
+    """Beam's, where it runs this; a local run need not import it, which takes a second."""
+    module = sys.modules.get("apache_beam.metrics")
+    return module and module.Metrics

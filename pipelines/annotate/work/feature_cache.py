@@ -103,8 +103,8 @@ class FeatureCache:
     def encode(self, annotator: Annotator, posts: Sequence[PreparedPost]) -> list[PreparedPost]:
         """Return the posts with their features, of which new ones are kept."""
         text, image = annotator.encode(posts)
-        texts = iter([] if text is None else text.float().cpu().numpy())
-        images = iter([] if image is None else image.float().cpu().numpy())
+        texts = iter([] if text is None else text)
+        images = iter([] if image is None else image)
         encoded: list[PreparedPost] = []
         for post in posts:
             text_features = next(texts) if post.has_text else None
@@ -133,7 +133,7 @@ def open_cache(options: JobOptions, annotator: Annotator) -> FeatureCache | None
         return None
     rows = options.rows
     limits = (rows.max_image_pixels, rows.max_image_bytes, *rows.image_formats)
-    raw = annotator.model.config.raw_sizes
+    raw = annotator.traits.raw_sizes
     sizes = (raw["text"], raw["image"])
     model, revision = options.model, options.model_revision
     cache = _cache(options.feature_cache, model, revision, annotator.runtime, sizes, limits)

@@ -22,7 +22,7 @@ from pipelines.annotate.plan import JobOptions, Shard, ShardOutcome, WorkUnit
 from pipelines.annotate.work.beam_metrics import count_batch, count_results
 from pipelines.annotate.work.earlier import EarlierRows, read_earlier
 from pipelines.annotate.work.feature_cache import FeatureCache, open_cache
-from pipelines.annotate.work.model import DRFModelHandler, ModelFailure
+from pipelines.annotate.work.model import ModelFailure, load_model, model_options, predict
 from pipelines.annotate.work.prepare import DeadLetter, model_failed, prepare_post
 from pipelines.annotate.work.rows import RunColumns, build_rows
 from pipelines.annotate.work.stream import (
@@ -50,9 +50,7 @@ MAX_ATTEMPTS = 3
 _SUSPICIOUS_SECONDS = 1.0
 
 
-def annotate_unit(
-    unit: WorkUnit, options: JobOptions, handler: DRFModelHandler
-) -> Iterator[ShardOutcome]:
+def annotate_unit(unit: WorkUnit, options: JobOptions) -> Iterator[ShardOutcome]:
     """Annotate the shards of `unit` that have no commit record yet; one outcome per shard.
 
     Shards with an attempt on record that never ended come last, each alone: whichever of
@@ -82,7 +80,7 @@ def annotate_unit(
             together.append(shard)
     for shards in [together, *alone]:
         if shards:
-            for outcome in _Annotation(shards, store, options, handler, aside).run():
+            for outcome in _Annotation(shards, store, options, aside).run():
                 yield dataclasses.replace(outcome, killed=stale[outcome.key])
 
 
@@ -94,7 +92,6 @@ class _Annotation:
         shards: Sequence[Shard],
         store: Store,
         options: JobOptions,
-        handler: DRFModelHandler,
         aside: Mapping[tuple[str, int], Set[str]],
     ) -> None:
         self._shards = shards
@@ -102,8 +99,7 @@ class _Annotation:
         self._ending = False
         self._store = store
         self._options = options
-        self._handler = handler
-        self._model = handler.load_model()
+        self._model = load_model(model_options(options))
         self._cache = open_cache(options, self._model)
         self._arrivals: Arrivals[Waiting] = Arrivals(
             shared_fetcher(
@@ -212,7 +208,7 @@ class _Annotation:
         if self._cache is not None:
             posts = self._encoded(self._cache, posts)
         began = time.monotonic()
-        results = self._handler.run_inference(posts, self._model)
+        results = predict(self._model, posts)
         count_batch(len(posts), time.monotonic() - began)
         for (answer, _), result in zip(self._batch, results, strict=True):
             answer.result = (

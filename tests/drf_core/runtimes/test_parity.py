@@ -21,8 +21,10 @@ from drf_core.decoding.images import decode_image
 from drf_core.model.input_statistics import image_statistics
 from drf_core.model.modeling_drf import DRFModel
 from drf_core.runtimes.choice import choose_runtime
-from drf_core.runtimes.openvino_encoders import OpenVINOEncoders
-from drf_core.runtimes.openvino_graphs import IMAGE, TEXT, image_graph, text_graph
+from drf_core.runtimes.interface import traits_of
+from drf_core.runtimes.openvino_graphs import image_graph, statistics_graphs, text_graph
+from drf_core.runtimes.openvino_model import IMAGE, TEXT, OpenVINOModel
+from drf_core.runtimes.torch_model import TorchModel
 from drf_core.training.building import build_model
 from pipelines.sample.command import make_sample
 from pipelines.storage.checkpoints import DEFAULT_MODEL, resolve_model
@@ -83,11 +85,14 @@ def fitted(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         reference_length=100,
     )
     table = training_posts(shared)
-    annotator = Annotator(model, processor)
-    graphs = {TEXT: text_graph(model), IMAGE: image_graph(model, processor)}
-    runtime = choose_runtime("openvino-f32", "cpu")
-    encoders = OpenVINOEncoders(graphs, processor.tokenizer.pad_token_id, runtime, 2)
-    encode = Annotator(model, processor, encoders)
+    annotator = Annotator(TorchModel(model, processor), processor)
+    graphs = {
+        TEXT: text_graph(model),
+        IMAGE: image_graph(model, processor),
+        **statistics_graphs(model, processor),
+    }
+    runtime, pad = choose_runtime("openvino-f32", "cpu"), processor.tokenizer.pad_token_id
+    encode = OpenVINOModel(graphs, pad, traits_of(model.config), runtime, 2)
     rows = table.to_pylist()
     prepared = [annotator.prepare(row["text"], row["image"]) for row in rows]
     whole = [p for p in prepared if p.token_ids is not None and p.pixels is not None]
@@ -98,8 +103,14 @@ def fitted(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             if p.token_ids is not None and p.pixels is not None
         ]
     )
-    text = encode.encode_texts([p.token_ids or [] for p in whole])
-    image = encode.encode_images([p.pixels for p in whole if p.pixels is not None])
+    most = model.config.max_text_tokens
+    text, image = map(
+        torch.from_numpy,
+        (
+            encode.encode_texts([(p.token_ids or [])[:most] for p in whole]),
+            encode.encode_images([p.pixels for p in whole if p.pixels is not None]),
+        ),
+    )
     fit_heads(model, text, image, labels)
     folder = tmp_path_factory.mktemp("fitted")
     model.save_pretrained(folder)
@@ -160,7 +171,7 @@ def reference(annotator: Annotator, posts: list[Post]) -> list[Prediction]:
             pixels = [p.pixels for p, _ in usable if p.pixels is not None]
             described = image_statistics(torch.from_numpy(np.stack(pixels)))
             encoded = annotator.model.encode_image(torch.stack(images))
-            features = torch.cat([encoded, described], 1)
+            features = torch.cat([encoded, described], 1).numpy()
         text = annotator.encode_texts(texts) if texts else None
         said += annotator.conclude([p for p, _ in usable], text, features)
     return said

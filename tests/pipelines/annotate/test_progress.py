@@ -15,7 +15,6 @@ from pipelines.annotate.output.commits import clear_shards
 from pipelines.annotate.plan import Plan
 from pipelines.annotate.planning.make_plan import make_plan
 from pipelines.annotate.progress import ProgressReader, Standing, describe, show_progress
-from pipelines.annotate.work.model import DRFModelHandler
 from pipelines.annotate.work.unit import annotate_unit
 from pipelines.posts.inputs import list_inputs
 from pipelines.storage.files import open_store
@@ -49,7 +48,7 @@ def test_done_posts_are_those_committed_and_those_of_attempts_at_work(
     assert reader.read() == Standing(60, 12, 1)
 
     unit = next(unit for unit in plan.units if first in unit.shards)
-    list(annotate_unit(unit, plan.options, DRFModelHandler.from_options(plan.options)))
+    list(annotate_unit(unit, plan.options))
     committed = reader.read()
     assert committed.done >= 42
 
@@ -67,7 +66,7 @@ def test_away_from_a_terminal_progress_is_plain_lines(
 
     with show_progress(plan, out):
         for unit in plan.units:
-            list(annotate_unit(unit, plan.options, DRFModelHandler.from_options(plan.options)))
+            list(annotate_unit(unit, plan.options))
         # A fast machine is done before the first look.
         deadline = time.monotonic() + 60
         while not out.getvalue() and time.monotonic() < deadline:

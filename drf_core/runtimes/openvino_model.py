@@ -1,0 +1,97 @@
+"""A model that OpenVINO runs on a CPU, compiled for its processor; without torch."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from drf_core.runtimes.interface import Runtime, Said, Traits
+from drf_core.runtimes.openvino_library import load_openvino
+from drf_core.runtimes.text_batches import text_batches
+from schemas.annotations import MODALITIES
+
+# The graphs that a model is made of: encoders, statistics of their inputs, and what is done with
+# both (see `openvino_graphs`).
+TEXT, IMAGE, HEAD = "text", "image", "head"
+TEXT_STATISTICS, IMAGE_STATISTICS = "text_statistics", "image_statistics"
+
+# Per inference: few enough that little padding is computed and that activations stay in the
+# processor's caches, enough to fill its arithmetic.
+_TEXTS_AT_ONCE = 16
+IMAGES_AT_ONCE = 16
+
+
+class OpenVINOModel:
+    """A model as compiled graphs, by name.
+
+    pad: the tokenizer's padding id. threads: of each inference, of which one runs at a time.
+    """
+
+    def __init__(
+        self, graphs: Mapping[str, Any], pad: int, traits: Traits, runtime: Runtime, threads: int
+    ) -> None:
+        self.runtime = runtime
+        self.traits = traits
+        self._pad = pad
+        lock = threading.Lock()
+        # Qualities are ranks among scores that were computed in full precision.
+        precisions = {TEXT: runtime.precision, IMAGE: runtime.precision}
+        self._run = {
+            name: compiled(graph, precisions.get(name, "f32"), threads, lock)
+            for name, graph in graphs.items()
+        }
+
+    def encode_texts(self, token_ids: Sequence[list[int]]) -> np.ndarray:
+        """Raw features of texts in their order; (texts, raw text size) float32."""
+        features = np.empty((len(token_ids), self.traits.raw_sizes["text"]), np.float32)
+        for rows, *batch in text_batches(token_ids, self._pad, _TEXTS_AT_ONCE):
+            features[rows] = self._both(TEXT, TEXT_STATISTICS, *batch)
+        return features
+
+    def encode_images(self, pixels: Sequence[np.ndarray]) -> np.ndarray:
+        """Raw features of images, each uint8 (3, h, w); (images, raw image size) float32."""
+        starts = range(0, len(pixels), IMAGES_AT_ONCE)
+        batches = (np.stack(pixels[start : start + IMAGES_AT_ONCE]) for start in starts)
+        return np.concatenate([self._both(IMAGE, IMAGE_STATISTICS, batch) for batch in batches])
+
+    def conclude(
+        self, text: np.ndarray | None, image: np.ndarray | None, present: np.ndarray
+    ) -> Said:
+        """Quality, recovery and fusion; see `ReadyModel`."""
+        features = []
+        for column, (m, given) in enumerate(zip(MODALITIES, (text, image), strict=True)):
+            of_all = np.zeros((len(present), self.traits.raw_sizes[m]), np.float32)
+            if given is not None:
+                of_all[present[:, column]] = given
+            features.append(of_all)
+        return Said(*self._run[HEAD](*features, present))
+
+    def _both(self, encoder: str, statistics: str, *inputs: np.ndarray) -> np.ndarray:
+        return np.concatenate([self._run[name](*inputs)[0] for name in (encoder, statistics)], 1)
+
+
+def compiled(
+    graph: Any, precision: str, threads: int, lock: threading.Lock | None = None
+) -> Callable[..., list[np.ndarray]]:
+    """A function from a graph's inputs to its outputs, safe to call from any thread.
+
+    lock: shared by functions of which one at a time is to run.
+    """
+    hints = {
+        "INFERENCE_PRECISION_HINT": precision,
+        "INFERENCE_NUM_THREADS": threads,
+        "PERFORMANCE_HINT": "LATENCY",
+    }
+    request = load_openvino().Core().compile_model(graph, "CPU", hints).create_infer_request()
+    held = lock or threading.Lock()
+
+    def infer(*inputs: np.ndarray) -> list[np.ndarray]:
+        # One request fills all threads, so two of them would only wait for each other.
+        with held:
+            found = request.infer(list(inputs), share_inputs=True)
+            return [found[n].copy() for n in range(len(found))]
+
+    return infer

@@ -1,0 +1,109 @@
+"""A model that torch runs: f32 on a CPU, bf16 encoders on a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from drf_core.model.input_statistics import image_statistics
+from drf_core.model.modeling_drf import DRFModel
+from drf_core.model.processing_drf import DRFProcessor
+from drf_core.runtimes.interface import Runtime, Said, Traits, traits_of
+from drf_core.runtimes.text_batches import text_batches
+
+# Texts per forward: few enough that little padding is computed, enough to fill the processor.
+_TEXTS_AT_ONCE = {"cpu": 16, "cuda": 256}
+
+
+class TorchModel:
+    """A model where it is, without gradient.
+
+    for_serving: on a GPU the encoders' weights become bf16, which no training goes on with.
+    """
+
+    def __init__(
+        self, model: DRFModel, processor: DRFProcessor, *, for_serving: bool = False
+    ) -> None:
+        self.model = model.eval()
+        self._processor = processor
+        self._device = model.device
+        # Convolutions run faster on channels-last weights, on CPU and GPU alike.
+        model.image_encoder.to(memory_format=torch.channels_last)
+        gpu = self._device.type == "cuda"
+        self.runtime = Runtime("torch", "bf16" if gpu else "f32", self._device.type)
+        if gpu and for_serving:
+            cast_weights(model.text_encoder)
+            cast_weights(model.image_encoder)
+
+    @property
+    def traits(self) -> Traits:
+        """What is to be known of it."""
+        return traits_of(self.model.config)
+
+    @torch.no_grad()
+    def encode_texts(self, token_ids: Sequence[list[int]]) -> np.ndarray:
+        """Raw features of texts in their order; (texts, raw text size) float32."""
+        features = np.empty((len(token_ids), self.model.config.raw_sizes["text"]), np.float32)
+        pad = self._processor.tokenizer.pad_token_id or 0
+        for rows, *batch in text_batches(token_ids, pad, _TEXTS_AT_ONCE[self._device.type]):
+            ids, mask = (torch.from_numpy(array).to(self._device) for array in batch)
+            with autocast(self._device):
+                features[rows] = self.model.raw_text(ids, mask).float().cpu().numpy()
+        return features
+
+    @torch.no_grad()
+    def encode_images(self, pixels: Sequence[np.ndarray]) -> np.ndarray:
+        """Raw features of images, each uint8 (3, h, w); (images, raw image size) float32."""
+        stacked = torch.from_numpy(np.stack(pixels)).to(self._device)
+        encoded = encode_pixels(self.model, self._processor, stacked)
+        return torch.cat([encoded, image_statistics(stacked)], 1).cpu().numpy()
+
+    @torch.inference_mode()
+    def conclude(
+        self, text: np.ndarray | None, image: np.ndarray | None, present: np.ndarray
+    ) -> Said:
+        """Quality, recovery and fusion; see `ReadyModel`."""
+        given = [
+            None if one is None else torch.from_numpy(one).to(self._device)
+            for one in (text, image, present)
+        ]
+        output = self.model.forward_features(*given)
+        prior = np.array(self.model.config.label_prior, np.float32)
+        logits, quality, evidence, damage = (
+            found.float().cpu().numpy()
+            for found in (output.logits, output.quality, output.evidence, output.damage)
+        )
+        return Said(logits - np.log(prior * len(prior)), quality, evidence, damage.astype(int))
+
+
+def encode_pixels(model: DRFModel, processor: DRFProcessor, pixels: Tensor) -> Tensor:
+    """Encoded images, uint8 (n, 3, h, w) -> (n, image size) float32, where the model is."""
+    inputs = processor.normalise(pixels.to(model.device))
+    with autocast(model.device):
+        return model.encode_image(inputs.contiguous(memory_format=torch.channels_last)).float()
+
+
+def cast_weights(encoder: nn.Module) -> None:
+    """Matrix and convolution weights to bf16, once instead of in every autocast forward."""
+    for module in encoder.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            module.to(torch.bfloat16)
+
+
+def learning_autocast(device: torch.device) -> torch.autocast:
+    """bf16 wherever the device computes in it, CPUs with AVX-512 BF16 included.
+
+    For steps that learn: what is compared with a reference is encoded in full precision.
+    """
+    native = device.type == "cuda" or (
+        device.type == "cpu" and bool(torch.cpu._is_avx512_bf16_supported())
+    )
+    return torch.autocast(device.type, torch.bfloat16, enabled=native)
+
+
+def autocast(device: torch.device) -> torch.autocast:
+    """bf16 on a GPU; nothing on a CPU, where emulated bf16 is a trap."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
