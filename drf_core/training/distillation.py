@@ -84,7 +84,7 @@ def judge_texts(teacher: str, texts: Sequence[str], threads: int) -> Tensor:
     teacher: its folder. threads: as in `Annotator`. What cannot be read gets equal shares.
     """
     annotator = Annotator.from_pretrained(teacher, threads=threads, runtime="auto")
-    annotator.model.config.prior = None
+    annotator.prior = (1 / len(annotator.labels),) * len(annotator.labels)
     said = torch.full((len(texts), len(annotator.labels)), 1 / len(annotator.labels))
     # Batches of like lengths are padded least.
     rows = sorted(range(len(texts)), key=lambda row: len(texts[row]))

@@ -86,12 +86,13 @@ def run_evaluate(args: argparse.Namespace) -> int:
     baseline = _baseline(args.baseline, names)
     output = local_folder(args.output)
     check_paths(args.posts, "--posts")
+    check_paths(args.exclude_near_duplicates_of, "--exclude-near-duplicates-of")
+    infos = _read_checkpoints(sources)
+    labels = infos[names[0]].labels
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()
-    infos = _read_checkpoints(sources)
-    labels = infos[names[0]].labels
 
     from drf_core.evaluation.protocol import cells
     from pipelines.evaluate.features import ViewStore

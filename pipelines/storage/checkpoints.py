@@ -51,6 +51,32 @@ def _from_hub(name: str, option: str) -> str:
         ) from error
 
 
+def check_encoder(name: str | None, option: str) -> None:
+    """Raise CheckpointError where `name` is no encoder's folder or hub id; loads nothing of it.
+
+    Asked before anything large is imported. None and `small` name none.
+    """
+    if name is None or name == "small" or os.path.isfile(os.path.join(name, "config.json")):
+        return
+    why = "no such folder" if not os.path.isdir(name) else "holds no config.json"
+    if not os.path.exists(name) and name.count("/") <= 1 and not name.startswith((".", "/", "~")):
+        from huggingface_hub import file_exists, try_to_load_from_cache
+
+        why = "neither a folder nor a model on the hub"
+        try:
+            if isinstance(try_to_load_from_cache(name, "config.json"), str):
+                return
+            if file_exists(name, "config.json"):
+                return
+        except Exception as error:
+            # The hub's and its network's errors have no common base.
+            why = f"neither a folder nor a model that the hub gave ({type(error).__name__})"
+    raise CheckpointError(
+        f"{option} {name}: cannot be loaded: {why} "
+        "(give a folder or hub id with config.json and safetensors weights)"
+    )
+
+
 @lru_cache(maxsize=8)
 def _download(url: str, option: str) -> str:
     folder = tempfile.mkdtemp(prefix="drf-model-")

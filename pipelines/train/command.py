@@ -6,10 +6,12 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from drf_core.checkpoint import read_checkpoint
 from pipelines.console.command_line import command_line, shown
 from pipelines.console.messages import say
 from pipelines.console.options import add_labelled_posts_options
 from pipelines.posts.find import check_paths
+from pipelines.storage.checkpoints import check_encoder, resolve_model
 from pipelines.storage.local import local_folder
 from schemas.errors import UsageError
 from schemas.posts import parse_columns
@@ -122,6 +124,10 @@ def run_train(args: argparse.Namespace) -> int:
     """
     for option in ("posts", "validation", "test", "unlabelled", "reference"):
         check_paths(getattr(args, option) or (), f"--{option}")
+    for option in ("text-encoder", "image-encoder", "image-teacher"):
+        check_encoder(getattr(args, option.replace("-", "_")), f"--{option}")
+    if args.teacher:
+        read_checkpoint(resolve_model(args.teacher, "--teacher"))
     import torch
     from transformers.utils import logging
 

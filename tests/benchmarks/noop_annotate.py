@@ -25,8 +25,8 @@ class NoOpAnnotator:
         self.labels = read_checkpoint(folder).labels
         self.runtime = Runtime("none", "f32", "cpu")
         self.batch_size = 64
-        present = ModalityPrediction("present", 0.5, 0.5, None, None)
         probabilities = (1.0, *(0.0 for _ in self.labels[1:]))
+        present = ModalityPrediction("present", 0.5, probabilities, None, None)
         self._prediction = Prediction(self.labels[0], 1.0, probabilities, present, present, 1.0)
         self._prepared = PreparedPost([1, 2, 3], None, None, None)
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.annotate.finish import RunStart, close_without_computing
+from pipelines.annotate.finish import RunStart, close_here
 from pipelines.annotate.output import layout
 from pipelines.annotate.output.attempts import start_attempt
 from pipelines.annotate.output.commits import StagedShard
@@ -238,7 +238,7 @@ class TestAPartitionThatCannotBeWritten:
 def close(plan: Plan) -> Manifest:
     """Commit all of the plan's shards, and end the run as the client does."""
     annotate(plan)
-    return close_without_computing(plan, RunStart(datetime.now(timezone.utc)))
+    return close_here(plan, (), RunStart(datetime.now(timezone.utc)))
 
 
 def test_the_name_of_a_partition_may_be_long_in_any_script(tmp_path: Path, output: Path) -> None:
