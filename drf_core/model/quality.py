@@ -230,5 +230,6 @@ def trust(quality: Tensor, levels: Tensor) -> Tensor:
     known = torch.tensor(TRUST_QUALITIES, device=quality.device).log()
     # No quality is below 1 / (n + 1), but that of what is absent is 0.
     at = quality.clamp_min(TRUST_QUALITIES[0]).log()[:, None]
-    climbed = ((at - known[:-1]) / known.diff()).clamp(0, 1)
-    return levels[0] + (climbed * levels.diff()).sum(1)
+    # By slices: OpenVINO converts no diff().
+    climbed = ((at - known[:-1]) / (known[1:] - known[:-1])).clamp(0, 1)
+    return levels[0] + (climbed * (levels[1:] - levels[:-1])).sum(1)
