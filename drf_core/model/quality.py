@@ -206,7 +206,8 @@ class QualityEstimator(nn.Module):
         None where a post lies farther from every kind than nearly all damaged posts do.
         """
         if not len(self.kind_means):
-            return torch.full((len(features),), -1, device=features.device)
+            # Not of a length that tracing would take for a constant.
+            return torch.full_like(features[:, 0], -1, dtype=torch.long)
         nearest = torch.cdist(self.disrupted.whiten(features), self.kind_means).min(1)
         within = nearest.values <= self.kind_reach[nearest.indices]
         return torch.where(within, nearest.indices, -1)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from functools import partial
 
 import numpy as np
 import torch
@@ -63,7 +62,12 @@ def frozen_image_encoder(
     if graph is None:
         # Convolutions run faster on channels-last weights.
         model.image_encoder.to(memory_format=torch.channels_last)
-        return torch.no_grad()(partial(encode_pixels, model, processor))
+
+        @torch.no_grad()
+        def with_torch(pixels: Tensor) -> Tensor:
+            return encode_pixels(model, processor, pixels)
+
+        return with_torch
     infer = compiled(graph, "f32", torch.get_num_threads())
 
     def with_openvino(pixels: Tensor) -> Tensor:
