@@ -20,7 +20,7 @@ MODULES = {
 ORDERS = {
     "": ("schemas", "drf_core", "pipelines"),
     "drf_core": (
-        *("checkpoint", "decoding", "model", "runtimes", "annotator"),
+        *("files", "checkpoint", "decoding", "model", "runtimes", "annotator"),
         *("pooling", "corpus", "evaluation", "training"),
     ),
     "pipelines": (

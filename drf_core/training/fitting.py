@@ -26,24 +26,38 @@ class TrainingError(UsageError):
 
 def push_to_queues(model: DRFModel, batch: PickedFeatures, index: Tensor) -> None:
     """Undisrupted pairs to the paired queue, what is damaged and what is not to theirs."""
-    pairs = batch.present.all(1) & ~batch.damaged.any(1)
-    raw = {"text": batch.text, "image": batch.image}
+    push_undisrupted(model, batch, index)
+    push_damaged(model, batch, index)
+
+
+def push_undisrupted(model: DRFModel, batch: PickedFeatures, index: Tensor) -> None:
+    """What is as it came: to the queues of either modality, pairs also to the paired one."""
     index = index.to(batch.present.device)
+    pairs = batch.present.all(1) & ~batch.damaged.any(1)
     if bool(pairs.any()):
         rows = {}
         for column, m in enumerate(MODALITIES):
-            features = raw[m]
+            features = batch.text if m == "text" else batch.image
             assert features is not None
             rows[m] = features[pairs[batch.present[:, column]]]
         model.paired_queue.push(rows, index[pairs])
+    _push(model.undisrupted_queues, batch, batch.present & ~batch.damaged, index)
+
+
+def push_damaged(model: DRFModel, batch: PickedFeatures, index: Tensor) -> None:
+    """What is damaged, to the queues of either modality."""
+    _push(model.disrupted_queues, batch, batch.damaged, index.to(batch.present.device))
+
+
+def _push(
+    queues: torch.nn.ModuleDict, batch: PickedFeatures, chosen: Tensor, index: Tensor
+) -> None:
+    """chosen (batch, 2): which modalities of which posts."""
     for column, m in enumerate(MODALITIES):
-        features, present = raw[m], batch.present[:, column]
-        for queues, chosen in (
-            (model.disrupted_queues, batch.damaged[:, column]),
-            (model.undisrupted_queues, present & ~batch.damaged[:, column]),
-        ):
-            if features is not None and bool(chosen.any()):
-                queues[m].push({m: features[chosen[present]]}, index[chosen])
+        features, of_modality = batch.text if m == "text" else batch.image, chosen[:, column]
+        if features is not None and bool(of_modality.any()):
+            rows = features[of_modality[batch.present[:, column]]]
+            queues[m].push({m: rows}, index[of_modality])
 
 
 @torch.no_grad()
@@ -78,7 +92,7 @@ def fill_queues(
         if not len(rows):
             continue
         whole = [Disruption()] * len(rows)
-        push_to_queues(model, encode_batch(model, corpus, views, rows, whole, rng), rows)
+        push_undisrupted(model, encode_batch(model, corpus, views, rows, whole, rng), rows)
         for turn in range(turns):
             damages = [
                 Disruption(
@@ -91,7 +105,9 @@ def fill_queues(
                 )
                 for _ in range(len(rows))
             ]
-            push_to_queues(model, encode_batch(model, corpus, views, rows, damages, rng), rows)
+            # A text that its damage would leave with nothing stays as it came, as does one beside
+            # an image that does not decode: in the queue of what is whole it is already.
+            push_damaged(model, encode_batch(model, corpus, views, rows, damages, rng), rows)
     # Whether an image decodes is known only now.
     if model.paired_queue.filled < 2:
         raise too_few

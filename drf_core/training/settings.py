@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 
 from drf_core.corpus.disruption import (
@@ -11,6 +12,9 @@ from drf_core.corpus.disruption import (
     TRAINED_TEXT_KINDS,
 )
 from drf_core.training.fitting import TrainingError
+
+# What is told figures by name, and the epoch or step (from 1) that they are of.
+Track = Callable[[Mapping[str, float], int], None]
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,11 +19,13 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from drf_core.corpus.disruption import TEXT_DAMAGES
+from drf_core.files import write_whole
 from drf_core.model.modeling_drf import DRFModel
 from drf_core.model.processing_drf import DRFProcessor
 from drf_core.runtimes.torch_model import learning_autocast
 from drf_core.training.batches import batches_of
 from drf_core.training.fitting import TrainingError
+from drf_core.training.settings import Track
 
 # The task that is not auxiliary, and its head.
 SENTIMENT = "sentiment"
@@ -162,8 +165,16 @@ class TextExpert:
         ):
             self.model.text_encoder.set_attn_implementation("eager")
 
-    def run(self, state: str | None, report: Callable[[str], None] = print) -> None:
-        """Tune to the end; state: file to go on from and to save to."""
+    def run(
+        self,
+        state: str | None,
+        report: Callable[[str], None] = print,
+        track: Track = lambda figures, step: None,
+    ) -> None:
+        """Tune to the end; state: file to go on from and to save to.
+
+        report, track: told the losses, whenever the state is written.
+        """
         if state is not None and os.path.exists(state):
             self._load(state)
             report(f"text encoder: resuming after step {self.step} of {len(self.batches)}")
@@ -182,6 +193,7 @@ class TextExpert:
             progress.set_postfix({name: f"{value:.3f}" for name, value in losses.items()})
             if state is not None and self.step % self.settings.save_steps == 0:
                 self._save(state)
+                track(losses, self.step)
                 report(
                     f"text encoder: step {self.step} of {len(self.batches)}, loss "
                     + ", ".join(f"{name} {value:.3f}" for name, value in losses.items())
@@ -231,8 +243,7 @@ class TextExpert:
             "schedule": self.schedule.state_dict(),
             "rng": torch.get_rng_state(),
         }
-        torch.save(state, path + ".tmp")
-        os.replace(path + ".tmp", path)
+        write_whole(Path(path), lambda unfinished: torch.save(state, unfinished))
 
     def _load(self, path: str) -> None:
         state = torch.load(path, map_location=self.model.device, weights_only=True)

@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,9 @@ from drf_core.corpus.disruption import (
 )
 from drf_core.corpus.posts import TrainingCorpus
 from drf_core.corpus.views import FeatureViews, encode_undisrupted, encode_views
+from drf_core.evaluation.protocol import CLEAN
 from drf_core.evaluation.quick import evaluate, mean_accuracy
+from drf_core.files import write_whole
 from drf_core.model.modeling_drf import DRFModel
 from drf_core.runtimes.choice import available_cores
 from drf_core.training.batches import batches_of, encode_batch
@@ -33,7 +36,7 @@ from drf_core.training.fitting import (
 )
 from drf_core.training.losses import distillation_loss, recovery_loss, sentiment_loss
 from drf_core.training.rival_losses import PastLosses, confidence_loss
-from drf_core.training.settings import TrainingSettings
+from drf_core.training.settings import Track, TrainingSettings
 from schemas.annotations import MODALITIES
 
 STATE_FILE = "training_state.pt"
@@ -42,6 +45,8 @@ EVALUATION_SEED = 0
 # How many steps read the same projected memory: projections move little in a few, and the queue
 # is long.
 MEMORY_STEPS = 4
+# How often the progress bar is told the loss, in steps: on a GPU it waits for each.
+_TOLD_STEPS = 10
 
 
 class Trainer:
@@ -100,6 +105,7 @@ class Trainer:
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._warm_cosine)
         self.past_losses = PastLosses(len(corpus))
         self.epoch = 0
+        self.loss = math.nan
         self.history: list[dict[str, Any]] = []
         self.best_state: dict[str, Tensor] = {}
 
@@ -134,11 +140,17 @@ class Trainer:
             return (step + 1) / warm
         return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warm) / max(1, total - warm))))
 
-    def run(self, folder: str | None, report: Callable[[str], None] = print) -> None:
+    def run(
+        self,
+        folder: str | None,
+        report: Callable[[str], None] = print,
+        track: Track = lambda figures, epoch: None,
+    ) -> None:
         """Train to the end, saving after every epoch to folder; continues a saved training.
 
-        folder: None to keep nothing. Leaves the best averaged weights in `model`, with queues,
-        distributions, reference and temperature refitted to them.
+        folder: None to keep nothing. report, track: told each epoch's loss, accuracies, and how
+        often the label that is said most is said and occurs. Leaves the best averaged weights in
+        `model`, with queues, distributions, reference and temperature refitted to them.
         """
         state = None if folder is None else os.path.join(folder, STATE_FILE)
         if state is not None and os.path.exists(state):
@@ -146,15 +158,21 @@ class Trainer:
             report(f"resuming after epoch {self.epoch}")
         while self.epoch < self.settings.epochs and not self._out_of_patience():
             self.train_epoch()
+            told = {"loss": self.loss}
             if self.settings.choose_epoch:
-                self._validate(report)
+                told |= self._validate()
             else:
                 self.best_state = _on_cpu(self.averaged.state_dict())
+            report(
+                f"epoch {self.epoch}: "
+                + ", ".join(f"{name} {value:.3f}" for name, value in told.items())
+            )
+            track(told, self.epoch)
             if state is not None:
                 self.save(state)
         self.finish()
 
-    def _validate(self, report: Callable[[str], None]) -> None:
+    def _validate(self) -> dict[str, float]:
         figures = evaluate(
             self.averaged,
             self.look_at_validation(self.averaged),
@@ -165,10 +183,12 @@ class Trainer:
         if score > max((entry["score"] for entry in self.history), default=-1.0):
             self.best_state = _on_cpu(self.averaged.state_dict())
         self.history.append({"epoch": self.epoch, "score": score, "figures": figures})
-        report(
-            f"epoch {self.epoch}: "
-            + ", ".join(f"{name} {cell['accuracy']:.3f}" for name, cell in figures.items())
-        )
+        known = self.validation.labels[self.validation.labels >= 0]
+        return {
+            **{name: cell["accuracy"] for name, cell in figures.items()},
+            "most said": figures[CLEAN]["most_said"],
+            "majority": float(known.bincount().max()) / len(known),
+        }
 
     def look_at_validation(self, model: DRFModel) -> dict[str, FeatureViews]:
         """The validation posts as model encodes them, undisrupted and corrupted."""
@@ -192,9 +212,14 @@ class Trainer:
         if self.settings.train_text_encoder:
             lengths = np.array([len(post.text or "") for post in self.corpus.posts])
         batches = batches_of(len(self.corpus), self.settings.batch_size, self.rng, lengths)
+        total = torch.zeros((), device=self.model.device)
+        progress = tqdm(batches, f"epoch {self.epoch + 1}", unit="batch", disable=None)
         with ThreadPoolExecutor(available_cores()) as pool:
-            for index in tqdm(batches, f"epoch {self.epoch + 1}", unit="batch", disable=None):
-                self._step(index, pool)
+            for number, index in enumerate(progress, 1):
+                total += self._step(index, pool)
+                if number % _TOLD_STEPS == 0:
+                    progress.set_postfix(loss=f"{float(total) / number:.3f}", refresh=False)
+        self.loss = float(total) / len(batches)
         self.epoch += 1
         self.model.eval()
         if self._encoders_learn:
@@ -209,7 +234,8 @@ class Trainer:
         if not self.settings.train_image_encoder:
             self.model.image_encoder.eval()
 
-    def _step(self, index: Tensor, pool: ThreadPoolExecutor) -> None:
+    def _step(self, index: Tensor, pool: ThreadPoolExecutor) -> Tensor:
+        """Learn from the posts at index (batch,); return the loss."""
         settings = self.settings
         disruptions = draw_training_disruptions(
             len(index),
@@ -266,6 +292,7 @@ class Trainer:
         if self._encoders_learn or self.schedule.last_epoch % MEMORY_STEPS == 0:
             self.model.forget_memory()
             self.averaged.forget_memory()
+        return loss.detach()
 
     @torch.no_grad()
     def _teacher(self, index: Tensor, pool: ThreadPoolExecutor) -> Tensor:
@@ -308,8 +335,7 @@ class Trainer:
             "torch_rng": torch.get_rng_state(),
             "numpy_rng": self.rng.bit_generator.state,
         }
-        torch.save(state, path + ".tmp")
-        os.replace(path + ".tmp", path)
+        write_whole(Path(path), lambda unfinished: torch.save(state, unfinished))
 
     def load(self, path: str) -> None:
         """Continue from a state that `save` wrote."""

@@ -5,22 +5,33 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 
 from pipelines.storage.redaction import redact
 
 
-def command_line(command: str, parser: argparse.ArgumentParser, args: argparse.Namespace) -> str:
-    """`drf COMMAND` with the options that are not at their default, paths as `shown`."""
+def command_line(
+    command: str,
+    add_arguments: Callable[[argparse.ArgumentParser], None],
+    args: argparse.Namespace,
+) -> str:
+    """`drf COMMAND` with the options that are not at their default, paths as `shown`.
+
+    add_arguments: adds the command's options to a parser.
+    """
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
     words = ["drf", command]
     for action in parser._actions:
         value = getattr(args, action.dest, action.default)
         if action.dest == "help" or value == action.default:
             continue
-        values = [shown(str(one)) for one in (value if isinstance(value, list) else [value])]
         option = action.option_strings[0]
         # `nargs` takes its values after one option, `append` one option each.
-        words += [option, *values] if action.nargs else [w for v in values for w in (option, v)]
+        appended = isinstance(action, argparse._AppendAction)
+        for one in value if appended else [value]:
+            words += [option, *(shown(str(v)) for v in (one if isinstance(one, list) else [one]))]
     return shlex.join(words)
 
 

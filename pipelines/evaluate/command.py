@@ -11,11 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from drf_core.files import write_whole
 from pipelines.console.command_line import command_line, shown
 from pipelines.console.messages import say
 from pipelines.console.options import add_labelled_posts_options
 from pipelines.posts.find import check_paths
-from pipelines.storage.local import local_folder, write_whole
+from pipelines.storage.local import local_folder
 from schemas.errors import UsageError
 from schemas.evaluation import EVALUATION_SCHEMA, EVALUATION_SCHEMA_VERSION
 from schemas.posts import parse_columns
@@ -249,10 +250,8 @@ def _write(
     from pipelines.evaluate.plot import draw_accuracy, draw_reliability
     from pipelines.evaluate.report import Facts, closing_table, write_report
 
-    parser = argparse.ArgumentParser()
-    add_evaluate_arguments(parser)
     facts = Facts(
-        command=command_line("evaluate", parser, args),
+        command=command_line("evaluate", add_evaluate_arguments, args),
         models={model.name: _describe_model(model) for model in models},
         baseline=baseline,
         posts=about_posts,

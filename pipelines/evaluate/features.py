@@ -16,10 +16,10 @@ from drf_core.checkpoint import encoder_revisions
 from drf_core.corpus.posts import TrainingCorpus, TrainingPost
 from drf_core.corpus.views import FeatureViews, encode_views
 from drf_core.evaluation.protocol import kinds_to_encode
+from drf_core.files import write_whole
 from drf_core.runtimes.openvino_library import load_openvino
 from pipelines.console.messages import say
 from pipelines.console.version import package_version
-from pipelines.storage.local import write_whole
 from schemas.annotations import MODALITIES
 
 _OURS = re.compile(rf"({'|'.join(MODALITIES)})-[0-9a-f]{{24}}\.safetensors(\.unfinished)?")

@@ -9,8 +9,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from drf_core.files import write_whole
 from pipelines.console.messages import say
-from pipelines.storage.local import write_whole
 from schemas.errors import DRFError, UsageError
 
 # In the metadata of its files, so that those of another version can be told from a user's own.

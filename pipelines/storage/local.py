@@ -1,9 +1,8 @@
-"""This machine's own disk: where caches lie, what a command writes to, files written whole."""
+"""This machine's own disk: where caches lie, what a command writes to."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 from schemas.errors import DRFError, UsageError
@@ -41,13 +40,3 @@ def local_folder(name: str) -> Path:
     except OSError as error:
         raise DRFError(f"--output {name}: cannot be written: {error.strerror}") from error
     return folder
-
-
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file under another name first: a reader finds it whole, or what was there before.
-
-    write: writes the file that it is given. What a killed process leaves is written over.
-    """
-    unfinished = path.with_name(f"{path.name}.unfinished")
-    write(unfinished)
-    os.replace(unfinished, path)

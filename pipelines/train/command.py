@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +15,7 @@ from pipelines.console.options import add_labelled_posts_options
 from pipelines.posts.find import check_paths
 from pipelines.storage.checkpoints import check_encoder, resolve_model
 from pipelines.storage.local import local_folder
+from pipelines.train.tracking import TRACKERS, tracking
 from schemas.errors import UsageError
 from schemas.posts import parse_columns
 
@@ -20,7 +23,9 @@ if TYPE_CHECKING:
     from drf_core.corpus.posts import TrainingPost
     from drf_core.model.modeling_drf import DRFModel
     from drf_core.model.processing_drf import DRFProcessor
+    from drf_core.training.settings import Track
     from pipelines.train.config import TrainConfig
+    from pipelines.train.corpora import Corpora
 
 
 def add_train_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,10 +33,11 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add(
         "--posts",
+        action="append",
         nargs="+",
         required=True,
         metavar="PATH",
-        help="labelled posts: files, folders or globs",
+        help="labelled posts of one corpus: files, folders or globs; again for each other corpus",
     )
     add(
         "--validation",
@@ -85,7 +91,7 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         type=float,
         metavar="SHARE",
-        help="for each path of --posts, the share of its posts that the fusion is trained on; "
+        help="for each --posts, the share of its posts that the fusion is trained on; "
         "the text encoder is tuned on all of them; default: 1 for each",
     )
     add(
@@ -114,6 +120,11 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="begin anew where --output holds a checkpoint, or another training was stopped",
     )
+    add(
+        "--track",
+        choices=TRACKERS,
+        help="tell losses and accuracies to TensorBoard (in OUTPUT.tensorboard) or MLflow, too",
+    )
     add_labelled_posts_options(parser, "of all that is drawn")
 
 
@@ -122,30 +133,22 @@ def run_train(args: argparse.Namespace) -> int:
 
     Raises UsageError for posts, encoders or settings that nothing can be trained with.
     """
-    for option in ("posts", "validation", "test", "unlabelled", "reference"):
-        check_paths(getattr(args, option) or (), f"--{option}")
+    check_paths([path for corpus in args.posts for path in corpus], "--posts")
+    for option in ("validation", "test", "unlabelled", "reference"):
+        check_paths(getattr(args, option), f"--{option}")
     for option in ("text-encoder", "image-encoder", "image-teacher"):
         check_encoder(getattr(args, option.replace("-", "_")), f"--{option}")
     if args.teacher:
         read_checkpoint(resolve_model(args.teacher, "--teacher"))
+    import dataclasses
+
     import torch
     from transformers.utils import logging
 
-    from drf_core.corpus.posts import TrainingCorpus
-    from drf_core.corpus.views import encode_views
-    from drf_core.evaluation.quick import evaluate
     from drf_core.runtimes.choice import available_cores, choose_device
-    from drf_core.training.text_expert import TextExpert
-    from drf_core.training.trainer import EVALUATION_SEED, Trainer, validation_kinds
     from pipelines.train import resume
     from pipelines.train.config import read_train_config
     from pipelines.train.corpora import read_corpora
-    from pipelines.train.save import save_checkpoint
-    from pipelines.train.teachers import (
-        judged_tasks,
-        learn_from_image_teacher,
-        learn_from_teacher,
-    )
 
     config = read_train_config(args.config, args.seed)
     output = local_folder(args.output)
@@ -154,21 +157,59 @@ def run_train(args: argparse.Namespace) -> int:
     logging.disable_progress_bar()
     torch.set_num_threads(args.threads or available_cores())
     torch.manual_seed(args.seed)
-    corpora = read_corpora(args, config)
-    posts, validation_posts, labels = corpora.posts, corpora.validation, corpora.labels
-    settings = config.training
-    facts = (args.text_encoder, args.image_encoder, args.teacher, args.image_teacher, labels,
-             config.model, config.small, config.shrink, config.text_expert,
-             config.text_adaptation, settings,
-             config.distillation)  # fmt: skip
-    learned = [(task.head, task.passes, task.texts) for task in corpora.tasks]
-    resume.begin(folder, (*facts, learned), [*posts, *validation_posts])
-    model, processor = resume.initial_model(
-        folder, lambda: _build(args, config, labels, corpora.texts)
+    facts = {
+        "text_encoder": shown(args.text_encoder),
+        "image_encoder": shown(args.image_encoder),
+        **dataclasses.asdict(config.training),
+    }
+    with tracking(args.track, output, folder, facts) as track:
+        corpora = read_corpora(args, config)
+        resume.begin(folder, _decisive(args, config, corpora), corpora.posts + corpora.validation)
+        model, processor = resume.initial_model(
+            folder, lambda: _build(args, config, corpora.labels, corpora.texts)
+        )
+        _train(args, config, corpora, folder, model.to(device), processor, track)
+    resume.end(folder)
+    say(f"checkpoint in {output}")
+    return 0
+
+
+def _decisive(args: argparse.Namespace, config: TrainConfig, corpora: Corpora) -> object:
+    """All that decides what a training learns, but for its posts."""
+    facts = (args.text_encoder, args.image_encoder, args.teacher, args.image_teacher,
+             corpora.labels, config.model, config.small, config.shrink, config.text_expert,
+             config.text_adaptation, config.training, config.distillation)  # fmt: skip
+    return (*facts, [(task.head, task.passes, task.texts) for task in corpora.tasks])
+
+
+def _train(
+    args: argparse.Namespace,
+    config: TrainConfig,
+    corpora: Corpora,
+    folder: Path,
+    model: DRFModel,
+    processor: DRFProcessor,
+    track: Track,
+) -> None:
+    """Train what was built, from where folder has it, and write the checkpoint with its card."""
+    from drf_core.corpus.posts import TrainingCorpus
+    from drf_core.corpus.views import encode_views
+    from drf_core.evaluation.quick import evaluate, suspicions
+    from drf_core.training.text_expert import TextExpert
+    from drf_core.training.trainer import EVALUATION_SEED, Trainer, validation_kinds
+    from pipelines.train import resume
+    from pipelines.train.save import save_checkpoint
+    from pipelines.train.teachers import (
+        judged_tasks,
+        learn_from_image_teacher,
+        learn_from_teacher,
     )
-    model.to(device)
+
+    posts, settings = corpora.posts, config.training
     heads = None
-    tuned_on = judged_tasks(args, folder, labels, corpora.tasks) if args.teacher else corpora.tasks
+    tuned_on = corpora.tasks
+    if args.teacher:
+        tuned_on = judged_tasks(args, folder, corpora.labels, tuned_on)
     for stage, tasks, how in (
         ("text_expert", tuned_on, config.text_expert),
         ("text_adaptation", corpora.adaptation, config.text_adaptation),
@@ -177,11 +218,12 @@ def run_train(args: argparse.Namespace) -> int:
             expert = TextExpert(model, processor, tasks, how)
             if heads is not None:
                 expert.heads.load_state_dict(heads.state_dict(), strict=False)
-            expert.run(str(folder / f"{stage}.pt"), say)
+            tell = partial(_tell, track, stage)
+            expert.run(str(folder / f"{stage}.pt"), say, tell)
             heads = expert.heads
     tokens = model.config.max_text_tokens
     corpus = TrainingCorpus(posts, processor, tokens)
-    validation = TrainingCorpus(validation_posts, processor, tokens)
+    validation = TrainingCorpus(corpora.validation, processor, tokens)
     logits = learn_from_teacher(args, config, folder, model, corpus) if args.teacher else None
     if args.image_teacher:
         learn_from_image_teacher(args, config, folder, model, corpus)
@@ -204,23 +246,27 @@ def run_train(args: argparse.Namespace) -> int:
     trainer = Trainer(
         model, corpus, validation, settings, views, validation_views, logits, reference
     )
-    trainer.run(str(folder), say)
+    trainer.run(str(folder), say, track)
     seen, judged = trainer.look_at_validation(model), validation
     if corpora.test:
         judged = TrainingCorpus(corpora.test, processor, tokens)
         seen = {m: encode_views(model, judged, m, ["corrupt"], EVALUATION_SEED) for m in seen}
-    prior = judged.priors(len(labels)).mean(0).numpy()
+    prior = judged.priors(len(corpora.labels)).mean(0).numpy()
     figures = evaluate(model, seen, judged.labels.numpy())
     matched = evaluate(model, seen, judged.labels.numpy(), prior)
-    known = _known(corpora.test, [*posts, *validation_posts])
+    for suspicion in suspicions(figures):
+        say(f"warning: {suspicion}")
+    known = _known(corpora.test, posts + corpora.validation)
     if known:
         say(f"warning: --test: {known} posts are also among those trained or validated on")
     counts = (len(posts), len(judged), known)
+    output = Path(args.output)
     save_checkpoint(output, model, processor, config.card.half_precision_weights)
     _write_card(args, config, output, model, figures, matched, counts)
-    resume.end(folder)
-    say(f"checkpoint in {output}")
-    return 0
+
+
+def _tell(track: Track, stage: str, figures: Mapping[str, float], step: int) -> None:
+    track({f"{stage}/{name}": value for name, value in figures.items()}, step)
 
 
 def _known(posts: list[TrainingPost], others: list[TrainingPost]) -> int:
@@ -283,8 +329,6 @@ def _write_card(
     sources = dict.fromkeys([*encoders, *([args.teacher] if args.teacher else [])])
     licences = {shown(name): licence_of(name) for name in sources}
     card = config.card
-    parser = argparse.ArgumentParser()
-    add_train_arguments(parser)
     facts = CardFacts(
         name=card.name or output.resolve().name,
         design=model.config.design,
@@ -297,7 +341,7 @@ def _write_card(
         chose_epoch=config.training.choose_epoch,
         known_posts=posts[2],
         parameters=sum(p.numel() for p in model.parameters()),
-        command=command_line("train", parser, args),
+        command=command_line("train", add_train_arguments, args),
         reference="the posts given with --reference" if args.reference else "the validation posts",
         trained_kinds=model.config.trained_kinds or {},
         prior=model.config.prior,

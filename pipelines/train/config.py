@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,12 +14,13 @@ from drf_core.model.configuration_drf import DRFConfig
 from drf_core.training.building import small_image_encoder, small_text_encoder
 from drf_core.training.distillation import DistillationSettings
 from drf_core.training.settings import TrainingSettings
+from drf_core.training.shrinking import shrink_text_encoder
 from drf_core.training.text_expert import TextExpertSettings
 from schemas.errors import UsageError
 
 # What the encoders decide, and no configuration.
 _DECIDED = ("self", "kwargs", "text_config", "vision_config", "text_feature_size",
-            "image_feature_size", "texts", "max_tokens", "trained_kinds")  # fmt: skip
+            "image_feature_size", "encoder", "tokenizer", "texts", "trained_kinds")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -77,13 +78,13 @@ def read_train_config(path: str | None, seed: int) -> TrainConfig:
             raise UsageError(f"{where}: section {section!r} is not an object")
     small = given.get("small", {})
     _check_names(where, "small.", small, ["text", "image"])
-    _check_names(where, "small.text.", small.get("text", {}), _arguments(small_text_encoder))
-    _check_names(where, "small.image.", small.get("image", {}), _arguments(small_image_encoder))
-    _check_names(where, "shrink.", given.get("shrink", {}), ["layers", "vocabulary"])
-    _check_names(where, "model.", given.get("model", {}), _arguments(DRFConfig.__init__))
+    _check_names(where, "small.text.", small.get("text", {}), known_names(small_text_encoder))
+    _check_names(where, "small.image.", small.get("image", {}), known_names(small_image_encoder))
+    _check_names(where, "shrink.", given.get("shrink", {}), known_names(shrink_text_encoder))
+    _check_names(where, "model.", given.get("model", {}), known_names(DRFConfig))
 
     def settings(name: str, kind: type[_Section]) -> _Section:
-        known = [one.name for one in dataclasses.fields(kind)]
+        known = known_names(kind)
         values = given.get(name, {})
         _check_names(where, f"{name}.", values, known)
         return kind(**({"seed": seed} if "seed" in known else {}) | values)
@@ -122,5 +123,6 @@ def _check_names(where: str, prefix: str, given: Mapping[str, Any], known: list[
         )
 
 
-def _arguments(function: Any) -> list[str]:
-    return [name for name in inspect.signature(function).parameters if name not in _DECIDED]
+def known_names(made: Callable[..., object]) -> list[str]:
+    """The values that a section may have, by what is made of it: a class or function."""
+    return [name for name in inspect.signature(made).parameters if name not in _DECIDED]

@@ -6,8 +6,9 @@ import argparse
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
+from pipelines.console.command_line import shown
 from pipelines.console.messages import say
 from schemas.errors import UsageError
 from schemas.posts import parse_columns
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from drf_core.training.text_expert import TaskSettings, TextTask
     from pipelines.posts.labelled import LabelledRow
     from pipelines.train.config import TrainConfig
+
+_Item = TypeVar("_Item")
 
 
 @dataclass(frozen=True)
@@ -48,8 +51,8 @@ class Corpora:
 def read_corpora(args: argparse.Namespace, config: TrainConfig) -> Corpora:
     """Read all that `drf train` was given.
 
-    Each path of --posts is a corpus with shares of labels of its own; --weights says which share
-    of its posts the fusion is trained on. Posts whose text is among those held out are left out.
+    Each --posts is a corpus with shares of labels of its own; --weights says which share of its
+    posts the fusion is trained on. Posts whose text is among those held out are left out.
     Raises UsageError for posts that nothing can be learned from.
     """
     from drf_core.corpus.posts import UNLABELLED
@@ -59,19 +62,28 @@ def read_corpora(args: argparse.Namespace, config: TrainConfig) -> Corpora:
     weights = args.weights or [1.0] * len(args.posts)
     if len(weights) != len(args.posts):
         raise UsageError(
-            f"--weights: {len(weights)} for {len(args.posts)} paths of --posts; give one for each"
+            f"--weights: {len(weights)} for {len(args.posts)} corpora; give --posts once for each "
+            "corpus, and a weight for each"
         )
     if not all(0 <= weight <= 1 for weight in weights):
         raise UsageError("--weights: give shares between 0 and 1")
     if args.auxiliary and not config.text_expert:
         raise UsageError("--auxiliary: needs a section text_expert in --config, which learns it")
-    corpora = [read_training_rows([path], columns, args.label_column) for path in args.posts]
+    corpora = [read_training_rows(paths, columns, args.label_column) for paths in args.posts]
     labels = labels_of([row for corpus in corpora for row in corpus])
     test = read_labelled(args, "--test", args.test, labels) if args.test else []
     if args.validation:
         validation = read_labelled(args, "--validation", args.validation, labels)
     else:
-        corpora[0], rows = hold_out(corpora[0], args.seed)
+        _, rows = hold_out([row for corpus in corpora for row in corpus], args.seed)
+        held = {id(row) for row in rows}
+        # In the shares in which the fusion learns from them.
+        rows = [
+            row
+            for corpus, weight in zip(corpora, weights, strict=True)
+            for row in _share([row for row in corpus if id(row) in held], weight, args.seed)
+        ]
+        corpora = [[row for row in corpus if id(row) not in held] for corpus in corpora]
         validation = to_training_posts(rows, labels, "--posts")
     held_out = _texts(validation) | _texts(test)
     posts: list[TrainingPost] = []
@@ -80,16 +92,15 @@ def read_corpora(args: argparse.Namespace, config: TrainConfig) -> Corpora:
         whole = [
             replace(post, corpus=number) for post in to_training_posts(corpus, labels, "--posts")
         ]
-        kept = [post for post in whole if post.image is not None or not _is_in(post, held_out)]
+        kept = [post for post in whole if not _is_in(post, held_out)]
         if len(kept) < len(whole):
             say(
-                f"{args.posts[number]}: {len(whole) - len(kept)} posts without an image left out, "
-                "whose text is among those held out"
+                f"{shown(args.posts[number][0])}: {len(whole) - len(kept)} posts left out, whose "
+                "text is among those held out"
             )
         if not any(post.image for post in kept):
             textual += kept
-        count = round(weight * len(kept))
-        posts += kept if count >= len(kept) else random.Random(args.seed).sample(kept, count)
+        posts += _share(kept, weight, args.seed)
     # What the fusion learns beside images must not have been learned by heart before.
     known = held_out | _texts([post for post in posts if post.image is not None])
     tasks = _tasks(args, config, labels, textual, known) if config.text_expert else []
@@ -100,7 +111,7 @@ def read_corpora(args: argparse.Namespace, config: TrainConfig) -> Corpora:
         if args.teacher and config.text_expert:
             # The teacher judges their texts while the text encoder is tuned.
             task = config.text_expert.task("unlabelled")
-            tasks += _task("unlabelled", unlabelled, labels, task, known)
+            tasks += _task("unlabelled", unlabelled, labels, task, known, args.seed)
         elif args.teacher:
             wanted = config.distillation.unlabelled_posts or len(unlabelled)
             drawn = random.Random(args.seed).sample(unlabelled, min(wanted, len(unlabelled)))
@@ -115,7 +126,8 @@ def read_corpora(args: argparse.Namespace, config: TrainConfig) -> Corpora:
         for name, images in (("images", True), ("others", False)):
             own = [post for post in posts if (post.image is not None) == images]
             task = config.text_adaptation.task(name)
-            adaptation += _task("sentiment", own, labels, task, set() if images else known)
+            unseen = set() if images else known
+            adaptation += _task("sentiment", own, labels, task, unseen, args.seed)
     return Corpora(posts, validation, test, labels, tasks, adaptation, unlabelled)
 
 
@@ -157,14 +169,11 @@ def _tasks(
         rows: list[LabelledRow] = read_training_rows(
             [path], columns, args.label_column, "--auxiliary"
         )
-        most = config.text_expert.task(name).posts
-        if most and most < len(rows):
-            rows = random.Random(args.seed).sample(rows, most)
         own = labels_of(rows)
         given.append((name, to_training_posts(rows, own, "--auxiliary"), own))
     tasks = []
     for name, posts, own in given:
-        tasks += _task(name, posts, own, config.text_expert.task(name), known)
+        tasks += _task(name, posts, own, config.text_expert.task(name), known, args.seed)
     return tasks
 
 
@@ -174,10 +183,12 @@ def _task(
     labels: tuple[str, ...],
     settings: TaskSettings,
     known: set[str],
+    seed: int,
 ) -> list[TextTask]:
     """The labelled texts of posts but for those in known; nothing where there are none.
 
-    Of unlabelled ones all texts, for the teacher to judge.
+    As many as settings says are drawn, by the seed. Of unlabelled ones all texts, for the teacher
+    to judge.
     """
     import torch
 
@@ -195,6 +206,8 @@ def _task(
     ]
     if not kept:
         return []
+    if 0 < settings.posts < len(kept):
+        kept = random.Random(seed).sample(kept, settings.posts)
     say(f"text encoder: {len(kept)} texts of {name}, {len(labels)} labels")
     return [
         TextTask(
@@ -208,6 +221,12 @@ def _task(
             adjusted=name == SENTIMENT,
         )
     ]
+
+
+def _share(items: Sequence[_Item], share: float, seed: int) -> Sequence[_Item]:
+    """That share of the items, drawn by the seed; all of them as they come where it is 1."""
+    count = round(share * len(items))
+    return items if count >= len(items) else random.Random(seed).sample(items, count)
 
 
 def _texts(posts: Sequence[TrainingPost]) -> set[str]:

@@ -17,9 +17,10 @@ from torch import Tensor
 
 from drf_core.corpus.posts import TrainingCorpus, TrainingPost
 from drf_core.corpus.views import FeatureViews, encode_views
+from drf_core.files import write_whole
 from drf_core.model.modeling_drf import DRFModel
 from drf_core.model.processing_drf import DRFProcessor
-from pipelines.storage.local import local_folder, write_whole
+from pipelines.storage.local import local_folder
 from schemas.errors import UsageError
 
 
@@ -27,12 +28,18 @@ def state_folder(output: Path, restart: bool) -> Path:
     """The folder of a training's state, beside its output, made.
 
     restart: what a training left there is removed. Raises UsageError where the output holds a
-    checkpoint already and is not to be replaced.
+    checkpoint already and is not to be replaced, or what a training left cannot be removed.
     """
     output = output.resolve()
     folder = output.with_name(f"{output.name}.training")
-    if restart:
-        shutil.rmtree(folder, ignore_errors=True)
+    if restart and folder.exists():
+        try:
+            shutil.rmtree(folder)
+        except OSError as error:
+            # Else the training would meet what is left, and refuse to go on from it.
+            raise UsageError(
+                f"--restart: {folder} cannot be removed: {error.strerror}; give another --output"
+            ) from error
     elif not folder.exists() and (output / "config.json").exists():
         raise UsageError(
             f"--output: {output} holds a checkpoint; give another --output, "

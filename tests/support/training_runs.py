@@ -41,9 +41,11 @@ def write_training_corpus(folder: Path) -> Path:
 
 
 def arguments(corpus: Path, output: Path, *more: str, validation: bool = True) -> list[str]:
+    """Of `drf train` on the corpus, or on the --posts among more."""
     given = ["--validation", str(corpus / "dev.parquet")] if validation else []
+    posts = [] if "--posts" in more else ["--posts", str(corpus / "train.parquet")]
     return [
-        "train", "--posts", str(corpus / "train.parquet"), *given, "--text-encoder", "small",
+        "train", *posts, *given, "--text-encoder", "small",
         "--image-encoder", "small", "--output", str(output), "--device", "cpu", "--threads", "1",
         "--config", str(corpus / "config.json"), *more,
     ]  # fmt: skip

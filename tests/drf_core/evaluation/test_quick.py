@@ -50,7 +50,7 @@ def test_there_are_figures_of_every_cell_and_a_quality_where_something_is_corrup
     figures = evaluate(model, views_of(model, whole), labels)
     assert list(figures) == CELLS
     for name, cell in figures.items():
-        expected = {*CLASSIFICATION}
+        expected = {*CLASSIFICATION, "most_said"}
         if name in ("text corrupt", "image corrupt"):
             expected.add("quality_auroc")
         assert set(cell) == expected

@@ -71,7 +71,9 @@ def test_queues_are_cleared_and_filled_with_the_corpus_as_it_is_encoded_now(
         # without an image and beside images that do not decode, the images without a text.
         alone = [1, 2, 4, 5] if m == "text" else [0, 3]
         undisrupted, damaged = model.undisrupted_queues[m], model.disrupted_queues[m]
-        assert set(undisrupted.post[: undisrupted.filled].tolist()) == {*alone, *range(6, 20)}
+        # Once each, whatever else they are damaged by.
+        posts = undisrupted.post[: undisrupted.filled].tolist()
+        assert sorted(posts) == sorted([*alone, *range(6, 20)])
         own = whole[m][undisrupted.post[: undisrupted.filled]]
         assert torch.allclose(undisrupted.rows(m), own, rtol=2e-3, atol=2e-3)
         pairs = [*range(6, 20), *([2, 5] if m == "text" else [])]

@@ -59,17 +59,26 @@ def read(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Corpora]:
     )
     (tmp_path / "config.json").write_text(json.dumps(EXPERT))
 
-    def call(*more: str, expert: bool = True) -> Corpora:
+    def call(
+        *more: str,
+        expert: bool = True,
+        validation: bool = True,
+        tasks: dict[str, Any] | None = None,
+    ) -> Corpora:
         config = str(tmp_path / "config.json") if expert else None
+        if tasks is not None:
+            config = str(tmp_path / "tasks.json")
+            whole = {**EXPERT, "text_expert": {"tasks": tasks}}
+            Path(config).write_text(json.dumps(whole))
+        held = ("--validation", str(tmp_path / "dev.parquet")) if validation else ()
         more = tuple(option.replace("FOLDER", str(tmp_path)) for option in more)
         parser = argparse.ArgumentParser()
         add_train_arguments(parser)
         args = parser.parse_args(
             [
                 *("--posts", str(tmp_path / "posts.parquet")),
-                *(str(tmp_path / "tweets.parquet"), "--output", str(tmp_path / "out")),
-                *("--validation", str(tmp_path / "dev.parquet"), "--text-encoder", "small"),
-                *("--image-encoder", "small", *more),
+                *("--posts", str(tmp_path / "tweets.parquet"), "--output", str(tmp_path / "out")),
+                *(*held, "--text-encoder", "small", "--image-encoder", "small", *more),
             ]
         )
         return read_corpora(args, read_train_config(config, 0))
@@ -82,7 +91,7 @@ def corpora(read: Callable[..., Corpora]) -> Corpora:
     return read("--auxiliary", "emoji=FOLDER/emoji.parquet")
 
 
-def test_each_path_is_a_corpus_of_its_own(corpora: Corpora) -> None:
+def test_each_posts_option_is_a_corpus_of_its_own(corpora: Corpora) -> None:
     assert corpora.labels == ("bad", "good")
     numbers = [post.corpus for post in corpora.posts]
     assert numbers == sorted(numbers) and set(numbers) == {0, 1}
@@ -104,9 +113,7 @@ def test_texts_that_are_held_out_are_learned_from_nowhere(
     read: Callable[..., Corpora], capfd: pytest.CaptureFixture[str]
 ) -> None:
     corpora = read()
-    assert "1 posts without an image left out, whose text is among those held out" in (
-        capfd.readouterr().err
-    )
+    assert "1 posts left out, whose text is among those held out" in capfd.readouterr().err
     # Read plainly, it is the validation post's, whoever is mentioned.
     assert not [post for post in corpora.posts if "alidated" in (post.text or "")]
     [task] = corpora.tasks
@@ -118,6 +125,43 @@ def test_the_text_encoder_does_not_learn_by_heart_what_the_fusion_learns_beside_
 ) -> None:
     assert any(post.text == "a picture 1" and post.corpus == 1 for post in corpora.posts)
     assert "a picture 1" not in corpora.tasks[0].texts
+
+
+def test_files_of_one_posts_option_are_one_corpus(
+    read: Callable[..., Corpora], tmp_path: Path
+) -> None:
+    files = [str(write(tmp_path / f"{n}.parquet", [(f"part {n}", "good")])) for n in range(3)]
+    corpora = read("--posts", *files)
+    assert [post.corpus for post in corpora.posts if "part" in (post.text or "")] == [2, 2, 2]
+
+
+def test_a_text_that_is_held_out_is_not_learned_beside_an_image_either(
+    read: Callable[..., Corpora], tmp_path: Path
+) -> None:
+    held = write(tmp_path / "held.parquet", [("a  picture 3", "bad"), ("more", "good")], True)
+    for option in ("--validation", "--test"):
+        texts = [post.text for post in read(option, str(held)).posts]
+        assert "a picture 3" not in texts and "a picture 4" in texts
+
+
+def test_posts_are_held_out_of_every_corpus_as_it_is_trained_on(
+    read: Callable[..., Corpora], tmp_path: Path
+) -> None:
+    mood = ("bad", "good")
+    rows = [(f"a text of its own, number {n}", mood[n % 2]) for n in range(200)]
+    more = write(tmp_path / "more.parquet", rows)
+    for weight in ("1", "0.5"):
+        options = ("--posts", str(more), "--weights", "1", "1", weight)
+        validation = read(*options, validation=False).validation
+        held = [post for post in validation if "of its own" in (post.text or "")]
+        assert 8 * float(weight) < len(held) < 40 * float(weight)
+
+
+def test_as_many_texts_of_the_sentiment_are_learned_as_the_configuration_says(
+    read: Callable[..., Corpora],
+) -> None:
+    [task] = read(tasks={"sentiment": {"posts": 7}}).tasks
+    assert task.head == "sentiment" and len(task.texts) == len(task.targets) == 7
 
 
 def test_auxiliary_tasks_have_labels_of_their_own(corpora: Corpora) -> None:
@@ -171,7 +215,7 @@ def test_what_a_teacher_judges_is_a_task_of_the_text_encoder_and_none_of_the_fus
 @pytest.mark.parametrize(
     ("options", "line"),
     [
-        (["--weights", "1"], "--weights: 1 for 2 paths of --posts; give one for each"),
+        (["--weights", "1"], "--weights: 1 for 2 corpora; give --posts once for each corpus"),
         (["--weights", "1", "-0.5"], "--weights: give shares between 0 and 1"),
         (["--weights", "1", "nan"], "--weights: give shares between 0 and 1"),
         (["--auxiliary", "emoji"], "--auxiliary emoji: give NAME=PATH"),
@@ -202,7 +246,7 @@ def test_a_checkpoint_is_trained_on_several_corpora_and_tasks_in_one_command(
     (tmp_path / "config.json").write_text(json.dumps({**EXPERT, "training": training}))
     result = drf_train(
         corpus, tmp_path / "out", "--config", str(tmp_path / "config.json"),
-        "--posts", str(corpus / "train.parquet"), str(tmp_path / "tweets.parquet"),
+        "--posts", str(corpus / "train.parquet"), "--posts", str(tmp_path / "tweets.parquet"),
         "--auxiliary", f"emoji={tmp_path / 'emoji.parquet'}", "--weights", "1", "0.5",
     )  # fmt: skip
     assert result.returncode == 0, result.stderr

@@ -27,7 +27,7 @@ from tests.support.training_runs import (
         (["--output", "s3://bucket/x"], "--output: is a URL; name a local folder"),
         (["--config", "./nowhere.json"], "--config ./nowhere.json: no such file"),
         (["--unlabelled", "./x.parquet"], "--unlabelled ./x.parquet: no such file or folder"),
-        (["--weights", "1", "0.5"], "--weights: 2 for 1 paths of --posts; give one for each"),
+        (["--weights", "1", "0.5"], "--weights: 2 for 1 corpora; give --posts once for each"),
         (["--weights", "1.5"], "--weights: give shares between 0 and 1"),
         (["--auxiliary", "emoji=x.parquet"], "--auxiliary: needs a section text_expert"),
         (["--teacher", "./nowhere"], "--teacher ./nowhere: no such folder"),
