@@ -82,7 +82,7 @@ def test_the_full_size_recipe_trains_a_checkpoint_that_annotates(
     texts = write_labelled(tmp_path / "texts.parquet", 40, 7, without_image=40)
     code = main(
         [
-            *("train", "--posts", str(corpus / "train.parquet"), str(texts)),
+            *("train", "--posts", str(corpus / "train.parquet"), "--posts", str(texts)),
             *("--validation", str(corpus / "dev.parquet"), "--config", str(RECIPE)),
             *("--text-encoder", str(roberta), "--image-encoder", str(tmp_path / "towers")),
             *("--device", "cpu", "--threads", "1", "--output", str(tmp_path / "full-size")),
