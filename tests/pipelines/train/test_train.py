@@ -107,7 +107,7 @@ def test_a_teacher_judges_the_texts_that_a_text_expert_is_tuned_on(
     expert = {"batch_size": 8, "tasks": {"sentiment": {"passes": 1}}}
     result = drf_train(
         *(corpus, tmp_path / "student", "--teacher", str(trained), "--posts"),
-        *(str(corpus / "train.parquet"), str(tmp_path / "texts.parquet")),
+        *(str(corpus / "train.parquet"), "--posts", str(tmp_path / "texts.parquet")),
         *one_epoch(tmp_path, text_expert=expert),
     )
     assert result.returncode == 0, result.stderr
