@@ -238,7 +238,10 @@ class Store:
     def sync(self, name: str) -> None:
         """Make a file's entry in its folder durable; nothing to do off the local disk."""
         folder = os.path.dirname(self.full(name))
-        if self.local and os.path.isdir(folder):
+        if not self.local:
+            return
+        # Another run may have removed it, since it is empty.
+        with contextlib.suppress(FileNotFoundError):
             descriptor = os.open(folder, os.O_RDONLY)
             try:
                 os.fsync(descriptor)
