@@ -328,7 +328,7 @@ def test_a_file_whose_kept_column_has_another_type_than_the_published_one_fails(
 
     assert run.code == 4
     [error] = [file["error"] for file in run.manifest["files"] if file["error"]]
-    assert "column 'lang': found string, expected int64 as in annotations/dt=1/part-" in error
+    assert "column 'lang': found string, expected int64 as in dt=1;" in error
     assert output.duckdb("select lang, count(*) from annotations group by 1 order by 1") == [
         (7, 2),
         (8, 2),
