@@ -77,7 +77,8 @@ def serve(folder: str, runtime: str, device: str, threads: int, cache: str | Non
     facts = json.loads(found[_FACTS])
     graphs = {name: graph for name, graph in found.items() if name != _FACTS}
     preparation = from_fields({**facts["preparation"], "folder": folder})
-    traits = Traits(**facts["traits"])
+    # JSON knows no tuples.
+    traits = Traits(**{**facts["traits"], "labels": tuple(facts["traits"]["labels"])})
     model = OpenVINOModel(graphs, facts["pad"], traits, chosen, threads)
     return Served(model, light_preparer(preparation) or _processor(folder), preparation)
 

@@ -32,6 +32,7 @@ from xxhash import xxh3_128_digest
 from drf_core.annotator import Annotator, PreparedPost
 from drf_core.decoding.images import decode_image
 from drf_core.decoding.resizing import Resizing, whole_pixels
+from drf_core.model.processing_drf import DRFProcessor
 from drf_core.runtimes.choice import available_cores
 from pipelines.annotate.work import unit
 from pipelines.cli import main as drf
@@ -55,8 +56,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         posts = [originals.copy(number) for number in range(arguments.count)]
         annotator = Annotator.from_pretrained(arguments.model, threads=1, runtime="auto")
         print(f"{machine()}; {arguments.count} posts; {annotator.runtime}\n")
-        print(images(annotator, posts, arguments.rounds), flush=True)
-        print(texts_and_hashes(annotator, posts, arguments.rounds), flush=True)
+        processor = DRFProcessor.from_pretrained(arguments.model)
+        print(images(annotator, processor, posts, arguments.rounds), flush=True)
+        print(texts_and_hashes(processor, posts, arguments.rounds), flush=True)
         print(runs(arguments.model, originals, Path(folder), arguments.count, arguments.rounds))
 
 
@@ -75,9 +77,10 @@ def medians(measures: dict[str, Callable[[], object]], rounds: int, count: int) 
     return {name: statistics.median(each) for name, each in found.items()}
 
 
-def images(annotator: Annotator, posts: Sequence[dict[str, Any]], rounds: int) -> str:
+def images(
+    annotator: Annotator, processor: DRFProcessor, posts: Sequence[dict[str, Any]], rounds: int
+) -> str:
     """Ways to make pixels of an image file, beside what they do to the labels."""
-    processor = annotator.processor
     resize = processor._resize
     if resize is None or processor.target is None:
         return "this checkpoint's image processor resizes in a way of its own\n"
@@ -131,9 +134,10 @@ def labels(
     return [one.label for one in both], [one.label for one in images]
 
 
-def texts_and_hashes(annotator: Annotator, posts: Sequence[dict[str, Any]], rounds: int) -> str:
+def texts_and_hashes(
+    processor: DRFProcessor, posts: Sequence[dict[str, Any]], rounds: int, most: int = 64
+) -> str:
     """Ways to tokenise a text and to hash a post's content."""
-    processor, most = annotator.processor, annotator.traits.max_text_tokens
     texts = [post["text"] for post in posts if post["text"]]
     files = [post["image"] for post in posts if post["image"]]
     costs = medians(
