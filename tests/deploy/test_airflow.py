@@ -70,7 +70,9 @@ class TestSeveralNightsAtOnce:
         assert [run["totals"]["annotations"] for run in manifests] == [100, 100, 100]
         for run, night in zip(manifests, NIGHTS, strict=True):
             assert run["partitions"] == {f"dt={night}": "published"}
-            assert (run["warnings"], run["orphans"]) == ([], [])
+            # To a checkpoint that has learned nothing much is strange.
+            assert [told for told in run["warnings"] if "of low quality" not in told] == []
+            assert run["orphans"] == []
         assert len({run["run_id"] for run in manifests}) == 3
         assert len(list(together.root.glob("_runs/*/manifest.json"))) == 3
         assert together.succeeded() == alone.succeeded() == [f"dt={night}" for night in NIGHTS]
