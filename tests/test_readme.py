@@ -94,7 +94,7 @@ def test_every_option_that_a_page_names_exists() -> None:
     named |= {option for page in pages for option in re.findall(r"`(--[a-z][a-z_-]+)", page)}
     parsers = {name: option_names(name) for name in _COMMANDS}
     beam_options = {"--runner", "--resource_hint", "--sdk_worker_parallelism"}
-    assert named - set().union(*parsers.values()) <= beam_options | {"--quick"}
+    assert named - set().union(*parsers.values()) <= beam_options | {"--quick", "--replace"}
     for command in commands:
         name, *words = command.partition("#")[0].split()[1:]
         given = {word.partition("=")[0] for word in words if word.startswith("--")}
