@@ -40,6 +40,14 @@ def add_device_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_posts_option(parser: argparse.ArgumentParser, which: str) -> None:
+    """Add --posts; which: posts they are, for its help."""
+    parser.add_argument(
+        "--posts", nargs="+", required=True, metavar="PATH",
+        help=f"{which}: files, folders or globs",
+    )  # fmt: skip
+
+
 def add_labelled_posts_options(parser: argparse.ArgumentParser, seed_help: str) -> None:
     """Add what a command that reads labelled posts and draws from a seed takes."""
     parser.add_argument("--label-column", default="label", metavar="NAME")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from drf_core.files import write_whole
 from pipelines.console.command_line import command_line, shown
 from pipelines.console.messages import say
-from pipelines.console.options import add_labelled_posts_options
+from pipelines.console.options import add_labelled_posts_options, add_posts_option
 from pipelines.posts.find import check_paths
 from pipelines.storage.local import local_folder
 from schemas.errors import UsageError
@@ -36,13 +36,7 @@ _NAME = re.compile(r"[\w.+-]+")
 def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `drf evaluate`."""
     add = parser.add_argument
-    add(
-        "--posts",
-        nargs="+",
-        required=True,
-        metavar="PATH",
-        help="labelled posts: files, folders or globs",
-    )
+    add_posts_option(parser, "labelled posts")
     add(
         "--model",
         action="append",

@@ -21,6 +21,7 @@ from pipelines.console.messages import complain, printed
 from pipelines.console.options import (
     add_device_options,
     add_post_columns_options,
+    add_posts_option,
     add_repeatable,
 )
 from pipelines.console.version import package_version
@@ -54,13 +55,7 @@ _ADAPTED = re.compile(r"quality\.\w+\.(ways|reference)\.|recovery\.\w+\.referenc
 def add_adapt_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `drf adapt`; Beam's own come on top and are checked by name."""
     add = parser.add_argument
-    add(
-        "--posts",
-        nargs="+",
-        required=True,
-        metavar="PATH",
-        help="posts as the job will see them, without labels: files, folders or globs",
-    )
+    add_posts_option(parser, "posts as the job will see them, without labels")
     add("--model", default=DEFAULT_MODEL, metavar="DIR|HUB_ID|URL", help="checkpoint to adapt")
     add("--output", required=True, metavar="DIR|URL", help="folder of the adapted checkpoint")
     add_post_columns_options(parser)
