@@ -27,7 +27,8 @@ _COSTLY_ROOMS = (
     *("drf_core/training/", "drf_core/corpus/test_views.py", "drf_core/decoding/test_decoders.py"),
     *("drf_core/model/test_auto_classes.py", "pipelines/annotate/work/test_unit"),
     *("test_readme.py", "drf_core/test_default_checkpoint.py", "pipelines/test_annotate_posts.py"),
-    *("pipelines/annotate/test_", "pipelines/annotate/publish/test_publishing_killed.py"),
+    *("pipelines/annotate/test_", "pipelines/annotate/end_to_end/"),
+    *("pipelines/annotate/publish/test_publishing_killed.py",),
 )
 
 

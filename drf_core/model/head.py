@@ -29,7 +29,7 @@ OTHER = {"text": "image", "image": "text"}
 # be by another factor than a text.
 PRESENCE = ("both", *MODALITIES)
 # The queues of disrupted posts are this many times as long as the other. Chosen by how well
-# qualities tell a kind of damage that is not in the queue (tests/benchmarks/left_out_damage.py):
+# qualities tell a kind of damage that is not in the queue (left_out_damage.py in tests/benchmarks):
 # image features are many and take more rows; text distributions get too sharp with more.
 DAMAGED_PER_UNDISRUPTED = {"text": 1, "image": 3}
 

@@ -18,7 +18,9 @@ import pytest
 from drf_core.decoding.images import decode_image
 from pipelines.annotate.fetch import fetcher
 from pipelines.sample.command import make_sample
-from tests.benchmarks import (
+from tests.benchmarks import processes
+from tests.benchmarks.many_posts import Originals, changed_image, read_posts
+from tests.benchmarks.speed import (
     bench_addresses,
     bench_annotate,
     bench_feeding,
@@ -28,9 +30,7 @@ from tests.benchmarks import (
     bench_stages,
     bench_startup,
     bench_ways,
-    processes,
 )
-from tests.benchmarks.many_posts import Originals, changed_image, read_posts
 
 Bench = Callable[..., str]
 

@@ -26,8 +26,8 @@ from pipelines.storage.checkpoints import DEFAULT_MODEL, resolve_model
 from pipelines.storage.files import open_store
 from tests.conftest import SHARED
 from tests.data.corpora import make_posts, write_posts
-from tests.support.flink_cluster import Cluster, finish, submit, wait_until
 from tests.support.running import Output
+from tests.support.services.flink_cluster import Cluster, finish, submit, wait_until
 
 pytestmark = pytest.mark.flink
 

@@ -14,7 +14,7 @@ from pipelines.annotate.publish import apply
 CHANGES = ("replace", "rename", "link", "unlink", "remove", "rmdir")
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["tests.support.stand_in"])
+_context.set_forkserver_preload(["tests.support.nights.stand_in"])
 
 
 def run_and_kill(step: int, function: Callable[..., object], *arguments: Any) -> bool:

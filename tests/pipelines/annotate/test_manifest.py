@@ -12,7 +12,7 @@ from pipelines.annotate.publish.publish_partition import publish_partition
 from pipelines.storage.files import open_store
 from schemas.manifest import Manifest, from_json
 from tests.data.corpora import damage_footer, make_posts, write_nights, write_posts
-from tests.support.stand_in import annotate, annotate_shard, plan_run, publish, run_job
+from tests.support.nights.stand_in import annotate, annotate_shard, plan_run, publish, run_job
 
 FIRST = "dt=2026-11-17/part-00000.parquet"
 NOW = datetime.datetime(2026, 11, 21, tzinfo=datetime.timezone.utc)

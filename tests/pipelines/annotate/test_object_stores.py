@@ -9,7 +9,7 @@ import pytest
 
 from pipelines.storage.files import Store, open_store
 from tests.data.corpora import make_posts, write_nights, write_posts
-from tests.support.object_stores import Remote, gs, remote, rows_of, s3
+from tests.support.services.object_stores import Remote, gs, remote, rows_of, s3
 
 __all__ = ["gs", "remote", "s3"]
 

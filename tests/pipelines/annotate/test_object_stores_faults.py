@@ -20,9 +20,9 @@ from pipelines.storage import retrying
 from pipelines.storage.files import Store, open_store
 from pipelines.storage.retrying import retry
 from tests.data.corpora import make_posts, write_nights, write_posts
-from tests.support.faulty_proxy import FAULTS, Request
-from tests.support.object_stores import Remote, gs, remote, rows_of, s3
 from tests.support.running import SLOW, Output, annotate_arguments, start_drf
+from tests.support.services.faulty_proxy import FAULTS, Request
+from tests.support.services.object_stores import Remote, gs, remote, rows_of, s3
 
 __all__ = ["gs", "remote", "s3"]
 

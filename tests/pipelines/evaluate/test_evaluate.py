@@ -10,7 +10,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -28,99 +27,8 @@ from schemas.errors import UsageError
 from schemas.evaluation import EVALUATION_SCHEMA
 from tests.conftest import LABELS
 from tests.data.corpora import image_bytes
+from tests.pipelines.evaluate.conftest import Evaluate, of, records, write_labelled
 from tests.support.running import Run
-
-TEXT = {"negative": "bad rainy day", "neutral": "day in the town", "positive": "good sunny day"}
-
-
-def write_labelled(
-    path: Path, count: int = 36, labels: tuple[str | None, ...] = LABELS, **columns: list[Any]
-) -> Path:
-    """Posts with a label each; columns replace what is made here."""
-    drawn = [labels[number % len(labels)] for number in range(count)]
-    made: dict[str, Any] = {
-        "post_id": [f"p{number}" for number in range(count)],
-        "text": [f"{TEXT.get(str(label), 'some day')} {n}" for n, label in enumerate(drawn)],
-        "image": [image_bytes(number) for number in range(count)],
-        "label": pa.array(drawn, pa.string()),
-    }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.table({**made, **columns}), path)
-    return path
-
-
-def records(output: Path) -> list[dict[str, Any]]:
-    return pq.read_table(output / "results.parquet").to_pylist()
-
-
-def of(made: list[dict[str, Any]], **wanted: Any) -> list[dict[str, Any]]:
-    return [r for r in made if all(r[name] == value for name, value in wanted.items())]
-
-
-@pytest.fixture(scope="module")
-def posts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_labelled(tmp_path_factory.mktemp("posts") / "dev.parquet")
-
-
-def give_opinions(source: Path, folder: Path, posts: Path, strength: float) -> Path:
-    """A copy of a checkpoint that calls the posts different labels: logits centred, stretched."""
-    import torch
-
-    annotator = Annotator.from_pretrained(str(source), device="cpu", threads=1)
-    table = pq.read_table(posts).to_pydict()
-    prepared = [
-        annotator.prepare(*post) for post in zip(table["text"], table["image"], strict=True)
-    ]
-    said = np.log([prediction.probabilities for prediction in annotator.predict(prepared)])
-    [*_, bias] = [b for b in annotator.model.fusion.parameters() if b.shape == (len(LABELS),)]
-    with torch.no_grad():
-        bias -= torch.tensor(said.mean(0), dtype=bias.dtype)
-        annotator.model.temperature.fill_(1 / strength)
-    annotator.model.save_pretrained(folder)
-    annotator.processor.save_pretrained(str(folder))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def checkpoints(
-    make_tiny_checkpoint: Callable[..., Path],
-    posts: Path,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Path:
-    """Three models: one, other, and one's twin, which says the opposite."""
-    folder = tmp_path_factory.mktemp("checkpoints")
-    give_opinions(make_tiny_checkpoint(seed=0), folder / "one", posts, 20.0)
-    give_opinions(make_tiny_checkpoint(seed=1), folder / "other", posts, 20.0)
-    give_opinions(make_tiny_checkpoint(seed=0), folder / "twin", posts, -20.0)
-    return folder
-
-
-Evaluate = Callable[..., Run]
-
-
-@pytest.fixture
-def evaluate(drf: Callable[..., Run], checkpoints: Path, posts: Path, tmp_path: Path) -> Evaluate:
-    """Calls `drf evaluate`; without models it compares other with one."""
-
-    def call(*arguments: object, models: tuple[str, ...] = ("other", "one")) -> Run:
-        named = [f"--model={checkpoints / model}" for model in models]
-        given = [] if "--posts" in arguments else ["--posts", posts]
-        common = ["--output", tmp_path / "out", "--device", "cpu", "--threads", "1"]
-        return drf("evaluate", *named, *given, *common, *arguments)
-
-    return call
-
-
-@pytest.fixture(scope="module")
-def evaluated(checkpoints: Path, posts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The results of comparing other and one."""
-    from pipelines.cli import main
-
-    output = tmp_path_factory.mktemp("evaluated")
-    models = [f"--model={checkpoints / name}" for name in ("other", "one")]
-    arguments = [*models, "--posts", str(posts), "--output", str(output), "--device", "cpu"]
-    assert main(["evaluate", *arguments, "--threads", "1"]) == 0
-    return output
 
 
 def test_there_is_one_record_per_model_cell_and_metric(evaluated: Path) -> None:
@@ -381,91 +289,6 @@ def test_texts_without_images_are_evaluated(evaluate: Evaluate, tmp_path: Path) 
     made = of(records(tmp_path / "out"), model="one", scope="cell")
     assert not of(made, metric="image_quality_auroc")
     assert of(made, metric="text_quality_auroc", cell="text corrupt")
-
-
-def last_line(run: Run) -> str:
-    assert "Traceback" not in run.err
-    return run.err.strip().splitlines()[-1]
-
-
-def test_a_label_that_no_model_knows_is_named_with_its_place(
-    evaluate: Evaluate, tmp_path: Path
-) -> None:
-    path = write_labelled(tmp_path / "dev.parquet", 6, (*LABELS, "furious"))
-    run = evaluate("--posts", path)
-    assert run.code == 4
-    assert last_line(run) == (
-        "drf: error: dev.parquet: column 'label': found the label 'furious' in row 3 (counted "
-        "from 0), expected one of the checkpoint's labels negative, neutral, positive; map the "
-        "labels, or name another column with --label-column"
-    )
-
-
-def test_a_corpus_without_labels_is_refused(evaluate: Evaluate, tmp_path: Path) -> None:
-    path = write_labelled(tmp_path / "dev.parquet", 6, (None,))
-    run = evaluate("--posts", path)
-    assert run.code == 2 and "no post has a label in column 'label'" in last_line(run)
-    pq.write_table(pq.read_table(path).drop_columns(["label"]), path)
-    run = evaluate("--posts", path)
-    assert run.code == 4 and "column 'label': found no such column" in last_line(run)
-
-
-def test_a_text_column_taken_for_labels_is_not_printed(evaluate: Evaluate, posts: Path) -> None:
-    run = evaluate("--label-column", "text")
-    assert run.code == 2 and "is read as another part of the post" in last_line(run)
-    assert "sunny" not in run.err
-
-
-def test_models_with_different_labels_are_refused(
-    evaluate: Evaluate, make_tiny_checkpoint: Callable[..., Path]
-) -> None:
-    moods = make_tiny_checkpoint(labels=("bad", "good"))
-    run = evaluate(f"--model=moods={moods}")
-    assert run.code == 2
-    assert "--model moods: its labels are bad, good, those of other negative" in last_line(run)
-
-
-@pytest.mark.parametrize(
-    ("options", "line"),
-    [
-        (["--baseline", "three"], "--baseline three: no such model; models are other, one"),
-        (["--model", "elsewhere/one"], "another model is called 'one', too"),
-        (["--model", "./nowhere"], "--model ./nowhere: no such folder"),
-        (["--model", "x="], "--model x=: names no checkpoint"),
-        (["--threads", "-3"], "--threads: -3 is not a whole number of at least 0"),
-        (["--posts", "./nowhere.parquet"], "--posts ./nowhere.parquet: no such file or folder"),
-        (["--column", "image=PICTRE"], "column 'PICTRE': found no such column"),
-        (
-            ["--exclude-near-duplicates-of", "./nowhere*.parquet"],
-            "--exclude-near-duplicates-of ./nowhere*.parquet: matches no file",
-        ),
-        (["--sed", "3"], "unknown option or argument: --sed"),
-        (["--output", "s3://bucket/x"], "--output: is a URL; name a local folder"),
-    ],
-)
-def test_a_mistake_gets_one_clear_line(evaluate: Evaluate, options: list[str], line: str) -> None:
-    run = evaluate(*options)
-    assert run.code in (2, 4)
-    assert line in last_line(run) and last_line(run).startswith("drf: error:")
-
-
-def test_nothing_left_after_near_duplicates_is_refused(evaluate: Evaluate, posts: Path) -> None:
-    texts = evaluate("--exclude-near-duplicates-of", posts)
-    assert texts.code == 2 and "every post shares its text or image" in last_line(texts)
-
-
-def test_an_output_that_cannot_be_written_is_refused(evaluate: Evaluate, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    run = evaluate("--output", tmp_path / "file")
-    assert run.code == 1 and "cannot be written" in last_line(run)
-
-
-def test_what_else_lies_in_the_output_is_left_alone(evaluate: Evaluate, tmp_path: Path) -> None:
-    notes = tmp_path / "out" / "_features" / "notes.txt"
-    notes.parent.mkdir(parents=True)
-    notes.write_text("mine")
-    assert evaluate(models=("one",)).code == 0
-    assert [path.name for path in notes.parent.iterdir()] == ["notes.txt"]
 
 
 def test_the_least_p_is_significant_after_correction_for_all_cells() -> None:

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from tests.data.corpora import make_posts, write_posts
-from tests.support.hub import Repository, running_hub
+from tests.support.services.hub import Repository, running_hub
 
 PROGRAM = """
 import sys

@@ -15,7 +15,7 @@ from pipelines.annotate.output.part_file import PartFile, StoredFile
 from pipelines.storage.files import OutputError, OutputRefusedError, Store, open_store
 from pipelines.storage.redaction import reason_of, redact
 from tests.support.killing import run_and_kill
-from tests.support.stand_in import SilentFS, memory_store
+from tests.support.nights.stand_in import SilentFS, memory_store
 
 
 @pytest.fixture(params=["disk", "memory"])

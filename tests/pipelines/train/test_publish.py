@@ -15,7 +15,7 @@ from huggingface_hub import ModelCard
 from drf_core.checkpoint import read_checkpoint
 from drf_core.training.model_card import Provenance, usage
 from tests.drf_core.training.test_model_card import card
-from tests.support.hub import TOKEN, Hub, running_hub
+from tests.support.services.hub import TOKEN, Hub, running_hub
 
 Call = Callable[..., "subprocess.CompletedProcess[str]"]
 

@@ -8,7 +8,7 @@ import pytest
 
 from pipelines.annotate.fetch import fetcher as fetching
 from pipelines.annotate.fetch.fetcher import ImageFetcher
-from tests.support.image_server import ImageServer, image_server
+from tests.support.services.image_server import ImageServer, image_server
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,7 @@ import pytest
 from pipelines.annotate.fetch.addresses import check_prefix
 from pipelines.annotate.fetch.fetcher import ImageFetcher
 from schemas.errors import UsageError
-from tests.support.image_server import IMAGE, ImageServer, fetch
+from tests.support.services.image_server import IMAGE, ImageServer, fetch
 
 Make = Callable[..., ImageFetcher]
 

@@ -11,7 +11,7 @@ from pipelines.annotate.fetch import arrivals as arriving
 from pipelines.annotate.fetch.arrivals import Arrivals
 from pipelines.annotate.fetch.fetcher import Fetched, ImageFetcher
 from pipelines.annotate.fetch.limits import MOST_FAILURES
-from tests.support.image_server import IMAGE, ImageServer, image_server
+from tests.support.services.image_server import IMAGE, ImageServer, image_server
 
 Make = Callable[..., ImageFetcher]
 

@@ -13,7 +13,7 @@ import pytest
 from pipelines.annotate.fetch import fetcher as fetching
 from pipelines.annotate.fetch.fetcher import ImageFetcher
 from pipelines.annotate.fetch.limits import MOST_FAILURES, retry_after_seconds
-from tests.support.image_server import IMAGE, ImageServer, fetch, image_server
+from tests.support.services.image_server import IMAGE, ImageServer, fetch, image_server
 
 Make = Callable[..., ImageFetcher]
 

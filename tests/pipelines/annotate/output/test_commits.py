@@ -25,7 +25,7 @@ from pipelines.annotate.plan import Plan, Shard
 from pipelines.storage.files import OutputError, Store, open_store
 from tests.data.corpora import make_posts, write_posts
 from tests.support.killing import run_and_kill, start
-from tests.support.stand_in import (
+from tests.support.nights.stand_in import (
     annotate_shard,
     annotation,
     memory_store,

@@ -17,7 +17,7 @@ from pipelines.annotate.output.histograms import (
 from pipelines.annotate.output.ledger import read_ledger
 from pipelines.storage.files import open_store
 from tests.data.corpora import write_nights
-from tests.support.stand_in import run_job
+from tests.support.nights.stand_in import run_job
 
 STATES = ("present", "low_quality", "recovered")
 

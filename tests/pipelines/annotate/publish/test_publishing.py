@@ -12,7 +12,7 @@ from pipelines.annotate.output import layout
 from pipelines.annotate.output.partitions import partition_tasks
 from pipelines.annotate.publish.publish_partition import PublishError, publish_partition
 from tests.data.corpora import damage_footer, make_posts, write_posts
-from tests.support.published_night import (
+from tests.support.nights.published_night import (
     COMPLETE,
     FIRST,
     NIGHT,
@@ -22,7 +22,7 @@ from tests.support.published_night import (
     replace_with,
     rows_of,
 )
-from tests.support.stand_in import (
+from tests.support.nights.stand_in import (
     annotate,
     annotate_shard,
     plan_run,

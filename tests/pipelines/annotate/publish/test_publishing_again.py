@@ -9,7 +9,7 @@ import pytest
 
 from pipelines.annotate.output import layout
 from tests.data.corpora import make_posts, write_nights, write_posts
-from tests.support.published_night import (
+from tests.support.nights.published_night import (
     COMPLETE,
     FIRST,
     NIGHT,
@@ -19,7 +19,7 @@ from tests.support.published_night import (
     replace_with,
     rows_of,
 )
-from tests.support.stand_in import (
+from tests.support.nights.stand_in import (
     annotate,
     annotate_shard,
     plan_run,

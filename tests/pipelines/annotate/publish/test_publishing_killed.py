@@ -24,7 +24,7 @@ from schemas.dead_letters import dead_letters_schema
 from schemas.manifest import Manifest
 from tests.data.corpora import make_posts, write_nights, write_posts
 from tests.support.killing import run_and_kill, start
-from tests.support.published_night import (
+from tests.support.nights.published_night import (
     COMPLETE,
     FIRST,
     NIGHT,
@@ -34,7 +34,7 @@ from tests.support.published_night import (
     replace_with,
     rows_of,
 )
-from tests.support.stand_in import (
+from tests.support.nights.stand_in import (
     annotate,
     annotate_shard,
     annotation,

@@ -18,7 +18,7 @@ from pipelines.annotate.output import layout
 from pipelines.annotate.plan import Plan
 from pipelines.storage.files import Store
 from tests.data.corpora import damage_footer, make_posts, write_posts
-from tests.support.published_night import (
+from tests.support.nights.published_night import (
     COMPLETE,
     FIRST,
     NIGHT,
@@ -26,7 +26,7 @@ from tests.support.published_night import (
     output,
     rows_of,
 )
-from tests.support.stand_in import (
+from tests.support.nights.stand_in import (
     annotate,
     memory_store,
     plan_run,

@@ -20,7 +20,7 @@ from pipelines.annotate.report.pages.render import render_report, shown
 from pipelines.annotate.summary import format_summary
 from schemas.manifest import Manifest
 from tests.data.corpora import damage_footer, make_posts, write_nights, write_posts
-from tests.support.stand_in import annotate, plan_run
+from tests.support.nights.stand_in import annotate, plan_run
 
 NIGHT = "dt=2026-11-17/part-00000.parquet"
 HOSTILE = (

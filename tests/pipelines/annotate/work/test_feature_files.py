@@ -11,7 +11,7 @@ import pytest
 from pipelines.annotate.work import feature_files
 from pipelines.annotate.work.feature_files import FeatureFiles
 from pipelines.storage.files import Store, open_store
-from tests.support.stand_in import memory_store
+from tests.support.nights.stand_in import memory_store
 
 SIZE = 5
 

@@ -20,7 +20,7 @@ from pipelines.annotate.plan import JobOptions, RowOptions
 from pipelines.annotate.work import stream
 from pipelines.storage.files import open_store
 from tests.data.corpora import faulty_posts, make_posts, odd_posts, write_posts
-from tests.support.work_units import (
+from tests.support.nights.work_units import (
     annotate,
     annotations,
     dead_letters,

@@ -24,7 +24,7 @@ from pipelines.annotate.plan import JobOptions, Shard
 from pipelines.posts.files import FailedFile
 from pipelines.storage.files import open_store
 from tests.data.corpora import damage_page, make_posts, write_posts
-from tests.support.work_units import (
+from tests.support.nights.work_units import (
     annotate,
     annotations,
     dead_letters,

@@ -1,6 +1,7 @@
 """Mutated posts and files through `drf annotate`: does any end, empty or bend a run?
 
-    python -m tests.benchmarks.hostile_nights --nights DIR [--posts 20000] [--files 3000] [--seed 1]
+    python -m tests.benchmarks.nights.hostile_nights --nights DIR [--posts 20000] [--files 3000] \
+        [--seed 1]
 
 Posts are those of DIR with bytes of their images and characters of their texts changed; files are
 small ones with bytes of their footers or pages changed. Prints what must be 0: runs that ended with

@@ -16,7 +16,7 @@ from typing import Any
 
 from tests.support.running import Output, Run
 
-SCRIPTS = Path(__file__).resolve().parents[2] / "deploy" / "flink"
+SCRIPTS = Path(__file__).resolve().parents[3] / "deploy" / "flink"
 TASKMANAGERS = (1, 2)
 
 

@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.data.corpora import image_bytes
-from tests.support.image_server import image_server
 from tests.support.running import Output, Run
+from tests.support.services.image_server import image_server
 
 Annotate = Callable[..., Run]
 TEXT = "a day at the lake"

@@ -1,9 +1,9 @@
 """What the report of a run costs, how often it errs, and whether it calls a night that drifted.
 
-    python -m tests.benchmarks.bench_report size                     # 10^6 posts in 1,000 parts
-    python -m tests.benchmarks.bench_report alarms --output OUT      # 200 nights from OUT's posts
-    python -m tests.benchmarks.bench_report drift --posts NIGHT --output OUT
-    python -m tests.benchmarks.bench_report speed --posts NIGHT      # with and without a report
+    python -m tests.benchmarks.nights.bench_report size  # 10^6 posts in 1,000 parts
+    python -m tests.benchmarks.nights.bench_report alarms --output OUT  # 200 nights, OUT's posts
+    python -m tests.benchmarks.nights.bench_report drift --posts NIGHT --output OUT
+    python -m tests.benchmarks.nights.bench_report speed --posts NIGHT  # with and without a report
 
 `alarms` draws references and nights from the qualities of an output of `drf annotate`: whatever
 the page calls then, it calls without reason. `drift` spoils a night (texts lower-cased and cut,

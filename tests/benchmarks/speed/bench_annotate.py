@@ -1,6 +1,6 @@
 """Posts per second and peak memory of `drf annotate`, end to end, beside two rivals.
 
-    python -m tests.benchmarks.bench_annotate --model DIR [--count 5000] [--plain-count 500]
+    python -m tests.benchmarks.speed.bench_annotate --model DIR [--count 5000] [--plain-count 500]
 
 The rivals: the script everyone writes first (plain_script.py), and a loop without Beam over the
 same annotator, its runtime and threads (bare_loop.py). All are processes of their own, in turns,
@@ -96,7 +96,7 @@ def measure_rival(
 ) -> Measure:
     """Run a script that prints its start-up and its loop in seconds."""
     given = ("--model", model, "--posts", str(posts), *options)
-    finished = run("-m", f"tests.benchmarks.{script}", *given)
+    finished = run("-m", f"tests.benchmarks.speed.{script}", *given)
     times = json.loads(finished.out)
     if "runtime" in times:
         print(f"{script}: {times['runtime']}")

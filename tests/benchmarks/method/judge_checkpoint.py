@@ -1,6 +1,6 @@
 """What a checkpoint says of posts that it has not learned from, and what its qualities tell.
 
-    python -m tests.benchmarks.judge_checkpoint CHECKPOINT --tweets HELD_OUT.parquet \
+    python -m tests.benchmarks.method.judge_checkpoint CHECKPOINT --tweets HELD_OUT.parquet \
         --posts dev.parquet --nights nights/dt=2026-11-18 nights/dt=2026-11-19
 
 --tweets: labelled texts (`split_tweets` sets some aside). --posts: labelled posts with images,

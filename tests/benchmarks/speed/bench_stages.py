@@ -1,6 +1,6 @@
 """What each stage of annotating costs alone, on one thread: posts per second, share of the sum.
 
-    python -m tests.benchmarks.bench_stages --model DIR [--count 512]
+    python -m tests.benchmarks.speed.bench_stages --model DIR [--count 512]
 
 All in one process, stage by stage in turns, in processor time, on posts that are in memory
 already (but for reading). Posts per second count all posts, those too that lack what the stage

@@ -15,8 +15,8 @@ import fsspec
 import pytest
 
 from pipelines.storage import retrying
-from tests.support.emulators import Emulator, run_gcs, run_s3
 from tests.support.running import Output, Run
+from tests.support.services.emulators import Emulator, run_gcs, run_s3
 
 RUN_COLUMNS = ("run_id", "annotated_at")
 

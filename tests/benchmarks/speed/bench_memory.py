@@ -1,6 +1,6 @@
 """Peak memory of `drf annotate` against the number of posts, and memory over time.
 
-    python -m tests.benchmarks.bench_memory --model DIR [--sizes 2000 20000 100000]
+    python -m tests.benchmarks.speed.bench_memory --model DIR [--sizes 2000 20000 100000]
 
 Resident memory of the process and its children, sampled; the peak should not grow with the
 corpus. Copies of real posts at original size (many_posts.py), removed after each run. What a

@@ -1,8 +1,8 @@
 """`drf annotate` in several ways, in turns, on copies of real posts.
 
-    python -m tests.benchmarks.bench_ways missing --model DIR [--count 1000]
-    python -m tests.benchmarks.bench_ways processes --model DIR [--rounds 3]
-    python -m tests.benchmarks.bench_ways flink --model DIR          (deploy/flink/cluster up)
+    python -m tests.benchmarks.speed.bench_ways missing --model DIR [--count 1000]
+    python -m tests.benchmarks.speed.bench_ways processes --model DIR [--rounds 3]
+    python -m tests.benchmarks.speed.bench_ways flink --model DIR          (deploy/flink/cluster up)
 
 missing: a share of the posts lacks its image, or its text, drawn at random, the same in every run;
 an absent modality is not encoded, so posts per second should rise with the share. processes: one

@@ -1,6 +1,6 @@
 """What the job costs beside its model: `drf annotate` with a model that does nothing.
 
-    python -m tests.benchmarks.bench_overhead --model DIR [--count 200000] [--kilobytes 30]
+    python -m tests.benchmarks.speed.bench_overhead --model DIR [--count 200000] [--kilobytes 30]
 
 Beside a bare loop that reads the same Parquet files and writes the same annotation columns.
 Posts have random images of the given size, which nobody decodes. Start-up stands apart: for the
@@ -89,12 +89,12 @@ def measure_job(model: str, many: Path, one: Path, count: int) -> tuple[float, .
 def _noop(model: str, posts: Path) -> Finished:
     with tempfile.TemporaryDirectory() as output:
         arguments = drf_annotate(model, posts, output)[2:]
-        return run("-m", "tests.benchmarks.noop_annotate", *arguments)
+        return run("-m", "tests.benchmarks.speed.noop_annotate", *arguments)
 
 
 def measure_bare(many: Path, count: int) -> tuple[float, ...]:
     """The same of the bare loop."""
-    finished = run("-m", "tests.benchmarks.bench_overhead", "--bare", str(many))
+    finished = run("-m", "tests.benchmarks.speed.bench_overhead", "--bare", str(many))
     seconds, cpu = json.loads(finished.out)
     return count / seconds, 1000 * cpu / count, finished.seconds - seconds, finished.peak
 

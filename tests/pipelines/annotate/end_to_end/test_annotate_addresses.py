@@ -15,8 +15,8 @@ from apache_beam.transforms.window import FixedWindows, TimestampedValue
 from pipelines.annotate.fetch import fetcher as fetching
 from pipelines.annotate_posts import AnnotatePosts
 from tests.data.corpora import make_posts, write_posts
-from tests.support.image_server import ImageServer, image_server
 from tests.support.running import Output, Run
+from tests.support.services.image_server import ImageServer, image_server
 
 Annotate = Callable[..., Run]
 

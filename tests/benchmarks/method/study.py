@@ -1,6 +1,6 @@
 """Cross-validated evidence: DRF and its rivals, trained alike and compared.
 
-    python -m tests.benchmarks.study --posts train.parquet dev.parquet \
+    python -m tests.benchmarks.method.study --posts train.parquet dev.parquet \
         --text-encoder DIR --image-encoder DIR --output DIR
 
 Encoders stay frozen, so that every post is encoded once in every kind of damage and a training
@@ -41,7 +41,7 @@ from pipelines.posts.labelled import labels_of, read_training_rows, to_training_
 from pipelines.train.resume import begin, encode_frozen
 from schemas.annotations import MODALITIES
 from schemas.posts import PostColumns
-from tests.benchmarks.study_report import SUBJECT, write_report
+from tests.benchmarks.method.study_report import SUBJECT, write_report
 
 TRAINED = {"text": TRAINED_TEXT_KINDS, "image": TRAINED_IMAGE_KINDS}
 # Kinds beside the paper's that the protocol evaluates and training otherwise uses.

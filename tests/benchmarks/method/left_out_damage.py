@@ -1,6 +1,6 @@
 """How well qualities tell damage that no distribution was fitted to: one kind left out at a time.
 
-    python -m tests.benchmarks.left_out_damage --posts train.parquet dev.parquet \
+    python -m tests.benchmarks.method.left_out_damage --posts train.parquet dev.parquet \
         --text-encoder DIR --image-encoder DIR --output DIR
 
 Frozen encoders and folds as in the study, whose --output may be given to share its encoded posts
@@ -24,7 +24,7 @@ from drf_core.model.head import DAMAGED_PER_UNDISRUPTED
 from drf_core.model.input_statistics import STATISTICS_SIGNS
 from drf_core.model.projection import Standardiser
 from drf_core.model.quality import QualityEstimator
-from tests.benchmarks.study import LEFT_OUT, TRAINED, Study, corpus_parser, fold_of, prepare
+from tests.benchmarks.method.study import LEFT_OUT, TRAINED, Study, corpus_parser, fold_of, prepare
 
 # As long as the recipes have it; the study's trainings have half of it.
 _QUEUE = 2048

@@ -1,6 +1,6 @@
 """What readers meet while parts are replaced, and what publishing costs.
 
-    python -m tests.benchmarks.bench_publishing kills|reads|time|store
+    python -m tests.benchmarks.nights.bench_publishing kills|reads|time|store
 
 kills: publishing a replacement, killed before each change of a file in turn: how many kills leave
 a plain reader posts twice, or missing. reads: DuckDB's glob again and again while four runs replace
@@ -23,7 +23,7 @@ from pathlib import Path
 
 from tests.data.corpora import make_posts, write_posts
 from tests.support.killing import run_and_kill
-from tests.support.stand_in import annotate, plan_run, publish, published_rows, run_job
+from tests.support.nights.stand_in import annotate, plan_run, publish, published_rows, run_job
 
 NIGHT = "dt=2026-11-17"
 
@@ -121,7 +121,7 @@ def on_a_disk(folder: Path) -> dict[str, float]:
 def on_a_store(folder: Path) -> dict[str, object]:
     import os
 
-    from tests.support.emulators import run_s3
+    from tests.support.services.emulators import run_s3
 
     corpus = write_corpus(folder / "in", 10, 10, 1)
     with run_s3() as emulator:

@@ -1,6 +1,6 @@
 """Set aside part of SemEval 2016's test from the labelled tweets, to be judged by.
 
-    python -m tests.benchmarks.split_tweets TWEETS.parquet OUTPUT
+    python -m tests.benchmarks.method.split_tweets TWEETS.parquet OUTPUT
 
 writes OUTPUT/train.parquet and OUTPUT/held_out.parquet: every seventh post of twitter-2016test-A,
 by a hash of its id; and OUTPUT/reference.parquet, the first 200 of these, to rank qualities among.

@@ -15,9 +15,9 @@ import torch
 from drf_core.corpus.disruption import TRAINED_IMAGE_KINDS, TRAINED_TEXT_KINDS
 from drf_core.evaluation.protocol import OTHER_DAMAGE, cells
 from drf_core.training.building import small_image_encoder, small_text_encoder
-from tests.benchmarks import left_out_damage
-from tests.benchmarks.study import LEFT_OUT, fit_offset, fold_of, main
-from tests.benchmarks.study_report import FIGURES, read_runs, write_report
+from tests.benchmarks.method import left_out_damage
+from tests.benchmarks.method.study import LEFT_OUT, fit_offset, fold_of, main
+from tests.benchmarks.method.study_report import FIGURES, read_runs, write_report
 from tests.data.labelled_posts import write_labelled
 
 DESIGNS = ["drf", "concatenation", "qmf", "pdf"]

@@ -1,6 +1,6 @@
 """What `drf` takes before and without any work.
 
-    python -m tests.benchmarks.bench_startup --model DIR
+    python -m tests.benchmarks.speed.bench_startup --model DIR
 
 `drf --help`; one post, with and without the runtime's compiled model from an earlier start; and
 a corpus of 1,000 shards that is up to date, as files of one shard each and as a few large ones.
@@ -16,9 +16,9 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from tests.benchmarks.bench_overhead import write_random
 from tests.benchmarks.many_posts import Originals
 from tests.benchmarks.processes import Finished, aim, annotate, drf_annotate, machine, run, table
+from tests.benchmarks.speed.bench_overhead import write_random
 
 HELP_TARGET, NOTHING_TARGET = 1.0, 5.0
 _ROWS_PER_SHARD = 5
@@ -75,7 +75,7 @@ def up_to_date(model: str, folder: Path, shards: int, files: int) -> tuple[str, 
     rows = _ROWS_PER_SHARD * (shards // files)
     write_random(posts, rows * files, 64, rows_per_file=rows)
     again = drf_annotate(model, posts, output, "--shard-rows", str(_ROWS_PER_SHARD))
-    run("-m", "tests.benchmarks.noop_annotate", *again[2:])
+    run("-m", "tests.benchmarks.speed.noop_annotate", *again[2:])
     return again
 
 

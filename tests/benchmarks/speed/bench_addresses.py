@@ -1,6 +1,6 @@
 """How fast images behind addresses are fetched.
 
-    python -m tests.benchmarks.bench_addresses
+    python -m tests.benchmarks.speed.bench_addresses
 
 A server of this machine, a process of its own, answers each request after --latency seconds;
 the hosts are addresses of the loopback device. One host in ten is silent in the second row,

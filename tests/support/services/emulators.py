@@ -18,8 +18,8 @@ from typing import Any
 import fsspec
 import pytest
 
-from tests.support.faulty_proxy import Proxy, run_proxy
 from tests.support.running import Output
+from tests.support.services.faulty_proxy import Proxy, run_proxy
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def run_gcs() -> Iterator[Emulator]:
     """Run fake-gcs-server."""
     pytest.importorskip("gcsfs", reason="needs gcsfs (the extra gcs)")
     build = subprocess.run(
-        [Path(__file__).parents[1] / "build_gcs_server"], capture_output=True, text=True
+        [Path(__file__).parents[2] / "build_gcs_server"], capture_output=True, text=True
     )
     if build.returncode == 3:
         pytest.skip(build.stderr.strip())

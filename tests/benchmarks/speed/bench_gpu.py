@@ -1,6 +1,6 @@
 """How much of a GPU's arithmetic the annotator uses, with full-size encoders.
 
-    python -m tests.benchmarks.bench_gpu [--device cuda]
+    python -m tests.benchmarks.speed.bench_gpu [--device cuda]
 
 ViT-B/16 and BERT-base from their configurations, with random weights, as an annotator runs them:
 posts that are decoded and tokenised already, in host memory, to predictions in host memory; bf16

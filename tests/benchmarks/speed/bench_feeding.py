@@ -1,6 +1,6 @@
 """What feeds the encoders, and what was tried to feed them better: processor time per post.
 
-    python -m tests.benchmarks.bench_feeding --model DIR [--count 256]
+    python -m tests.benchmarks.speed.bench_feeding --model DIR [--count 256]
 
 Ways to decode and resize, with the share of labels that stay those of full decoding and the image
 processor's own resizing (posts with both modalities; images alone); ways to tokenise and to hash;

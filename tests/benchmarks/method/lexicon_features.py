@@ -1,7 +1,7 @@
 """What a sentiment lexicon adds to what a checkpoint says of texts.
 
     pip install vaderSentiment
-    python -m tests.benchmarks.lexicon_features CHECKPOINT HELD_OUT.parquet
+    python -m tests.benchmarks.method.lexicon_features CHECKPOINT HELD_OUT.parquet
 
 On labelled texts that the checkpoint has not learned from: logistic regression, cross-validated in
 ten folds, five times, on the checkpoint's log odds, with and without VADER's numbers (negative,
@@ -20,7 +20,7 @@ from sklearn.preprocessing import StandardScaler
 from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
 from drf_core.annotator import Annotator
-from tests.benchmarks.judge_checkpoint import predict, read
+from tests.benchmarks.method.judge_checkpoint import predict, read
 
 
 def main(checkpoint: str, held_out: str) -> None:
