@@ -74,14 +74,16 @@ class PreparedPost:
 class ModalityPrediction:
     """How far a modality could be trusted.
 
-    state: present, low_quality or recovered. quality in (0, 1]. evidence: for each label against
-    the mean of all labels, in logits. damage: of low quality, the kind of damage
+    state: present, low_quality or recovered. quality in (0, 1]. score: what quality is the rank of,
+    without an end, None where recovered (see `QualityEstimator.unbounded_score`). evidence: for
+    each label against the mean of all labels, in logits. damage: of low quality, the kind of damage
     that it resembles, or `unfamiliar`; else None. reason: why the modality was not usable as it
     came, None where it was.
     """
 
     state: str
     quality: float
+    score: float | None
     evidence: tuple[float, ...]
     damage: str | None
     reason: str | None
@@ -271,7 +273,12 @@ class Annotator:
         evidence = said.evidence - said.evidence.mean(-1, keepdims=True)
         return [
             self._prediction(
-                post, probabilities[row], said.quality[row], evidence[row], said.damage[row]
+                post,
+                probabilities[row],
+                said.quality[row],
+                said.score[row],
+                evidence[row],
+                said.damage[row],
             )
             for row, post in enumerate(posts)
         ]
@@ -319,6 +326,7 @@ class Annotator:
         post: PreparedPost,
         probabilities: np.ndarray,
         quality: np.ndarray,
+        score: np.ndarray,
         evidence: np.ndarray,
         damage: np.ndarray,
     ) -> Prediction:
@@ -331,6 +339,7 @@ class Annotator:
             modalities[m] = ModalityPrediction(
                 state,
                 float(quality[column]),
+                None if reason else float(score[column]),
                 tuple(float(one) for one in evidence[column]),
                 self._named(m, int(damage[column])) if state == "low_quality" else None,
                 reason,

@@ -29,6 +29,7 @@ _AFTER_PROBABILITIES = (
         for field in (
             pa.field(f"{modality}_state", pa.string(), nullable=False),
             pa.field(f"{modality}_quality", pa.float32(), nullable=False),
+            pa.field(f"{modality}_score", pa.float32()),
             pa.field(f"{modality}_evidence", pa.float32(), nullable=False),
             pa.field(f"{modality}_damage", pa.string()),
             pa.field(f"{modality}_reason", pa.string()),

@@ -41,15 +41,17 @@ class DRFOutput(ModelOutput):
     logits (batch, labels), under the configuration's prior but in training. quality (batch, 2).
     evidence (batch, 2, labels): what each modality put into the logits, in logits. damage
     (batch, 2) int: the kind of damage of `config.trained_kinds` that the modality resembles, -1
-    where none or absent; None in training. unimodal_logits (batch, 2, labels): what the expert of
-    each modality says as it came. hidden, recovered (batch, 2, d): projected features and those
-    recovered from the other modality, zero where the source is absent.
+    where none or absent; None in training. score (batch, 2): see
+    `QualityEstimator.unbounded_score`, NaN where absent; None in training. unimodal_logits (batch,
+    2, labels): what the expert of each modality says as it came. hidden, recovered (batch, 2, d):
+    projected features and those recovered from the other modality, zero where the source is absent.
     """
 
     logits: Tensor | None = None
     quality: Tensor | None = None
     evidence: Tensor | None = None
     damage: Tensor | None = None
+    score: Tensor | None = None
     unimodal_logits: Tensor | None = None
     hidden: Tensor | None = None
     recovered: Tensor | None = None
@@ -175,7 +177,7 @@ class FeatureModel(nn.Module):
                 quality[m] = torch.where(rows, quality[m], of_recovered)
         output = DRFOutput(
             quality=_pair(quality),
-            damage=None if self.training else self._damage(raw, present),
+            **({} if self.training else self._described(raw, present)),
             unimodal_logits=_pair(unimodal),
             hidden=_pair(hidden),
             recovered=_pair(recovered),
@@ -200,16 +202,19 @@ class FeatureModel(nn.Module):
         return logits, evidence
 
     @torch.no_grad()
-    def _damage(self, raw: dict[str, Tensor | None], present: Tensor) -> Tensor:
-        found = []
+    def _described(self, raw: dict[str, Tensor | None], present: Tensor) -> dict[str, Tensor]:
+        """Damage and score of what is present (see `DRFOutput`)."""
+        damage, score = [], []
         for column, m in enumerate(MODALITIES):
-            rows, features = present[:, column], raw[m]
+            rows, features, quality = present[:, column], raw[m], self.quality[m]
             if features is None:
-                found.append(torch.full((len(rows),), -1, device=rows.device))
+                damage.append(torch.full((len(rows),), -1, device=rows.device))
+                score.append(torch.full((len(rows),), torch.nan, device=rows.device))
             else:
-                kinds = self.quality[m].nearest_kind(self.standardise[m](features))
-                found.append(_placed(kinds, rows, -1))
-        return torch.stack(found, 1)
+                standard = self.standardise[m](features)
+                damage.append(_placed(quality.nearest_kind(standard), rows, -1))
+                score.append(_placed(quality.unbounded_score(standard), rows, torch.nan))
+        return {"damage": torch.stack(damage, 1), "score": torch.stack(score, 1)}
 
     @torch.no_grad()
     def _quality_of_recovered(

@@ -93,6 +93,11 @@ class ReferenceRank(nn.Module):
         below = torch.searchsorted(self.scores, scores.float().contiguous(), right=True)
         return (below + 1) / (self.scores.shape[0] + 1)
 
+    def beyond(self, scores: Tensor) -> Tensor:
+        """How far below the whole reference, as a share of its lower half's width; (n,) -> (n,)."""
+        lowest, median = self.scores[0], self.scores[self.scores.shape[0] // 2]
+        return (lowest - scores).clamp_min(0) / (median - lowest).clamp_min(1e-9)
+
 
 # The ways in which a post can be strange; see QualityEstimator.
 RATIO, DENSITY, STATISTICS = range(3)
@@ -198,6 +203,22 @@ class QualityEstimator(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Quality of standardised raw features; (n, size) -> (n,)."""
         return self.reference(self.ranks(features).log().sum(1))
+
+    @torch.no_grad()
+    def unbounded_score(self, features: Tensor) -> Tensor:
+        """The score that a post's quality is the rank of, but without an end; (n, size) -> (n,).
+
+        Ranks end at the strangest post of the reference, and so does quality: among posts that are
+        stranger, this still tells which is. Beyond it each way counts on in its own unit, the
+        distance of that post from the median.
+        """
+        beyond = torch.stack(
+            [
+                way.beyond(score)
+                for way, score in zip(self.ways, self.scores(features).T, strict=True)
+            ]
+        )
+        return self.ranks(features).log().sum(1) - beyond.sum(0)
 
     @torch.no_grad()
     def nearest_kind(self, features: Tensor) -> Tensor:

@@ -62,13 +62,14 @@ class Said:
     """What a model says of a batch, as arrays; see `DRFOutput`.
 
     logits (batch, labels) under a uniform prior, quality (batch, 2), evidence (batch, 2, labels),
-    damage (batch, 2) int.
+    damage (batch, 2) int, score (batch, 2).
     """
 
     logits: np.ndarray
     quality: np.ndarray
     evidence: np.ndarray
     damage: np.ndarray
+    score: np.ndarray
 
 
 class ReadyModel(Protocol):

@@ -75,7 +75,7 @@ class _Head(nn.Module):
 
     def forward(self, text: Tensor, image: Tensor, present: Tensor) -> tuple[Tensor, ...]:
         said = self.model.forward_features(text, image, present)
-        return said.logits, said.quality, said.evidence, said.damage
+        return said.logits, said.quality, said.evidence, said.damage, said.score
 
 
 def model_graphs(model: DRFModel, processor: DRFProcessor) -> dict[str, Any]:
@@ -150,8 +150,8 @@ def head_graph(model: FeatureModel) -> Any:
     """What a model does with features.
 
     Raw text and image features (n, size) of every post, and present (n, 2) bool: absent ones are
-    not read -> logits under a uniform prior, quality, evidence, damage (see `DRFOutput`). Raises
-    ConversionError.
+    not read -> logits under a uniform prior, quality, evidence, damage, score (see `DRFOutput`).
+    Raises ConversionError.
     """
     head, prior = _Head(model), model.config.prior
     known = [model.paired_queue.rows(m)[:128].cpu() for m in (TEXT, IMAGE)]

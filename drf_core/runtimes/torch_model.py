@@ -72,11 +72,18 @@ class TorchModel:
         ]
         output = self.model.forward_features(*given)
         prior = np.array(self.model.config.label_prior, np.float32)
-        logits, quality, evidence, damage = (
+        logits, quality, evidence, damage, score = (
             found.float().cpu().numpy()
-            for found in (output.logits, output.quality, output.evidence, output.damage)
+            for found in (
+                output.logits,
+                output.quality,
+                output.evidence,
+                output.damage,
+                output.score,
+            )
         )
-        return Said(logits - np.log(prior * len(prior)), quality, evidence, damage.astype(int))
+        logits -= np.log(prior * len(prior))
+        return Said(logits, quality, evidence, damage.astype(int), score)
 
 
 def encode_pixels(model: DRFModel, processor: DRFProcessor, pixels: Tensor) -> Tensor:

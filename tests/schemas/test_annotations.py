@@ -25,11 +25,13 @@ ROW = {
     "probabilities": {"negative": 0.25, "neutral": 0.5, "positive": 0.25},
     "text_state": "present",
     "text_quality": 0.9,
+    "text_score": -1.5,
     "text_evidence": 0.7,
     "text_damage": None,
     "text_reason": None,
     "image_state": "recovered",
     "image_quality": 0.1,
+    "image_score": None,
     "image_evidence": -0.1,
     "image_damage": None,
     "image_reason": "missing",
@@ -65,7 +67,8 @@ def test_the_columns_are_the_documented_ones_in_order():
 def test_only_what_a_modality_may_have_none_of_may_be_null():
     schema = annotations_schema(LABELS)
     assert {field.name for field in schema if field.nullable} == {
-        *("text_reason", "image_reason", "text_damage", "image_damage", "text_share_read")
+        *("text_reason", "image_reason", "text_damage", "image_damage"),
+        *("text_score", "image_score", "text_share_read"),
     }
 
 

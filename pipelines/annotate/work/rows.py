@@ -46,6 +46,7 @@ def prediction_fields(prediction: Prediction, labels: Sequence[str]) -> dict[str
         modality = getattr(prediction, name)
         fields[f"{name}_state"] = modality.state
         fields[f"{name}_quality"] = modality.quality
+        fields[f"{name}_score"] = modality.score
         fields[f"{name}_evidence"] = modality.evidence[labels.index(prediction.label)]
         fields[f"{name}_damage"] = modality.damage
         fields[f"{name}_reason"] = modality.reason
@@ -128,6 +129,7 @@ def _prediction_columns(predictions: Sequence[Prediction], labels: Sequence[str]
         modalities = [getattr(prediction, name) for prediction in predictions]
         columns[f"{name}_state"] = [modality.state for modality in modalities]
         columns[f"{name}_quality"] = [modality.quality for modality in modalities]
+        columns[f"{name}_score"] = [modality.score for modality in modalities]
         columns[f"{name}_evidence"] = [
             modality.evidence[winner] for modality, winner in zip(modalities, winners, strict=True)
         ]

@@ -26,7 +26,7 @@ class NoOpAnnotator:
         self.runtime = Runtime("none", "f32", "cpu")
         self.batch_size = 64
         probabilities = (1.0, *(0.0 for _ in self.labels[1:]))
-        present = ModalityPrediction("present", 0.5, probabilities, None, None)
+        present = ModalityPrediction("present", 0.5, -1.5, probabilities, None, None)
         self._prediction = Prediction(self.labels[0], 1.0, probabilities, present, present, 1.0)
         self._prepared = PreparedPost([1, 2, 3], None, None, None)
 

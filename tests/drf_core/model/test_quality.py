@@ -124,6 +124,18 @@ def test_each_way_to_be_strange_lowers_the_quality() -> None:
     assert strange[0] == pytest.approx(strange[1]) == pytest.approx(strange[2])
 
 
+def test_a_score_orders_what_quality_has_no_rank_left_for(estimator: QualityEstimator) -> None:
+    stranger = torch.cat([4 * ordinary(1, 6), 8 * ordinary(1, 6), 16 * ordinary(1, 6)])
+    assert len(set(estimator(stranger).tolist())) == 1
+    far, farther, farthest = estimator.unbounded_score(stranger).tolist()
+    assert far > farther > farthest
+    usual = ordinary(300, 7)
+    quality, score = estimator(usual), estimator.unbounded_score(usual)
+    inside = quality > 0.02
+    by_quality, by_score = quality[inside].argsort(stable=True), score[inside].argsort(stable=True)
+    assert torch.equal(quality[inside][by_quality], quality[inside][by_score])
+
+
 def test_quality_is_never_zero() -> None:
     rank = ReferenceRank(99)
     rank.set(torch.randn(99))

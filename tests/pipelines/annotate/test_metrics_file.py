@@ -54,8 +54,8 @@ def test_the_file_appears_whole_and_what_cannot_be_written_is_told(tmp_path: Pat
 
 class _Work(beam.DoFn):
     def process(self, _: object) -> None:
-        fine = ModalityPrediction("present", 0.5, 0.5, None, None)
-        lost = ModalityPrediction("recovered", 0.5, 0.5, None, ModalityReason.TRUNCATED)
+        fine = ModalityPrediction("present", 0.5, -1.5, 0.5, None, None)
+        lost = ModalityPrediction("recovered", 0.5, None, 0.5, None, ModalityReason.TRUNCATED)
         letter = no_post_id(None)
         assert letter is not None
         count_results([Prediction("positive", 1.0, (1.0,), fine, lost, 1.0), letter])

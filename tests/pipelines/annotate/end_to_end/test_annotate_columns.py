@@ -39,6 +39,8 @@ def test_evidence_damage_and_the_share_read_stand_beside_each_state(
             assert math.isfinite(row[f"{name}_evidence"])
             low = row[f"{name}_state"] == "low_quality"
             assert (row[f"{name}_damage"] is not None) == low
+            recovered = row[f"{name}_state"] == "recovered"
+            assert (row[f"{name}_score"] is None) == recovered
             assert low == (row[f"{name}_quality"] < 0.05 and row[f"{name}_reason"] is None)
     assert rows["plain"]["text_share_read"] == rows["mask"]["text_share_read"] == 1
     assert 0 < rows["long"]["text_share_read"] < 0.5
