@@ -67,7 +67,7 @@ class AnnotatePosts(beam.PTransform):
         that workers can reach.
     keep: fields of the post that travel through untouched.
     image_uri_prefixes: an image_uri under none of them is never fetched.
-    device: auto, cpu or cuda. runtime: what encodes, one of drf_core.runtimes.names.RUNTIMES.
+    device: auto, cpu or cuda. runtime: what encodes, one of drf_core.runtimes.choice.RUNTIMES.
     threads: per process, 0 for all cores.
     batch_size: posts per forward.
     fetch_concurrency, fetch_per_host: images that a process fetches at a time, and from one host.

@@ -16,6 +16,10 @@ from schemas.errors import UsageError
 if TYPE_CHECKING:
     import torch
 
+# What --runtime takes: NAME or NAME-PRECISION, of a module NAME_model.py with a function `serve`.
+# torch: bf16 on a GPU, f32 on a CPU.
+RUNTIMES = ("auto", "torch", "openvino-f32", "openvino-bf16")
+
 # Where the drivers of NVIDIA's and AMD's GPUs show them, under Linux and its Windows subsystem.
 _GPUS = ("/dev/nvidia*", "/dev/nvmap", "/dev/kfd", "/dev/dxg")
 
@@ -27,7 +31,7 @@ class DeviceError(UsageError):
 def choose_runtime(runtime: str, device: str) -> Runtime:
     """The runtime that encodes on this worker.
 
-    runtime: one of `drf_core.runtimes.names.RUNTIMES`; device: auto, cpu or cuda. auto takes
+    runtime: one of `RUNTIMES`; device: auto, cpu or cuda. auto takes
     torch with bf16 on a GPU, and on a CPU OpenVINO, with bf16 where the processor has it (where
     it is emulated it is far slower than f32). Raises DeviceError for what is not there.
     """

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from drf_core.model.modeling_drf import DRFModel
 from drf_core.model.processing_drf import DRFProcessor
-from drf_core.runtimes.openvino_graphs import ConversionError, image_graph, text_graph
+from drf_core.runtimes.interface import UnservableError
+from drf_core.runtimes.openvino_graphs import image_graph, text_graph
 from drf_core.runtimes.openvino_model import IMAGES_AT_ONCE, compiled
 from drf_core.runtimes.torch_model import autocast, encode_pixels
 
@@ -30,7 +31,7 @@ def frozen_text_encoder(model: DRFModel, texts: int) -> Callable[[Tensor, Tensor
     if model.device.type == "cpu" and texts >= _WORTH_COMPILING:
         try:
             infer = compiled(text_graph(model), "f32", torch.get_num_threads())
-        except ConversionError as error:
+        except UnservableError as error:
             _log.warning("%s; torch encodes the texts, several times slower", error)
         else:
             return lambda ids, mask: torch.from_numpy(infer(ids.numpy(), mask.numpy())[0])
@@ -57,7 +58,7 @@ def frozen_image_encoder(
     if model.device.type == "cpu" and images >= _WORTH_COMPILING:
         try:
             graph = image_graph(model, processor)
-        except ConversionError as error:
+        except UnservableError as error:
             _log.warning("%s; torch encodes the images, several times slower", error)
     if graph is None:
         # Convolutions run faster on channels-last weights.

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     import numpy as np
 
+    from drf_core.decoding.preparation import LightPreparer, Preparation
     from drf_core.model.configuration_drf import DRFConfig
+    from drf_core.model.processing_drf import DRFProcessor
 
 
 @dataclass(frozen=True)
@@ -72,12 +74,14 @@ class Said:
     score: np.ndarray
 
 
+class UnservableError(Exception):
+    """A runtime cannot run this model; its message says why."""
+
+
 class ReadyModel(Protocol):
     """A checkpoint's model, ready to run; each call may come from any thread."""
 
-    @property
-    def runtime(self) -> Runtime:
-        """What encodes here."""
+    runtime: Runtime
 
     @property
     def traits(self) -> Traits:
@@ -97,3 +101,15 @@ class ReadyModel(Protocol):
         text, image: raw features of the posts that have one, in their order, None where none has;
         present (batch, 2) bool.
         """
+
+
+@dataclass(frozen=True)
+class Served:
+    """What annotates: a model, and what prepares posts for it.
+
+    processor: tokenizers and Pillow alone where that does and the runtime needs no more.
+    """
+
+    model: ReadyModel
+    processor: DRFProcessor | LightPreparer
+    preparation: Preparation

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers.utils import logging
 
 from drf_core.model.input_statistics import image_statistics
+from drf_core.runtimes.interface import UnservableError
 from drf_core.runtimes.openvino_library import load_openvino
 from drf_core.runtimes.openvino_model import (
     HEAD,
@@ -34,10 +35,6 @@ if TYPE_CHECKING:
 _TOLERANCE = 1e-2
 # Of posts whose label, quality or evidence may be another one: a rank's or a bin's neighbour.
 _TOLERATED_POSTS = 0.05
-
-
-class ConversionError(Exception):
-    """A part that OpenVINO cannot convert; the message says which and why, in one line."""
 
 
 class _Texts(nn.Module):
@@ -81,7 +78,7 @@ class _Head(nn.Module):
 def model_graphs(model: DRFModel, processor: DRFProcessor) -> dict[str, Any]:
     """The whole model as graphs, by the names that `OpenVINOModel` has for them.
 
-    Raises ConversionError.
+    Raises UnservableError.
     """
     return {
         TEXT: text_graph(model),
@@ -94,7 +91,7 @@ def model_graphs(model: DRFModel, processor: DRFProcessor) -> dict[str, Any]:
 def text_graph(model: DRFModel) -> Any:
     """The text encoder as a graph; ids and mask (n, tokens) int64 -> raw features.
 
-    Raises ConversionError.
+    Raises UnservableError.
     """
     module = _Texts(model).eval()
     example = torch.ones(2, 8, dtype=torch.int64)
@@ -111,7 +108,7 @@ def image_graph(model: DRFModel, processor: DRFProcessor) -> Any:
     """The image encoder as a graph; uint8 pixels (n, 3, h, w) -> raw features.
 
     Height and width are those that the image processor makes: some encoders take no others.
-    Raises ConversionError.
+    Raises UnservableError.
     """
     module = _Images(model, processor).eval()
     example, noise = _pictures(processor)
@@ -151,7 +148,7 @@ def head_graph(model: FeatureModel) -> Any:
 
     Raw text and image features (n, size) of every post, and present (n, 2) bool: absent ones are
     not read -> logits under a uniform prior, quality, evidence, damage, score (see `DRFOutput`).
-    Raises ConversionError.
+    Raises UnservableError.
     """
     head, prior = _Head(model), model.config.prior
     known = [model.paired_queue.rows(m)[:128].cpu() for m in (TEXT, IMAGE)]
@@ -175,7 +172,7 @@ def head_graph(model: FeatureModel) -> Any:
 
 
 class _named:
-    """Turns whatever a converter raises into a ConversionError that names the part."""
+    """Turns whatever a converter raises into a UnservableError that names the part."""
 
     def __init__(self, what: str) -> None:
         self._what = what
@@ -187,7 +184,7 @@ class _named:
         if isinstance(error, Exception) and not isinstance(error, MemoryError):
             lines = [line.strip() for line in str(error).splitlines() if line.strip()]
             why = (lines or [""])[0][:200]
-            raise ConversionError(
+            raise UnservableError(
                 f"OpenVINO cannot convert {self._what}: {type(error).__name__}: {why}"
             ) from error
 

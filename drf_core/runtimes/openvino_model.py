@@ -1,14 +1,27 @@
-"""A model that OpenVINO runs on a CPU, compiled for its processor; without torch."""
+"""A model that OpenVINO runs on a CPU, compiled for its processor.
+
+Only what must convert imports torch and transformers, which take longer than all else that a
+later start does.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
+import json
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from drf_core.runtimes.interface import Runtime, Said, Traits
+from drf_core.checkpoint import read_checkpoint
+from drf_core.decoding import PREPARATION_VERSION
+from drf_core.decoding.preparation import from_fields, light_preparer
+from drf_core.runtimes.graph_cache import cached_graphs, graph_key
+from drf_core.runtimes.interface import Runtime, Said, Served, Traits, traits_of
 from drf_core.runtimes.openvino_library import load_openvino
 from drf_core.runtimes.text_batches import text_batches
 from schemas.annotations import MODALITIES
@@ -22,6 +35,53 @@ TEXT_STATISTICS, IMAGE_STATISTICS = "text_statistics", "image_statistics"
 # processor's caches, enough to fill its arithmetic.
 _TEXTS_AT_ONCE = 16
 IMAGES_AT_ONCE = 16
+
+_FACTS = "facts"
+# What graphs are made by: those of another version of it are not used.
+_MAKERS = ("model/*.py", "runtimes/openvino_*.py")
+
+
+def serve(folder: str, runtime: Runtime, threads: int, cache: str | None) -> Served:
+    """The checkpoint in folder as graphs, from the cache where it has them.
+
+    Raises UnservableError where they cannot be made.
+    """
+
+    def convert() -> Mapping[str, Any]:
+        from drf_core.runtimes.openvino_graphs import model_graphs
+        from drf_core.runtimes.torch_model import load
+
+        model, processor = load(folder, threads)
+        preparation = processor.preparation(folder, model.config.max_text_tokens)
+        facts = {
+            "pad": processor.tokenizer.pad_token_id or 0,
+            "preparation": dataclasses.asdict(preparation),
+            "traits": dataclasses.asdict(traits_of(model.config)),
+        }
+        return {**model_graphs(model, processor), _FACTS: json.dumps(facts)}
+
+    found = convert() if cache is None else cached_graphs(Path(cache), _key(folder), convert)
+    facts = json.loads(found[_FACTS])
+    graphs = {name: graph for name, graph in found.items() if name != _FACTS}
+    preparation = from_fields({**facts["preparation"], "folder": folder})
+    # JSON knows no tuples.
+    traits = Traits(**{**facts["traits"], "labels": tuple(facts["traits"]["labels"])})
+    processor: Any = light_preparer(preparation)
+    if processor is None:
+        from drf_core.model.processing_drf import DRFProcessor
+
+        processor = DRFProcessor.from_pretrained(folder, local_files_only=True)
+    model = OpenVINOModel(graphs, facts["pad"], traits, runtime, threads)
+    return Served(model, processor, preparation)
+
+
+def _key(folder: str) -> str:
+    packages = (f"{name} {version(name)}" for name in ("openvino", "torch", "transformers"))
+    package = Path(__file__).parent.parent
+    sources = sorted(path for pattern in _MAKERS for path in package.glob(pattern))
+    made_by = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
+    revision = read_checkpoint(folder).revision
+    return graph_key(str(PREPARATION_VERSION), made_by, revision, *packages)
 
 
 class OpenVINOModel:

@@ -7,15 +7,34 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor, nn
+from transformers.utils.logging import disable_progress_bar
 
 from drf_core.model.input_statistics import image_statistics
 from drf_core.model.modeling_drf import DRFModel
 from drf_core.model.processing_drf import DRFProcessor
-from drf_core.runtimes.interface import Runtime, Said, Traits, traits_of
+from drf_core.model.weights import load_model
+from drf_core.runtimes.choice import choose_device
+from drf_core.runtimes.interface import Runtime, Said, Served, Traits, traits_of
 from drf_core.runtimes.text_batches import text_batches
 
 # Texts per forward: few enough that little padding is computed, enough to fill the processor.
 _TEXTS_AT_ONCE = {"cpu": 16, "cuda": 256}
+
+
+def serve(folder: str, runtime: Runtime, threads: int, cache: str | None) -> Served:
+    """The checkpoint in folder on torch; nothing of it is cached."""
+    model, processor = load(folder, threads)
+    ready = TorchModel(model.to(choose_device(runtime.device)), processor, for_serving=True)
+    return Served(ready, processor, processor.preparation(folder, model.config.max_text_tokens))
+
+
+def load(folder: str, threads: int) -> tuple[DRFModel, DRFProcessor]:
+    """The model and processor of a checkpoint folder; sets torch's threads in this process."""
+    torch.set_num_threads(threads)
+    # One line per weight file and process is noise in a worker's log.
+    disable_progress_bar()
+    processor = DRFProcessor.from_pretrained(folder, local_files_only=True)
+    return load_model(folder).eval(), processor
 
 
 class TorchModel:

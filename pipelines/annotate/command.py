@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from drf_core.checkpoint import read_checkpoint
 from drf_core.decoding import MORE_FORMATS
-from drf_core.runtimes.names import RUNTIMES
+from drf_core.runtimes.choice import RUNTIMES
 from pipelines.annotate.fetch.addresses import check_prefix
 from pipelines.annotate.finish import RunStart, close_here
 from pipelines.annotate.here import run_here

@@ -20,7 +20,7 @@ from pipelines.annotate.output.ledger import Counts, ShardEntry
 from pipelines.annotate.output.part_writer import PartWriter
 from pipelines.annotate.plan import JobOptions, Shard
 from pipelines.storage.files import TEMPORARY, Store, to_json
-from schemas.annotations import MODALITIES, annotations_schema
+from schemas.annotations import annotations_schema
 from schemas.dead_letters import dead_letters_schema
 from schemas.records import read_record
 
@@ -189,13 +189,12 @@ class StagedShard:
                 f"shard at row {shard.first_row} of {shard.source_file}: {shard.rows} rows in, "
                 f"{annotations.rows} annotations and {dead_letters.rows} dead letters out"
             )
-        counts = Counts(
-            labels=self._count(layout.ANNOTATIONS, "label"),
-            states={m: self._count(layout.ANNOTATIONS, f"{m}_state") for m in MODALITIES},
-            reasons={m: self._count(layout.ANNOTATIONS, f"{m}_reason") for m in MODALITIES},
-            dead_letter_reasons=self._count(layout.DEAD_LETTERS, "reason"),
-            lost_reasons=self._lost_reasons,
-            histograms=self._parts[layout.ANNOTATIONS].histograms,
+        written = self._parts[layout.ANNOTATIONS]
+        counts = Counts.of(
+            written.counts,
+            self._parts[layout.DEAD_LETTERS].counts,
+            self._lost_reasons,
+            written.histograms,
         )
         entry = ShardEntry(
             partition=shard.partition,
@@ -246,6 +245,3 @@ class StagedShard:
             self._store.write(name, data)
         self._done = True
         return record
-
-    def _count(self, tree: str, column: str) -> dict[str, int]:
-        return self._parts[tree].counts[column]

@@ -10,15 +10,20 @@ ledger from commit records.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from pipelines.annotate.output import layout
 from pipelines.annotate.output.histograms import Histograms, sum_histograms
 from pipelines.storage.files import OutputError, Store, in_parallel, to_json
+from schemas.annotations import MODALITIES
 from schemas.records import read_record
 
 LEDGER_VERSION = 2
+
+# The columns whose values are counted as parts are written; `Counts.of` says what becomes of them.
+COUNTED = {"label", "reason", *(f"{m}_{what}" for m in MODALITIES for what in ("state", "reason"))}
+Counted = Mapping[str, dict[str, int]]
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,24 @@ class Counts:
     dead_letter_reasons: dict[str, int] = field(default_factory=dict)
     lost_reasons: dict[str, int] = field(default_factory=dict)
     histograms: Histograms = field(default_factory=Histograms)
+
+    @classmethod
+    def of(
+        cls,
+        annotations: Counted,
+        dead_letters: Counted,
+        lost_reasons: dict[str, int],
+        histograms: Histograms,
+    ) -> Counts:
+        """Counts of a shard: of each counted column of its two parts, and what is not in one."""
+        return cls(
+            labels=annotations["label"],
+            states={m: annotations[f"{m}_state"] for m in MODALITIES},
+            reasons={m: annotations[f"{m}_reason"] for m in MODALITIES},
+            dead_letter_reasons=dead_letters["reason"],
+            lost_reasons=lost_reasons,
+            histograms=histograms,
+        )
 
     def all_reasons(self) -> set[str]:
         """Return every reason that occurs in the shard."""

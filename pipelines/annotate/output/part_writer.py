@@ -14,21 +14,13 @@ from pipelines.annotate.output.histograms import (
     count_histograms,
     sum_histograms,
 )
-from pipelines.annotate.output.ledger import Part
+from pipelines.annotate.output.ledger import COUNTED, Part
 from pipelines.annotate.output.part_file import PartFile
 from pipelines.storage.files import OutputError, Store
 from pipelines.storage.redaction import reason_of
-from schemas.annotations import MODALITIES
 
 # A part is one row group unless its kept columns are large.
 _FLUSH_BYTES = 32 * 1024 * 1024
-
-# The columns whose values are counted as they are written, by tree.
-_COUNTED = {
-    "label",
-    "reason",
-    *(f"{modality}_{what}" for modality in MODALITIES for what in ("state", "reason")),
-}
 
 
 class PartWriter:
@@ -39,7 +31,7 @@ class PartWriter:
 
     def __init__(self, store: Store, name: str, schema: pa.Schema) -> None:
         self.schema = schema
-        self.counts: dict[str, dict[str, int]] = {c: {} for c in schema.names if c in _COUNTED}
+        self.counts: dict[str, dict[str, int]] = {c: {} for c in schema.names if c in COUNTED}
         self.histograms = Histograms()
         self._store = store
         self._name = name

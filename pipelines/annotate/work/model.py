@@ -45,7 +45,7 @@ class ModelOptions:
     model: "default", a folder, a hub id or an fsspec URL that workers can reach. revision,
     package_version: what the plan was made with; a worker that finds another raises ModelError
     instead of annotating. None: not checked. device: auto, cpu or cuda. runtime: what encodes, one
-    of drf_core.runtimes.names.RUNTIMES. threads: per process, 0 for all cores. prior: share of
+    of drf_core.runtimes.choice.RUNTIMES. threads: per process, 0 for all cores. prior: share of
     each label, where it is not the checkpoint's.
     """
 

@@ -13,7 +13,7 @@ from drf_core.model.modeling_drf import DRFModel
 from drf_core.model.processing_drf import DRFProcessor
 from drf_core.runtimes import frozen_encoder
 from drf_core.runtimes.frozen_encoder import frozen_image_encoder
-from drf_core.runtimes.openvino_graphs import ConversionError
+from drf_core.runtimes.interface import UnservableError
 from drf_core.training.building import build_model
 
 
@@ -70,7 +70,7 @@ def test_an_encoder_that_cannot_be_converted_is_run_by_torch_and_says_so(
     tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def refuse(*_: object) -> None:
-        raise ConversionError("OpenVINO cannot convert the image encoder (resnet): no such op")
+        raise UnservableError("OpenVINO cannot convert the image encoder (resnet): no such op")
 
     monkeypatch.setattr(frozen_encoder, "image_graph", refuse)
     model = DRFModel.from_pretrained(tiny_checkpoint)

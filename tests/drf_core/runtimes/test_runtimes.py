@@ -16,7 +16,8 @@ from drf_core.model.weights import load_model
 from drf_core.runtimes import choice, openvino_graphs
 from drf_core.runtimes.choice import DeviceError, choose_runtime
 from drf_core.runtimes.graph_cache import cached_graphs
-from drf_core.runtimes.openvino_graphs import ConversionError, text_graph
+from drf_core.runtimes.interface import UnservableError
+from drf_core.runtimes.openvino_graphs import text_graph
 from drf_core.runtimes.openvino_library import load_openvino
 from drf_core.runtimes.text_batches import text_batches
 from drf_core.runtimes.torch_model import cast_weights
@@ -197,7 +198,7 @@ def test_an_encoder_that_openvino_cannot_convert_runs_in_torch_visibly_or_is_an_
     torch_annotator: Annotator, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stubborn(*_: object) -> None:
-        raise ConversionError("OpenVINO cannot convert the text encoder (bert): no such op")
+        raise UnservableError("OpenVINO cannot convert the text encoder (bert): no such op")
 
     monkeypatch.setattr(openvino_graphs, "text_graph", stubborn)
     with pytest.raises(DeviceError, match=r"openvino-f32: .*text encoder \(bert\).*torch"):
@@ -220,5 +221,5 @@ def test_a_graph_that_lost_something_in_conversion_is_not_used(
         return pool(self, ids, mask) * float(ids.shape[1])
 
     monkeypatch.setattr(type(model), "encode_text", frozen_length)
-    with pytest.raises(ConversionError, match=r"the text encoder \(bert\).*differ from torch's"):
+    with pytest.raises(UnservableError, match=r"the text encoder \(bert\).*differ from torch's"):
         text_graph(model)
