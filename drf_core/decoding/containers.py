@@ -8,11 +8,15 @@ What this module does not understand it hands on as it is: the decoder says what
 
 from __future__ import annotations
 
+import itertools
 import re
 import struct
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
+# Of a file: a picture of the largest size has a few thousand, however small its writer cuts them.
+_MOST_PARTS = 1 << 16
 # Of an EXIF directory: cameras write some fifty entries.
 _MOST_TAGS = 512
 _ORIENTATION = 0x0112
@@ -59,9 +63,21 @@ def open_container(data: bytes | memoryview) -> Container:
             return _webp(view)
         if head[:6] in (b"GIF87a", b"GIF89a"):
             return _gif(view)
+    except _NoPictureError:
+        return Container(b"")
     except (struct.error, IndexError, ValueError):
         pass
     return Container(data)
+
+
+class _NoPictureError(Exception):
+    """A file is cut into so many parts that going through them is all it is for."""
+
+
+def _parts() -> Iterator[None]:
+    """A turn for each part that a file may have; then raises _NoPictureError."""
+    yield from itertools.repeat(None, _MOST_PARTS)
+    raise _NoPictureError
 
 
 def orientation_of(exif: bytes | memoryview) -> int:
@@ -122,8 +138,8 @@ def _jpeg(view: memoryview) -> Container:
     kept = [view[:2]]
     size, orientation, in_rows = None, None, False
     place = 2
-    while place + 4 <= len(view):
-        if view[place] != 0xFF:
+    for _ in _parts():
+        if place + 4 > len(view) or view[place] != 0xFF:
             break
         marker = view[place + 1]
         if marker == 0xFF:
@@ -153,10 +169,14 @@ def _jpeg(view: memoryview) -> Container:
 
 def _png(view: memoryview) -> Container:
     kept = [view[:8]]
+    if bytes(view[12:16]) != b"IHDR":
+        raise ValueError
     width, height, bits, colour = struct.unpack_from(">IIBB", view, 16)
     palette, orientation = 0, 1
     place = 8
-    while place + 8 <= len(view):
+    for _ in _parts():
+        if place + 8 > len(view):
+            break
         (length,) = struct.unpack_from(">I", view, place)
         kind = bytes(view[place + 4 : place + 8])
         end = place + 12 + length
@@ -180,6 +200,24 @@ def _png(view: memoryview) -> Container:
     return Container(b"".join(kept), "PNG", (width, height), orientation, bits)
 
 
+def without_sum(png: bytes | memoryview) -> bytes:
+    """A PNG as `open_container` leaves it, without the sum of its pixels at their end.
+
+    So a wrong one costs none of them; the checksum of the chunk itself no decoder looks at.
+    """
+    whole = bytes(png)
+    place, last = 8, 0
+    while place + 8 <= len(whole):
+        if whole[place + 4 : place + 8] == b"IDAT":
+            last = place
+        place += 12 + int.from_bytes(whole[place : place + 4], "big")
+    length = int.from_bytes(whole[last : last + 4], "big") - 4
+    if not last or length < 0:
+        return whole
+    end = last + 8 + length
+    return whole[:last] + length.to_bytes(4, "big") + whole[last + 4 : end] + whole[end + 4 :]
+
+
 def _checksum_fits(view: memoryview, place: int, length: int) -> bool:
     end = place + 8 + length
     (expected,) = struct.unpack_from(">I", view, end)
@@ -199,7 +237,9 @@ def _webp(view: memoryview) -> Container:
         size = tuple(value & 0x3FFF for value in struct.unpack_from("<HH", view, start + 6))
     orientation = 1
     place = 12
-    while place + 8 <= len(view):
+    for _ in _parts():
+        if place + 8 > len(view):
+            break
         (length,) = struct.unpack_from("<I", view, place + 4)
         if bytes(view[place : place + 4]) == b"EXIF":
             orientation = orientation_of(view[place + 8 : place + 8 + length])
@@ -213,7 +253,9 @@ def _gif(view: memoryview) -> Container:
     size = struct.unpack_from("<HH", view, 6)
     place = 13 + (3 << (view[10] & 7) + 1 if view[10] & 128 else 0)
     kept = [view[:place]]
-    while place < len(view) and view[place] == 0x21:
+    for _ in _parts():
+        if place >= len(view) or view[place] != 0x21:
+            break
         end = _after_blocks(view, place + 2)
         if view[place + 1] == 0xF9:
             kept = [kept[0], view[place:end]]

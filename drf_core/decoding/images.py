@@ -12,10 +12,16 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from drf_core.decoding import MORE_FORMATS
-from drf_core.decoding.containers import Container, covers_all_rows, open_container, orientation_of
+from drf_core.decoding.containers import (
+    Container,
+    covers_all_rows,
+    open_container,
+    orientation_of,
+    without_sum,
+)
 from schemas.reasons import ModalityReason
 
 # Our own limit is checked before any pixel is decoded. Not in a `catch_warnings`: images are
@@ -92,7 +98,12 @@ def decode_image(
     if memory is not None and container.memory > memory:
         raise MemoryError
     try:
-        image = _open(container, more_formats)
+        try:
+            image = _open(container, more_formats)
+        except _BROKEN:
+            if _ends_early(container):
+                return None, ModalityReason.TRUNCATED
+            raise
         if image.size[0] * image.size[1] > max_pixels:
             return None, ModalityReason.TOO_LARGE
         if memory is not None and container.size is None:
@@ -107,10 +118,6 @@ def decode_image(
         return None, ModalityReason.TOO_LARGE
     except _TruncatedError:
         return None, ModalityReason.TRUNCATED
-    except UnidentifiedImageError:
-        if _ends_early(container):
-            return None, ModalityReason.TRUNCATED
-        return None, ModalityReason.UNDECODABLE
     except _BROKEN:
         return None, ModalityReason.UNDECODABLE
 
@@ -144,13 +151,12 @@ def _loaded(
     except _BROKEN:
         pass
 
-    def open_again(ending: bytes = b"") -> Image.Image:
-        whole = dataclasses.replace(container, data=bytes(container.data) + ending)
-        again = _open(whole, more_formats)
+    def open_again(data: bytes | memoryview) -> Image.Image:
+        again = _open(dataclasses.replace(container, data=data), more_formats)
         _draft(again, target)
         return again
 
-    again = open_again()
+    again = open_again(without_sum(container.data) if image.format == "PNG" else container.data)
     missing = _missing_rows(again)
     if missing == 0:
         again.tile = []  # type: ignore[attr-defined]
@@ -168,7 +174,10 @@ def _draft(image: Image.Image, target: int | None) -> None:
 
 
 def _missing_rows(image: Image.Image) -> int:
-    """Decode what can be, and count the rows at the end that the decoder never reached."""
+    """Decode what can be, and count the rows at an end that the decoder never reached.
+
+    That is the lower end, but for BMP, which mostly begins there.
+    """
     prepare = image.load_prepare  # type: ignore[attr-defined]
     untouched = _UNTOUCHED.get(image.mode, 253 if image.mode in ("L", "P") else 1)
     boxes = [tile[1] for tile in image.tile]  # type: ignore[attr-defined]
@@ -194,7 +203,7 @@ def _missing_rows(image: Image.Image) -> int:
         return image.size[1]
     if interlaced:
         return int(marked.reshape(*marked.shape[:2], -1).all(-1).any(1).sum())
-    return len(rows) - 1 - int(reached[-1])
+    return int(reached[0]) + len(rows) - 1 - int(reached[-1])
 
 
 def _without_end_mark(
@@ -204,7 +213,8 @@ def _without_end_mark(
 
     What is lacking the decoder makes up from whatever follows: so what follows must not matter.
     """
-    pictures = [open_again(filler + _END_OF_JPEG) for filler in (b"", _FILLER)]
+    whole = bytes(container.data)
+    pictures = [open_again(whole + filler + _END_OF_JPEG) for filler in (b"", _FILLER)]
     if pictures[0].info.get("progressive"):
         if not covers_all_rows(container.data):
             return None
@@ -222,7 +232,8 @@ def _ends_early(container: Container) -> bool:
         return int.from_bytes(data[4:8], "little") + 8 > len(data)
     if container.format == "PNG":
         return not bytes(data[-12:]).endswith(b"IEND\xaeB`\x82")
-    return container.format == "JPEG" and container.size is not None
+    is_whole = bytes(data[-64:]).rstrip(b"\0\r\n").endswith(_END_OF_JPEG)
+    return container.format == "JPEG" and container.size is not None and not is_whole
 
 
 def _orientation(image: Image.Image) -> int:

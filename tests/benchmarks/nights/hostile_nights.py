@@ -6,12 +6,14 @@
 Posts are those of DIR with bytes of their images and characters of their texts changed; files are
 small ones with bytes of their footers or pages changed. Prints what must be 0: runs that ended with
 an error, rows that are nowhere or twice, posts lost though one of their modalities decodes. Each
-post is prepared once more by itself to say how long the slowest takes.
+post is prepared once more by itself to say how long the slowest takes; each file is read once more
+by pyarrow alone, in a process that may die of it, to say how many rows it has.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import random
 import subprocess
 import sys
@@ -35,6 +37,21 @@ from tests.support.hostile_files import mutated_parquet
 _STRANGE = "\x00\x07\x1b\u200b\u202e\u2800\ufffd\ufdfd\U0001f3f4\U000e0067\ud7ff\u0000"
 
 
+# Reads the files named on its standard input, and says each one's rows, or null.
+_READ = """
+import json, resource, signal, sys
+import pyarrow.parquet as pq
+resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
+for line in sys.stdin:
+    signal.alarm(60)
+    try:
+        rows = pq.read_table(line.strip(), page_checksum_verification=True).num_rows
+    except BaseException:
+        rows = None
+    print(json.dumps(rows), flush=True)
+"""
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Make both nights, run them, print what happened."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -53,6 +70,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         for night in (posts, files):
             if any(night.iterdir()):
                 _run(night, Path(folder, f"out-{night.name}"), arguments.model)
+        if arguments.files:
+            _account(files, Path(folder, "out-files"))
         if arguments.posts:
             _judge(posts, Path(folder, "out-posts"), arguments.model)
 
@@ -120,6 +139,50 @@ def _run(night: Path, out: Path, model: str) -> None:
     print(f"  peak of the job {peaks[0] >> 20} MB, of it and its children {peaks[1] >> 20} MB")
     print(f"  dead letters {dict(lost.most_common(6))}")
     print(f"  last line {(errors.strip().splitlines() or [''])[-1][:160]}")
+
+
+def _account(night: Path, out: Path) -> None:
+    """Count the files whose rows are neither all in the output nor, as a failed file's, none."""
+    (manifest,) = out.glob("_runs/*/manifest.json")
+    files = {one["source_file"]: one for one in json.loads(manifest.read_text())["files"]}
+    written = Counter[str]()
+    for tree in ("annotations", "dead_letters"):
+        if (out / tree).exists():
+            table = ds.dataset(out / tree, format="parquet", exclude_invalid_files=True)
+            written.update(table.to_table(columns=["source_file"])["source_file"].to_pylist())
+    alone = _rows_alone(sorted(night.glob("*.parquet")))
+    failed = {name for name, one in files.items() if one["status"] == "failed"}
+    unaccounted = [
+        name
+        for name, rows in alone.items()
+        if written[name] != (0 if name in failed else rows) or name not in files
+    ]
+    refused = Counter(
+        str(files[name]["error"]).rpartition(".parquet: ")[2]
+        for name in failed
+        if alone[name] is not None
+    )
+    print(
+        f"  files failed {len(failed)}, with rows unaccounted {len(unaccounted)} {unaccounted[:5]}"
+    )
+    print(f"  failed though pyarrow reads them {refused.total()}")
+    for error, count in refused.most_common(20):
+        print(f"    {count} {error[:200]}")
+
+
+def _rows_alone(paths: Sequence[Path]) -> dict[str, int | None]:
+    """Rows of each file, None where pyarrow cannot read it or dies of it."""
+    found: dict[str, int | None] = {}
+    while len(found) < len(paths):
+        names = "".join(f"{path}\n" for path in paths[len(found) :])
+        reader = subprocess.run(
+            [sys.executable, "-c", _READ], input=names, capture_output=True, text=True, check=False
+        )
+        answers = [json.loads(line) for line in reader.stdout.splitlines()]
+        if reader.returncode != 0:
+            answers.append(None)
+        found |= zip((path.name for path in paths[len(found) :]), answers, strict=False)
+    return found
 
 
 def _judge(night: Path, out: Path, model: str) -> None:

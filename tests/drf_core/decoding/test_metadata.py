@@ -130,6 +130,38 @@ def test_a_gif_of_comments_takes_no_longer_than_its_size() -> None:
     assert time.process_time() - start < 1.5
 
 
+@pytest.mark.parametrize(
+    ("form", "place", "part"),
+    [
+        ("JPEG", 2, b"\xff"),
+        ("JPEG", 2, b"\xff\xd0"),
+        ("JPEG", 2, b"\xff\xfe\0\2"),
+        ("JPEG", 2, b"\xff\xdb\0\2"),
+        ("PNG", 33, chunk(b"tEXt", b"")),
+        ("PNG", 33, chunk(b"IDAT", b"")),
+        ("WEBP", 12, b"none" + bytes(4)),
+        ("GIF", -1, b"\x21\xfe\0"),
+    ],
+)
+def test_a_file_of_nothing_but_empty_parts_is_no_picture(
+    form: str, place: int, part: bytes
+) -> None:
+    plain = encoded(picture().convert("P") if form == "GIF" else picture(), form)
+    place = plain.index(b",\0\0\0\0@\0") if form == "GIF" else place
+    data = plain[:place] + part * (10_000_000 // len(part)) + plain[place:]
+    start = time.process_time()
+    assert decode_image(data, **LIMITS) == (None, "undecodable")
+    assert time.process_time() - start < 1
+
+
+def test_a_wrong_sum_at_the_end_costs_no_png() -> None:
+    whole = encoded(picture(), "PNG")
+    changed = bytearray(whole)
+    changed[-20:-16] = b"sum?"
+    assert np.array_equal(np.asarray(decoded(bytes(changed))), np.asarray(picture()))
+    assert decode_image(whole[: len(whole) // 2] + whole[-20:], **LIMITS)[1] == "truncated"
+
+
 @pytest.mark.parametrize("progressive", [False, True])
 def test_a_jpeg_that_lacks_only_its_end_mark_is_whole(progressive: bool) -> None:
     data = encoded(picture(200, 150), "JPEG", progressive=progressive, quality=90)
@@ -144,12 +176,24 @@ def test_a_picture_is_truncated_when_rows_are_lacking() -> None:
     for data in (encoded(noise, "JPEG"), encoded(noise, "PNG"), encoded(noise, "GIF")):
         for share in (0.3, 0.6, 0.9):
             assert decode_image(data[: int(len(data) * share)], **LIMITS)[1] == "truncated"
+    # Some have their last row first, some say at the start how long they are.
+    for data in (encoded(noise, "BMP"), encoded(noise, "WEBP")):
+        assert decode_image(data[: len(data) // 2], **LIMITS)[1] == "truncated"
     png = encoded(noise, "PNG")
     assert decode_image(png[:-14], **LIMITS)[1] is None
     # Of a progressive picture the first scan shows every row.
     scans = encoded(picture(200, 150), "JPEG", progressive=True)
     assert decode_image(scans[:-40], **LIMITS)[1] is None
     assert decode_image(scans[: len(scans) // 3], **LIMITS)[1] == "truncated"
+
+
+def test_what_no_decoder_understands_is_not_truncated() -> None:
+    twelve_bits = bytearray(encoded(picture(), "JPEG"))
+    twelve_bits[twelve_bits.index(b"\xff\xc0") + 4] = 12
+    assert decode_image(bytes(twelve_bits), **LIMITS) == (None, "undecodable")
+    # A chunk before the header: what stands in the header's place is no size.
+    plain = encoded(picture(), "PNG")
+    assert decoded(plain[:8] + chunk(b"CgBI", b"P\0 \6") + plain[8:]).size == (64, 48)
 
 
 @pytest.mark.parametrize("form", ["TIFF", "ICO", "ICNS", "DDS", "PCX", "TGA", "PPM", "SGI"])
