@@ -11,6 +11,7 @@ from numpy.random import Generator
 from torch import Tensor
 
 from drf_core.corpus.disruption import DISCARD, TEXT_DAMAGES
+from drf_core.corpus.images import StoredImage, image_bytes
 from drf_core.decoding.images import decode_image
 from drf_core.decoding.texts import text_reason
 from drf_core.model.processing_drf import DRFProcessor
@@ -21,13 +22,13 @@ UNLABELLED = -1
 
 @dataclass(frozen=True)
 class TrainingPost:
-    """One post: text, encoded image file, label index; None where absent.
+    """One post: text, encoded image, label index; None where absent.
 
     corpus: number of the corpus it is from, each of which has its own shares of labels.
     """
 
     text: str | None
-    image: bytes | None
+    image: bytes | StoredImage | None
     label: int = UNLABELLED
     corpus: int = 0
 
@@ -37,7 +38,10 @@ def usable(post: TrainingPost) -> bool:
     if text_reason(post.text) is None:
         return True
     picture, _ = decode_image(
-        post.image, max_pixels=MAX_IMAGE_PIXELS, max_bytes=MAX_IMAGE_BYTES, target=64
+        image_bytes(post.image),
+        max_pixels=MAX_IMAGE_PIXELS,
+        max_bytes=MAX_IMAGE_BYTES,
+        target=64,
     )
     return picture is not None
 
@@ -71,7 +75,7 @@ class TrainingCorpus:
     def pixels(self, index: int) -> np.ndarray | None:
         """Image of one post at the encoder's size, uint8 (3, height, width), or None."""
         picture, _ = decode_image(
-            self.posts[index].image,
+            image_bytes(self.posts[index].image),
             max_pixels=MAX_IMAGE_PIXELS,
             max_bytes=MAX_IMAGE_BYTES,
             target=self.processor.target,

@@ -7,24 +7,32 @@ every cell of an evaluation and for every model compared.
 
 from __future__ import annotations
 
+import json
+import math
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.random import Generator
+from safetensors.torch import load_file
 from torch import Tensor
 from tqdm import tqdm
 
 from drf_core.corpus.disruption import DISCARD, IMAGE_DAMAGES, SWAPPED, Disruption
 from drf_core.corpus.posts import TrainingCorpus
+from drf_core.files import write_whole
 from drf_core.model.input_statistics import image_statistics
 from drf_core.model.modeling_drf import DRFModel
 from drf_core.runtimes.choice import available_cores
 from drf_core.runtimes.frozen_encoder import frozen_image_encoder, frozen_text_encoder
 from schemas.annotations import MODALITIES
+
+# Of the features of so many posts, memory is taken; texts are sorted by length among them.
+_POSTS_AT_ONCE = 1024
 
 
 @dataclass(frozen=True)
@@ -111,12 +119,54 @@ def pick_features(
 
 
 def encode_views(
-    model: DRFModel, corpus: TrainingCorpus, modality: str, kinds: Sequence[str], seed: int
+    model: DRFModel,
+    corpus: TrainingCorpus,
+    modality: str,
+    kinds: Sequence[str],
+    seed: int,
+    path: Path | None = None,
 ) -> FeatureViews:
-    """Encode one modality of every post, undisrupted and in each of the kinds (repeats allowed)."""
+    """Encode one modality of every post, undisrupted and in each of the kinds (repeats allowed).
+
+    path: of the file that is to hold the features, None to hold them in memory. Raises OSError
+    where the disk is full.
+    """
     model.eval()
     encode = _encode_texts if modality == "text" else _encode_images
-    return encode(model, corpus, list(kinds), seed)
+    parts = encode(model, corpus, list(kinds), seed)
+    if path is None:
+        features, present = zip(*parts, strict=True)
+        return FeatureViews(torch.cat(features), torch.cat(present), (None, *kinds))
+    shape = (len(corpus), 1 + len(kinds), model.config.raw_sizes[modality])
+    write_whole(path, lambda unfinished: _write_views(unfinished, shape, parts))
+    return read_views(path, kinds)
+
+
+def read_views(path: Path, kinds: Sequence[str]) -> FeatureViews:
+    """Views that `encode_views` left in a file, which is mapped: rows are read when asked for."""
+    kept = load_file(path)
+    return FeatureViews(kept["features"], kept["present"].bool(), (None, *kinds))
+
+
+def _write_views(
+    path: Path, shape: tuple[int, int, int], parts: Iterable[tuple[Tensor, Tensor]]
+) -> None:
+    """A safetensors file, as parts of consecutive posts come: its own writer wants them at once."""
+    size, flags = 2 * math.prod(shape), math.prod(shape[:2])
+    header = json.dumps(
+        {
+            "features": {"dtype": "F16", "shape": shape, "data_offsets": [0, size]},
+            "present": {"dtype": "BOOL", "shape": shape[:2], "data_offsets": [size, size + flags]},
+        }
+    ).encode()
+    header += b" " * (-len(header) % 8)
+    with path.open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        present = []
+        for features, there in parts:
+            file.write(features.numpy().data)
+            present.append(there)
+        file.write(torch.cat(present).numpy().data)
 
 
 def encode_undisrupted(model: DRFModel, corpus: TrainingCorpus) -> dict[str, FeatureViews]:
@@ -150,48 +200,55 @@ def _next_picture(corpus: TrainingCorpus, partner: dict[int, int], post: int) ->
     return image
 
 
+def _chunks(corpus: TrainingCorpus, name: str) -> Iterator[range]:
+    """Consecutive posts, and how far it is with them."""
+    with tqdm(total=len(corpus), desc=name, unit=" posts", disable=None) as progress:
+        for start in range(0, max(len(corpus), 1), _POSTS_AT_ONCE):
+            posts = range(start, min(start + _POSTS_AT_ONCE, len(corpus)))
+            yield posts
+            progress.update(len(posts))
+
+
 @torch.no_grad()
 def _encode_texts(
     model: DRFModel, corpus: TrainingCorpus, kinds: list[str], seed: int, batch: int = 32
-) -> FeatureViews:
-    posts, views = len(corpus), 1 + len(kinds)
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Features and presence of the posts, chunk by chunk."""
+    views, size = 1 + len(kinds), model.config.raw_sizes["text"]
     partner = _partners(corpus.text_present.tolist(), seed) if SWAPPED in kinds else {}
-    token_ids: list[tuple[int, int, list[int]]] = []
-    for post in range(posts):
-        for view, (kind, copy) in enumerate([("", 0), *_copies(kinds)]):
-            source = partner.get(post, post) if kind == SWAPPED else post
-            damage = kind if kind not in ("", SWAPPED) else None
-            text = corpus.text(source, damage, damage_generator(seed, kind, copy, post))
-            if text is not None:
-                ids = corpus.processor.token_ids(text, corpus.max_tokens)
-                token_ids.append((post, view, ids))
-    features = torch.zeros(posts, views, model.config.raw_sizes["text"], dtype=torch.float16)
-    present = torch.zeros(posts, views, dtype=torch.bool)
-    # Texts about equally long together: padding costs as much as words.
-    token_ids.sort(key=lambda item: len(item[2]))
-    encode = frozen_text_encoder(model, len(token_ids))
-    for start in range(0, len(token_ids), batch):
-        part = token_ids[start : start + batch]
-        inputs = corpus.processor.collate(
-            [ids for _, _, ids in part], [None] * len(part), model.device
-        )
-        texts = (inputs["input_ids"], inputs["attention_mask"])
-        encoded = torch.cat([encode(*texts), model.token_statistics(*texts)], 1)
-        where = torch.tensor([item[0] for item in part]), torch.tensor([item[1] for item in part])
-        features[where] = encoded.half().cpu()
-        present[where] = True
-    return FeatureViews(features, present, (None, *kinds))
+    encode = frozen_text_encoder(model, int(corpus.text_present.sum()) * views)
+    for posts in _chunks(corpus, "texts"):
+        token_ids: list[tuple[int, int, list[int]]] = []
+        for row, post in enumerate(posts):
+            for view, (kind, copy) in enumerate([("", 0), *_copies(kinds)]):
+                source = partner.get(post, post) if kind == SWAPPED else post
+                damage = kind if kind not in ("", SWAPPED) else None
+                text = corpus.text(source, damage, damage_generator(seed, kind, copy, post))
+                if text is not None:
+                    ids = corpus.processor.token_ids(text, corpus.max_tokens)
+                    token_ids.append((row, view, ids))
+        features = torch.zeros(len(posts), views, size, dtype=torch.float16)
+        present = torch.zeros(len(posts), views, dtype=torch.bool)
+        # Texts about equally long together: padding costs as much as words.
+        token_ids.sort(key=lambda item: len(item[2]))
+        for start in range(0, len(token_ids), batch):
+            rows, columns, part = zip(*token_ids[start : start + batch], strict=True)
+            inputs = corpus.processor.collate(list(part), [None] * len(part), model.device)
+            texts = (inputs["input_ids"], inputs["attention_mask"])
+            encoded = torch.cat([encode(*texts), model.token_statistics(*texts)], 1)
+            where = torch.tensor(rows), torch.tensor(columns)
+            features[where] = encoded.half().cpu()
+            present[where] = True
+        yield features, present
 
 
+@torch.no_grad()
 def _encode_images(
     model: DRFModel, corpus: TrainingCorpus, kinds: list[str], seed: int
-) -> FeatureViews:
-    posts, views = len(corpus), 1 + len(kinds)
-    size = model.config.raw_sizes["image"]
-    features = torch.zeros(posts, views, size, dtype=torch.float16)
-    present = torch.zeros(posts, views, dtype=torch.bool)
-    with_image = corpus.image_present.nonzero().flatten().tolist()
-    encoder = frozen_image_encoder(model, corpus.processor, len(with_image) * views)
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Features and presence of the posts, chunk by chunk."""
+    views, size = 1 + len(kinds), model.config.raw_sizes["image"]
+    encoder = frozen_image_encoder(model, corpus.processor, int(corpus.image_present.sum()) * views)
     partner = _partners(corpus.image_present.tolist(), seed) if SWAPPED in kinds else {}
 
     def look(post: int) -> np.ndarray | None:
@@ -209,18 +266,22 @@ def _encode_images(
 
     step = max(1, 64 // views)
     with ThreadPoolExecutor(available_cores()) as pool:
-        for start in tqdm(range(0, len(with_image), step), "images", unit="batch", disable=None):
-            batch = with_image[start : start + step]
-            found = {
-                post: pixels
-                for post, pixels in zip(batch, pool.map(look, batch), strict=True)
-                if pixels is not None
-            }
-            if not found:
-                continue
-            stacked = torch.from_numpy(np.concatenate(list(found.values())))
-            encoded = torch.cat([encoder(stacked), image_statistics(stacked)], 1)
-            rows = torch.tensor(list(found))
-            features[rows] = encoded.reshape(len(found), views, size).half().cpu()
-            present[rows] = True
-    return FeatureViews(features, present, (None, *kinds))
+        for posts in _chunks(corpus, "images"):
+            features = torch.zeros(len(posts), views, size, dtype=torch.float16)
+            present = torch.zeros(len(posts), views, dtype=torch.bool)
+            with_image = [post for post in posts if corpus.image_present[post]]
+            for start in range(0, len(with_image), step):
+                batch = with_image[start : start + step]
+                found = {
+                    post - posts.start: pixels
+                    for post, pixels in zip(batch, pool.map(look, batch), strict=True)
+                    if pixels is not None
+                }
+                if not found:
+                    continue
+                stacked = torch.from_numpy(np.concatenate(list(found.values())))
+                encoded = torch.cat([encoder(stacked), image_statistics(stacked)], 1)
+                rows = torch.tensor(list(found))
+                features[rows] = encoded.reshape(len(found), views, size).half().cpu()
+                present[rows] = True
+            yield features, present

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
+from tqdm import tqdm
 
 from drf_core.evaluation.bootstrap import reflected
 from drf_core.evaluation.metrics import (
@@ -19,6 +21,7 @@ from drf_core.evaluation.metrics import (
     resamples_of,
 )
 from drf_core.evaluation.predictions import Outcome
+from drf_core.runtimes.choice import available_cores
 from schemas.annotations import MODALITIES
 
 # quality_auroc: chance that the quality of an undisrupted post exceeds that of a damaged one.
@@ -68,18 +71,25 @@ def figures(
     replicates = np.full((resamples, *values.shape), np.nan, dtype=np.float32)
     diagnostics = [_diagnostics(outcome, outcomes[0], quality_threshold) for outcome in outcomes]
 
-    def measure(weights: np.ndarray, into: np.ndarray) -> None:
-        for cell, outcome in enumerate(outcomes):
-            found = resampled_classification(weights, labels, outcome.probabilities)
-            found |= {name: figure(weights) for name, figure in diagnostics[cell].items()}
-            for name, figure in found.items():
-                into[:, cell, METRICS.index(name)] = figure
+    def measure_cell(cell: int, weights: np.ndarray, into: np.ndarray) -> None:
+        found = resampled_classification(weights, labels, outcomes[cell].probabilities)
+        found |= {name: figure(weights) for name, figure in diagnostics[cell].items()}
+        for name, figure in found.items():
+            into[:, cell, METRICS.index(name)] = figure
 
-    measure(np.ones((1, len(labels))), values[None])
+    def measure(weights: np.ndarray, into: np.ndarray) -> None:
+        list(pool.map(lambda cell: measure_cell(cell, weights, into), range(len(outcomes))))
+
     start = 0
-    for weights in resamples_of(len(labels), resamples, seed):
-        measure(weights, replicates[start : start + len(weights)])
-        start += len(weights)
+    with (
+        ThreadPoolExecutor(available_cores()) as pool,
+        tqdm(total=resamples, desc="resamples", unit="", disable=None) as progress,
+    ):
+        measure(np.ones((1, len(labels))), values[None])
+        for weights in resamples_of(len(labels), resamples, seed):
+            measure(weights, replicates[start : start + len(weights)])
+            start += len(weights)
+            progress.update(len(weights))
     column = METRICS.index("calibration_error")
     for cell in range(len(outcomes)):
         replicates[:, cell, column] = reflected(values[cell, column], replicates[:, cell, column])

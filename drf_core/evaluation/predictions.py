@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from drf_core.corpus.disruption import Disruption
 from drf_core.corpus.views import FeatureViews, pick_features
@@ -42,41 +43,45 @@ def outcomes(
     posts = len(cells[0].disruptions)
     had = torch.stack([views[m].present[:, 0] for m in MODALITIES], 1)
     # Many cells do the same to a post: half of the cells are mixtures of the others.
-    wanted: dict[Disruption, set[int]] = {}
-    for cell in cells:
-        for disruption, chosen in _posts_by_disruption(cell).items():
-            wanted.setdefault(disruption, set()).update(chosen)
-    said: dict[Disruption, tuple[Tensor, ...]] = {}
-    place: dict[Disruption, Tensor] = {}
-    for disruption, asked in wanted.items():
-        rows = torch.tensor(sorted(asked))
-        parts = [_forward(model, views, index, disruption) for index in rows.split(batch)]
-        said[disruption] = tuple(torch.cat(column) for column in zip(*parts, strict=True))
-        place[disruption] = torch.full((posts,), -1).index_put((rows,), torch.arange(len(rows)))
-    clean = said[Disruption()]
-    hidden = clean[3]
-    found = []
-    for cell in cells:
-        columns = [torch.empty_like(column) for column in clean]
-        for disruption, chosen in _posts_by_disruption(cell).items():
-            rows = torch.tensor(chosen)
-            for column, values in zip(columns, said[disruption], strict=True):
-                column[rows] = values[place[disruption][rows]]
-        probabilities, quality, recovered, _, present, damaged = columns
-        distance = (recovered - hidden).norm(dim=-1)
-        # A design without recovery leaves zeros.
-        distance[present | ~had | (recovered == 0).all(-1)] = torch.nan
-        found.append(
-            Outcome(*(x.numpy() for x in (probabilities, quality, present, damaged, distance)))
-        )
-    return found
+    rows_of = [_posts_by_disruption(cell) for cell in cells]
+    wanted: dict[Disruption, Tensor] = {}
+    for of_cell in rows_of:
+        for disruption, rows in of_cell.items():
+            asked = wanted.setdefault(disruption, torch.zeros(posts, dtype=torch.bool))
+            asked[rows] = True
+    hidden = torch.empty(0)
+    found: list[list[Tensor]] = []
+    # The clean cell first: what is recovered is compared with what it says.
+    for disruption, asked in tqdm(wanted.items(), "predictions", unit="damage", disable=None):
+        rows = asked.nonzero().flatten()
+        parts = []
+        for index in rows.split(batch):
+            *said, recovered, clean = _forward(model, views, index, disruption)
+            if disruption == Disruption():
+                hidden = hidden if len(hidden) else clean.new_zeros(posts, *clean.shape[1:])
+                hidden[index] = clean
+            distance = (recovered - hidden[index]).norm(dim=-1)
+            # A design without recovery leaves zeros.
+            distance[said[2] | ~had[index] | (recovered == 0).all(-1)] = torch.nan
+            parts.append((*said, distance))
+        columns = [torch.cat(column) for column in zip(*parts, strict=True)]
+        place = torch.full((posts,), -1).index_put((rows,), torch.arange(len(rows)))
+        found = found or [
+            [column.new_empty(posts, *column.shape[1:]) for column in columns] for _ in cells
+        ]
+        for into, of_cell in zip(found, rows_of, strict=True):
+            if disruption in of_cell:
+                chosen = of_cell[disruption]
+                for column, values in zip(into, columns, strict=True):
+                    column[chosen] = values[place[chosen]]
+    return [Outcome(*(column.numpy() for column in columns)) for columns in found]
 
 
-def _posts_by_disruption(cell: Cell) -> dict[Disruption, list[int]]:
+def _posts_by_disruption(cell: Cell) -> dict[Disruption, Tensor]:
     found: dict[Disruption, list[int]] = {}
     for post, disruption in enumerate(cell.disruptions):
         found.setdefault(disruption, []).append(post)
-    return found
+    return {disruption: torch.tensor(rows) for disruption, rows in found.items()}
 
 
 def _forward(
@@ -85,6 +90,7 @@ def _forward(
     index: Tensor,
     disruption: Disruption,
 ) -> tuple[Tensor, ...]:
+    """Probabilities, quality, present, damaged, recovered and hidden features; see `Outcome`."""
     picked = pick_features(views, index, [disruption] * len(index))
     text, image = (
         None if raw is None else raw.to(model.device) for raw in (picked.text, picked.image)
@@ -92,8 +98,11 @@ def _forward(
     output = model.forward_features(text, image, picked.present.to(model.device))
     assert output.logits is not None and output.quality is not None
     assert output.recovered is not None and output.hidden is not None
-    said = (output.logits.softmax(-1), output.quality, output.recovered, output.hidden)
-    return (*(tensor.float().cpu() for tensor in said), picked.present, picked.damaged)
+    probabilities, quality, recovered, hidden = (
+        tensor.float().cpu()
+        for tensor in (output.logits.softmax(-1), output.quality, output.recovered, output.hidden)
+    )
+    return probabilities, quality, picked.present, picked.damaged, recovered, hidden
 
 
 def under_prior(

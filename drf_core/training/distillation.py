@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -50,8 +52,8 @@ class DistillationSettings:
 class TeacherView:
     """What a larger checkpoint makes of a corpus, undisrupted.
 
-    text (posts with a text, size), image (posts with an image, size): raw features, in the
-    order of the posts; present (posts, 2) bool; logits (posts, labels).
+    text (posts with a text, size), image (posts with an image, size): raw features, float16, in
+    the order of the posts; present (posts, 2) bool; logits (posts, labels).
     """
 
     text: Tensor
@@ -72,7 +74,7 @@ def look_as_teacher(teacher: DRFModel, corpus: TrainingCorpus) -> TeacherView:
     teacher.config.prior = prior
     sizes = (teacher.config.text_feature_size, teacher.config.image_feature_size)
     text, image = (
-        views[m].features[views[m].present[:, 0], 0, :size].float()
+        views[m].features[views[m].present[:, 0], 0, :size]
         for m, size in zip(MODALITIES, sizes, strict=True)
     )
     return TeacherView(text, image, present, torch.from_numpy(probabilities).log())
@@ -129,7 +131,7 @@ def look_at_images(
 ) -> tuple[Tensor, list[int]]:
     """What a pre-trained image encoder makes of a corpus, and of which posts it is.
 
-    Returns features (images, size) and the posts' numbers.
+    Returns features (images, size) float16 and the posts' numbers.
     """
     config = copy.deepcopy(model.config)
     config.vision_config, config.image_pooling = teacher.config, "mean"
@@ -141,7 +143,7 @@ def look_at_images(
     seen = TrainingCorpus(corpus.posts, processor, corpus.max_tokens)
     views = encode_views(seeing, seen, "image", [], 0)
     present = views.present[:, 0]
-    features = views.features[present, 0, : config.image_feature_size].float()
+    features = views.features[present, 0, : config.image_feature_size]
     return features, present.nonzero().flatten().tolist()
 
 
@@ -151,23 +153,30 @@ def distil_image_encoder(
     features: Tensor,
     posts: list[int],
     settings: DistillationSettings,
+    folder: Path,
 ) -> float:
     """Teach model's image encoder the features of another; returns the last mean cosine.
 
     features (images, size): of the posts with these numbers. The student sees its images flipped
-    and shifted at random.
+    and shifted at random. folder: of the file that holds their pixels meanwhile.
     """
-    if not posts:
-        raise UsageError("--posts: there are no posts with an image to learn from")
+    decoded: list[int] = []
+    file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
     with ThreadPoolExecutor(available_cores()) as pool:
-        decoded = tqdm(pool.map(corpus.pixels, posts), "images", len(posts), unit="post")
-        found = [(row, image) for row, image in enumerate(decoded) if image is not None]
-    pixels = torch.from_numpy(np.stack([image for _, image in found]))
-    target = features[[row for row, _ in found]]
+        for start in tqdm(range(0, len(posts), 256), "images", unit="batch", disable=None):
+            for row, image in enumerate(pool.map(corpus.pixels, posts[start : start + 256]), start):
+                if image is not None:
+                    file.write(image.tobytes())
+                    decoded.append(row)
+                    shape = image.shape
+    if not decoded:
+        raise UsageError("--posts: there are no posts with an image to learn from")
+    pixels = np.memmap(file, np.uint8, "r", shape=(len(decoded), *shape))
     rng = np.random.default_rng(settings.seed)
 
     def forward(rows: Tensor) -> Tensor:
-        shown = _flipped_and_shifted(pixels[rows], rng).to(model.device)
+        given = torch.from_numpy(pixels[rows.numpy()])
+        shown = _flipped_and_shifted(given, rng).to(model.device)
         inputs = corpus.processor.normalise(shown).contiguous(memory_format=torch.channels_last)
         return model.encode_image(inputs)
 
@@ -175,7 +184,7 @@ def distil_image_encoder(
     return _distil(
         model.image_encoder,
         forward,
-        target,
+        features[decoded],
         model.config.image_feature_size,
         settings,
         settings.image_epochs,
@@ -206,8 +215,10 @@ def _distil(
     torch.manual_seed(settings.seed)
     rng = np.random.default_rng(settings.seed)
     device = next(encoder.parameters()).device
-    mean, scale = target.mean(0), target.std(0)
-    target = (target - mean) / scale.clamp_min(0.05 * float(scale.mean()) + 1e-6)
+    mean = target.mean(0, dtype=torch.float32)
+    spread = sum((part.float() - mean).square().sum(0) for part in target.split(4096))
+    scale = (torch.as_tensor(spread) / (len(target) - 1)).sqrt()
+    scale = scale.clamp_min(0.05 * float(scale.mean()) + 1e-6)
     head = nn.Linear(size, target.shape[1]).to(device)
     parameters = [*encoder.parameters(), *head.parameters()]
     optimizer = torch.optim.AdamW(
@@ -225,7 +236,7 @@ def _distil(
         for rows in tqdm(batches, f"distilling {name}, epoch {epoch + 1}", unit="batch"):
             with autocast(device):
                 guess = head(forward(rows))
-            wanted = target[rows].to(device)
+            wanted = ((target[rows].float() - mean) / scale).to(device)
             similarity = functional.cosine_similarity(guess.float(), wanted).mean()
             loss = functional.mse_loss(guess.float(), wanted) + 1 - similarity
             optimizer.zero_grad(set_to_none=True)

@@ -95,7 +95,7 @@ def run_evaluate(args: argparse.Namespace) -> int:
     from pipelines.evaluate.records import records
 
     read = read_evaluation_posts(
-        args.posts, columns, args.label_column, labels, args.exclude_near_duplicates_of
+        args.posts, columns, args.label_column, labels, args.exclude_near_duplicates_of, output
     )
     about_posts = _describe_posts(args, read, labels)
     say(about_posts)

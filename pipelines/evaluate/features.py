@@ -8,15 +8,11 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from safetensors.torch import load_file, save_file
-
 from drf_core.annotator import Annotator
 from drf_core.checkpoint import encoder_revisions
 from drf_core.corpus.posts import TrainingCorpus, TrainingPost
-from drf_core.corpus.views import FeatureViews, encode_views
+from drf_core.corpus.views import FeatureViews, encode_views, read_views
 from drf_core.evaluation.protocol import kinds_to_encode
-from drf_core.files import write_whole
 from drf_core.runtimes.openvino_library import load_openvino
 from pipelines.console.messages import say
 from pipelines.console.version import package_version
@@ -56,8 +52,8 @@ class ViewStore:
                 say(f"{name}: {m} features are there already")
             else:
                 say(f"{name}: encoding the {m}s of {len(self.posts):,} posts, {len(kinds)} damages")
-                _save(encode_views(model, corpus, m, kinds, self.seed), path)
-            views[m] = _load(path, kinds)
+                encode_views(model, corpus, m, kinds, self.seed, path)
+            views[m] = read_views(path, kinds)
         return views
 
     def clear(self) -> None:
@@ -73,14 +69,3 @@ class ViewStore:
         facts = (encoder, self.corpus, kinds, self.seed, package_version())
         key = hashlib.sha256(repr(facts).encode()).hexdigest()[:24]
         return self.folder / f"{modality}-{key}.safetensors"
-
-
-def _save(views: FeatureViews, path: Path) -> None:
-    tensors = {"features": views.features, "present": views.present.to(torch.uint8)}
-    whole = {name: value.contiguous() for name, value in tensors.items()}
-    write_whole(path, lambda unfinished: save_file(whole, unfinished))
-
-
-def _load(path: Path, kinds: tuple[str, ...]) -> FeatureViews:
-    tensors = load_file(path)
-    return FeatureViews(tensors["features"], tensors["present"].bool(), (None, *kinds))

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from tqdm import tqdm
-
+from drf_core.corpus.images import image_digest
 from drf_core.corpus.posts import TrainingPost, usable
 from pipelines.evaluate.details import PostPlace
 from pipelines.posts.duplicates import fingerprint, near_duplicates
@@ -41,12 +41,14 @@ def read_evaluation_posts(
     label_column: str,
     labels: Sequence[str],
     excluded: Sequence[str] = (),
+    folder: Path | None = None,
 ) -> EvaluationPosts:
     """Read the posts of --posts that have a label and something usable.
 
     labels: those of the checkpoints; their positions become the posts' label indices.
-    excluded: paths of posts; what shares its text or image with them is left out. Raises
-    SchemaError for a label that no checkpoint knows, UsageError where nothing is left.
+    excluded: paths of posts; what shares its text or image with them is left out. folder: see
+    `stream_training_rows`. Raises SchemaError for a label that no checkpoint knows, UsageError
+    where nothing is left.
     """
     if label_column in (columns.text, columns.post_id, columns.image):
         raise UsageError(
@@ -57,7 +59,7 @@ def read_evaluation_posts(
     posts: list[TrainingPost] = []
     places: list[PostPlace] = []
     unlabelled = unusable = 0
-    for row in stream_training_rows(paths, columns, label_column):
+    for row in stream_training_rows(paths, columns, label_column, folder=folder):
         if row.label is None:
             unlabelled += 1
             continue
@@ -77,10 +79,7 @@ def read_evaluation_posts(
     if not excluded:
         return EvaluationPosts(posts, places, unlabelled, unusable)
     stream = stream_training_rows(excluded, columns, None, "--exclude-near-duplicates-of")
-    others = [
-        fingerprint(row.text, row.image)
-        for row in tqdm(stream, "posts to exclude", unit=" posts", disable=None)
-    ]
+    others = [fingerprint(row.text, row.image) for row in stream]
     text, image = near_duplicates([fingerprint(post.text, post.image) for post in posts], others)
     kept = [number for number, alike in enumerate(text | image) if not alike]
     if not kept:
@@ -104,7 +103,7 @@ def corpus_hash(posts: Sequence[TrainingPost]) -> str:
     digest = hashlib.sha256()
     for post in posts:
         digest.update(repr(post.text).encode())
-        digest.update(hashlib.sha256(post.image or b"").digest())
+        digest.update(image_digest(post.image))
     return digest.hexdigest()
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from drf_core.corpus.images import StoredImage, image_bytes, image_digest
 from drf_core.decoding.images import decode_image
 from schemas.posts import MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS
 
@@ -50,7 +51,7 @@ def comparable_text(text: str) -> str:
     return kept if len(kept) >= _LEAST_CHARACTERS else ""
 
 
-def fingerprints(text: str | None, image: bytes | None) -> tuple[bytes, ...]:
+def fingerprints(text: str | None, image: bytes | StoredImage | None) -> tuple[bytes, ...]:
     """What a post may share with others: hashes of its text and of its image's bytes."""
     return tuple(one for one in (_text_hash(text), _image_hash(image)) if one)
 
@@ -89,9 +90,9 @@ class Fingerprint:
     look: np.ndarray | None
 
 
-def fingerprint(text: str | None, image: bytes | None) -> Fingerprint:
+def fingerprint(text: str | None, image: bytes | StoredImage | None) -> Fingerprint:
     """What a post is recognised by; image: the encoded file."""
-    return Fingerprint(_text_hash(text), _image_hash(image), look(image))
+    return Fingerprint(_text_hash(text), _image_hash(image), look(image_bytes(image)))
 
 
 def look(image: bytes | None) -> np.ndarray | None:
@@ -153,12 +154,8 @@ def _thumbnail(grey: Image.Image, width: int, height: int) -> np.ndarray:
 
 def _text_hash(text: str | None) -> bytes | None:
     plain = comparable_text(text) if text else ""
-    return _hash(plain.encode()) if plain else None
+    return hashlib.blake2b(plain.encode(), digest_size=16).digest() if plain else None
 
 
-def _image_hash(image: bytes | None) -> bytes | None:
-    return _hash(image) if image else None
-
-
-def _hash(content: bytes) -> bytes:
-    return hashlib.blake2b(content, digest_size=16).digest()
+def _image_hash(image: bytes | StoredImage | None) -> bytes | None:
+    return image_digest(image) if image else None

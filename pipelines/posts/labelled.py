@@ -6,9 +6,12 @@ import dataclasses
 import json
 import posixpath
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import pyarrow as pa
+from tqdm import tqdm
 
+from drf_core.corpus.images import ImageFile, StoredImage
 from drf_core.corpus.posts import UNLABELLED, TrainingPost, usable
 from pipelines.console.messages import say
 from pipelines.posts.duplicates import fingerprints, group_posts
@@ -22,13 +25,13 @@ from schemas.errors import SchemaError, UsageError
 from schemas.posts import PostColumns, check_posts_schema, coerce_posts
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class LabelledRow:
     """A post and its label as the file has it, None where it has none; row counts from 0."""
 
     post_id: str | None
     text: str | None
-    image: bytes | None
+    image: bytes | StoredImage | None
     label: str | None
     file: str = ""
     row: int = 0
@@ -39,9 +42,10 @@ def read_training_rows(
     columns: PostColumns,
     label_column: str | None,
     option: str = "--posts",
+    folder: Path | None = None,
 ) -> list[LabelledRow]:
     """Read all posts of files, folders or globs; see `stream_training_rows`."""
-    return list(stream_training_rows(paths, columns, label_column, option))
+    return list(stream_training_rows(paths, columns, label_column, option, folder))
 
 
 def stream_training_rows(
@@ -49,10 +53,12 @@ def stream_training_rows(
     columns: PostColumns,
     label_column: str | None,
     option: str = "--posts",
+    folder: Path | None = None,
 ) -> Iterator[LabelledRow]:
     """Read posts of files, folders or globs one by one; label_column None reads no labels.
 
-    option: what gave the paths, for messages. A file without an image column holds posts whose
+    option: what gave the paths, for messages. folder: where images are kept in a file without a
+    name, None to hold them in memory. A file without an image column holds posts whose
     image is missing. Raises UsageError for paths that name nothing, SchemaError for a missing or
     wrong column, and the listing's error for a file that cannot be read: unlike annotating,
     training stops at the first.
@@ -64,8 +70,15 @@ def stream_training_rows(
         say(f"warning: {option}: {warning}")
     if listing.failed:
         raise CorruptInputError(listing.failed[0].error)
-    for file in listing.files:
-        yield from _read_file(file.path, columns, label_column, file.source_file)
+    images = None if folder is None else ImageFile(folder)
+    rows = sum(file.rows for file in listing.files)
+    with tqdm(total=rows, desc=option, unit=" posts", disable=None) as progress:
+        for file in listing.files:
+            for row in _read_file(file.path, columns, label_column, file.source_file):
+                progress.update()
+                if images is not None and isinstance(row.image, bytes) and row.image:
+                    row = dataclasses.replace(row, image=images.store(row.image))
+                yield row
 
 
 def _read_file(

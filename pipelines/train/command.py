@@ -163,7 +163,7 @@ def run_train(args: argparse.Namespace) -> int:
         **dataclasses.asdict(config.training),
     }
     with tracking(args.track, output, folder, facts) as track:
-        corpora = read_corpora(args, config)
+        corpora = read_corpora(args, config, folder)
         resume.begin(folder, _decisive(args, config, corpora), corpora.posts + corpora.validation)
         model, processor = resume.initial_model(
             folder, lambda: _build(args, config, corpora.labels, corpora.texts)
@@ -241,7 +241,7 @@ def _train(
             )
     reference = None
     if args.reference:
-        given, model.config.reference_files = _read_reference(args)
+        given, model.config.reference_files = _read_reference(args, folder)
         reference = TrainingCorpus(given, processor, tokens)
     trainer = Trainer(
         model, corpus, validation, settings, views, validation_views, logits, reference
@@ -275,13 +275,13 @@ def _known(posts: list[TrainingPost], others: list[TrainingPost]) -> int:
     return sum((post.text, post.image) in contents for post in posts)
 
 
-def _read_reference(args: argparse.Namespace) -> tuple[list[TrainingPost], list[str]]:
+def _read_reference(args: argparse.Namespace, folder: Path) -> tuple[list[TrainingPost], list[str]]:
     """The posts of --reference, and those of their files that a night's report knows again."""
     from pipelines.posts.labelled import read_training_rows, to_training_posts
     from pipelines.posts.names import told_apart
 
     rows = read_training_rows(
-        args.reference, parse_columns(args.column, args.image_folder), None, "--reference"
+        args.reference, parse_columns(args.column, args.image_folder), None, "--reference", folder
     )
     return to_training_posts(rows, (), "--reference"), told_apart(row.file for row in rows)
 

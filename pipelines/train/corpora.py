@@ -6,6 +6,7 @@ import argparse
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from pipelines.console.command_line import shown
@@ -48,8 +49,8 @@ class Corpora:
         return [*known, *(text for task in self.tasks for text in task.texts)]
 
 
-def read_corpora(args: argparse.Namespace, config: TrainConfig) -> Corpora:
-    """Read all that `drf train` was given.
+def read_corpora(args: argparse.Namespace, config: TrainConfig, folder: Path) -> Corpora:
+    """Read all that `drf train` was given; folder: on the disk that is to hold the images.
 
     Each --posts is a corpus with shares of labels of its own; --weights says which share of its
     posts the fusion is trained on. Posts whose text is among those held out are left out.
@@ -69,11 +70,13 @@ def read_corpora(args: argparse.Namespace, config: TrainConfig) -> Corpora:
         raise UsageError("--weights: give shares between 0 and 1")
     if args.auxiliary and not config.text_expert:
         raise UsageError("--auxiliary: needs a section text_expert in --config, which learns it")
-    corpora = [read_training_rows(paths, columns, args.label_column) for paths in args.posts]
+    corpora = [
+        read_training_rows(paths, columns, args.label_column, folder=folder) for paths in args.posts
+    ]
     labels = labels_of([row for corpus in corpora for row in corpus])
-    test = read_labelled(args, "--test", args.test, labels) if args.test else []
+    test = _read_labelled(args, "--test", args.test, labels, folder) if args.test else []
     if args.validation:
-        validation = read_labelled(args, "--validation", args.validation, labels)
+        validation = _read_labelled(args, "--validation", args.validation, labels, folder)
     else:
         _, rows = hold_out([row for corpus in corpora for row in corpus], args.seed)
         held = {id(row) for row in rows}
@@ -103,10 +106,10 @@ def read_corpora(args: argparse.Namespace, config: TrainConfig) -> Corpora:
         posts += _share(kept, weight, args.seed)
     # What the fusion learns beside images must not have been learned by heart before.
     known = held_out | _texts([post for post in posts if post.image is not None])
-    tasks = _tasks(args, config, labels, textual, known) if config.text_expert else []
+    tasks = _tasks(args, config, labels, textual, known, folder) if config.text_expert else []
     unlabelled = []
     if args.unlabelled:
-        rows = read_training_rows(args.unlabelled, columns, None, "--unlabelled")
+        rows = read_training_rows(args.unlabelled, columns, None, "--unlabelled", folder)
         unlabelled = to_training_posts(rows, labels, "--unlabelled")
         if args.teacher and config.text_expert:
             # The teacher judges their texts while the text encoder is tuned.
@@ -131,15 +134,19 @@ def read_corpora(args: argparse.Namespace, config: TrainConfig) -> Corpora:
     return Corpora(posts, validation, test, labels, tasks, adaptation, unlabelled)
 
 
-def read_labelled(
-    args: argparse.Namespace, option: str, paths: list[str], labels: tuple[str, ...]
+def _read_labelled(
+    args: argparse.Namespace,
+    option: str,
+    paths: list[str],
+    labels: tuple[str, ...],
+    folder: Path,
 ) -> list[TrainingPost]:
     """Posts of which at least one has a label; raises UsageError, naming option, for others."""
     from drf_core.corpus.posts import UNLABELLED
     from pipelines.posts.labelled import read_training_rows, to_training_posts
 
     rows = read_training_rows(
-        paths, parse_columns(args.column, args.image_folder), args.label_column, option
+        paths, parse_columns(args.column, args.image_folder), args.label_column, option, folder
     )
     posts = to_training_posts(rows, labels, option)
     if not any(post.label != UNLABELLED for post in posts):
@@ -153,6 +160,7 @@ def _tasks(
     labels: tuple[str, ...],
     textual: Sequence[TrainingPost],
     known: set[str],
+    folder: Path,
 ) -> list[TextTask]:
     """The sentiment of the corpora without images, and each auxiliary task."""
     from pipelines.posts.labelled import labels_of, read_training_rows, to_training_posts
@@ -167,7 +175,7 @@ def _tasks(
             raise UsageError(f"--auxiliary {named}: there is a task {name!r} already; rename it")
         columns = parse_columns(args.column, args.image_folder)
         rows: list[LabelledRow] = read_training_rows(
-            [path], columns, args.label_column, "--auxiliary"
+            [path], columns, args.label_column, "--auxiliary", folder
         )
         own = labels_of(rows)
         given.append((name, to_training_posts(rows, own, "--auxiliary"), own))

@@ -11,12 +11,12 @@ import shutil
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from drf_core.corpus.images import image_digest
 from drf_core.corpus.posts import TrainingCorpus, TrainingPost
-from drf_core.corpus.views import FeatureViews, encode_views
+from drf_core.corpus.views import FeatureViews, encode_views, read_views
 from drf_core.files import write_whole
 from drf_core.model.modeling_drf import DRFModel
 from drf_core.model.processing_drf import DRFProcessor
@@ -61,7 +61,7 @@ def begin(folder: Path, facts: object, posts: Iterable[TrainingPost]) -> None:
     digest = hashlib.sha256(repr(facts).encode())
     for post in posts:
         digest.update(repr((post.text, post.label)).encode())
-        digest.update(hashlib.sha256(post.image or b"").digest())
+        digest.update(image_digest(post.image))
     mark = folder / "fingerprint"
     if mark.exists() and mark.read_text() != digest.hexdigest():
         raise UsageError(
@@ -101,13 +101,10 @@ def encode_frozen(
     The file's name tells kinds and seed: views of other kinds are never taken for these.
     """
     wanted = hashlib.sha256(repr((list(kinds), seed)).encode()).hexdigest()[:8]
-
-    def encode() -> dict[str, Tensor]:
-        made = encode_views(model, corpus, modality, kinds, seed)
-        return {"features": made.features, "present": made.present.to(torch.uint8)}
-
-    kept = once(folder / f"{modality}_views_{name}-{wanted}.safetensors", encode)
-    return FeatureViews(kept["features"], kept["present"].bool(), (None, *kinds))
+    path = folder / f"{modality}_views_{name}-{wanted}.safetensors"
+    if path.exists():
+        return read_views(path, kinds)
+    return encode_views(model, corpus, modality, kinds, seed, path)
 
 
 def once(path: Path, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:

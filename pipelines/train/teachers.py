@@ -78,7 +78,9 @@ def learn_from_teacher(
             say(f"text encoder distilled from {len(view.text)} texts, mean cosine {cosine:.3f}")
         if args.image_encoder == SMALL and not args.image_teacher:
             rows = view.present[:, 1].nonzero().flatten().tolist()
-            cosine = distil_image_encoder(model, corpus, view.image, rows, config.distillation)
+            cosine = distil_image_encoder(
+                model, corpus, view.image, rows, config.distillation, folder
+            )
             say(f"image encoder distilled from {len(view.image)} images, mean cosine {cosine:.3f}")
         encoders = {
             name: value
@@ -109,7 +111,7 @@ def learn_from_image_teacher(
     def distil() -> dict[str, Tensor]:
         teacher, image_processor = load_image_encoder("--image-teacher", args.image_teacher)
         target, rows = look_at_images(teacher, image_processor, model, corpus)
-        cosine = distil_image_encoder(model, corpus, target, rows, config.distillation)
+        cosine = distil_image_encoder(model, corpus, target, rows, config.distillation, folder)
         say(f"image encoder distilled from {len(rows)} images, mean cosine {cosine:.3f}")
         return model.image_encoder.state_dict()
 

@@ -23,6 +23,7 @@ from tests.benchmarks.many_posts import Originals, changed_image, read_posts
 from tests.benchmarks.speed import (
     bench_addresses,
     bench_annotate,
+    bench_corpus,
     bench_feeding,
     bench_gpu,
     bench_memory,
@@ -134,6 +135,11 @@ def test_the_job_is_measured_without_a_model(bench: Bench) -> None:
 def test_memory_is_measured_by_size(bench: Bench, sample: Path) -> None:
     page = bench(bench_memory.main, "--posts", str(sample), "--sizes", "20", "40")
     assert figures(page)["40"][1:3] == [2, 1]  # the stand-in for memory: 2 MB both times
+
+
+def test_training_and_evaluation_are_measured_by_size(bench: Bench, sample: Path) -> None:
+    page = bench(bench_corpus.main, "--posts", str(sample), "--sizes", "120", model=False)
+    assert figures(page)["`drf train`"][0] == figures(page)["`drf evaluate`"][0] == 120
 
 
 def test_starts_are_measured(bench: Bench, sample: Path) -> None:

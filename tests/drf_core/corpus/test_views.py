@@ -150,6 +150,24 @@ def test_damage_does_not_change_with_the_other_kinds_or_with_posts_that_follow(
     assert same(found.features[: len(posts), start:], views[modality].features[:, 1:])
 
 
+@pytest.mark.parametrize("modality", KINDS)
+def test_features_are_written_chunk_by_chunk_and_mapped(
+    model: DRFModel,
+    corpus: TrainingCorpus,
+    views: dict[str, FeatureViews],
+    modality: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("drf_core.corpus.views._POSTS_AT_ONCE", 3)
+    path = tmp_path / "features"
+    found = encode_views(model, corpus, modality, KINDS[modality], SEED, path)
+    assert same(found.features, views[modality].features)
+    assert torch.equal(found.present, views[modality].present)
+    assert found.kinds == views[modality].kinds
+    assert str(path) in Path("/proc/self/maps").read_text()
+
+
 def test_pick_takes_the_view_of_the_kind_that_each_post_wants(
     views: dict[str, FeatureViews],
 ) -> None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from drf_core.corpus.images import image_bytes, image_digest
 from pipelines.posts.labelled import read_training_rows
 from schemas.errors import UsageError
-from schemas.posts import parse_columns
+from schemas.posts import PostColumns, parse_columns
 from tests.data.corpora import IMAGE_STRUCT
 
 
@@ -50,6 +52,24 @@ def test_images_that_are_only_named_are_not_left_out_without_a_word(tmp_path: Pa
     columns = parse_columns([], str(tmp_path))
     [row] = read_training_rows([str(tmp_path / "posts.parquet")], columns, "label")
     assert row.image == b"one"
+
+
+def test_images_of_a_corpus_lie_in_a_file_and_not_in_memory(tmp_path: Path) -> None:
+    images = [bytes([number]) * 200_000 for number in range(60)]
+    table = pa.table({"post_id": [str(n) for n in range(60)], "text": ["t"] * 60, "image": images})
+    pq.write_table(table, tmp_path / "posts.parquet")
+    images = [image_digest(image) for image in images]
+    tracemalloc.start()
+    try:
+        found = read_training_rows([str(tmp_path)], PostColumns(), None, folder=tmp_path)
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < 1_000_000
+    assert [image_digest(image_bytes(row.image)) for row in found] == images
+    assert found[3].image == found[3].image != found[4].image
+    # It has no name, and so is gone however the process ends.
+    assert [path.name for path in tmp_path.iterdir()] == ["posts.parquet"]
 
 
 @pytest.mark.parametrize(
