@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from drf_core.checkpoint import read_checkpoint
 from pipelines.console.command_line import command_line, shown
@@ -138,6 +139,7 @@ def run_train(args: argparse.Namespace) -> int:
         check_paths(getattr(args, option), f"--{option}")
     for option in ("text-encoder", "image-encoder", "image-teacher"):
         check_encoder(getattr(args, option.replace("-", "_")), f"--{option}")
+    given = {} if args.config is None else _read_config(args.config)
     if args.teacher:
         read_checkpoint(resolve_model(args.teacher, "--teacher"))
     import dataclasses
@@ -147,10 +149,10 @@ def run_train(args: argparse.Namespace) -> int:
 
     from drf_core.runtimes.choice import available_cores, choose_device
     from pipelines.train import resume
-    from pipelines.train.config import read_train_config
+    from pipelines.train.config import train_config
     from pipelines.train.corpora import read_corpora
 
-    config = read_train_config(args.config, args.seed)
+    config = train_config(args.config, given, args.seed)
     output = local_folder(args.output)
     folder = resume.state_folder(output, args.restart)
     device = choose_device(args.device)
@@ -172,6 +174,20 @@ def run_train(args: argparse.Namespace) -> int:
     resume.end(folder)
     say(f"checkpoint in {output}")
     return 0
+
+
+def _read_config(path: str) -> dict[str, Any]:
+    try:
+        given = json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UsageError(f"--config {path}: no such file") from None
+    except OSError as error:
+        raise UsageError(f"--config {path}: cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise UsageError(f"--config {path}: is not valid JSON ({error})") from error
+    if not isinstance(given, dict):
+        raise UsageError(f"--config {path}: is not a JSON object of sections")
+    return given
 
 
 def _decisive(args: argparse.Namespace, config: TrainConfig, corpora: Corpora) -> object:

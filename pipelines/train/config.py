@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, TypeVar
 
 from drf_core.model.configuration_drf import DRFConfig
@@ -65,12 +63,11 @@ class TrainConfig:
     card: CardConfig = field(default_factory=CardConfig)
 
 
-def read_train_config(path: str | None, seed: int) -> TrainConfig:
-    """Read a configuration file; raises UsageError for whatever it does not know.
+def train_config(path: str, given: Mapping[str, Any], seed: int) -> TrainConfig:
+    """What the file at path gives; raises UsageError for whatever is not known.
 
     seed: of training and distillation, where the file names none.
     """
-    given = _read_json(path) if path is not None else {}
     where = f"--config {path}"
     _check_names(where, "", given, [part.name for part in dataclasses.fields(TrainConfig)])
     for section, values in given.items():
@@ -99,20 +96,6 @@ def read_train_config(path: str | None, seed: int) -> TrainConfig:
         settings("distillation", DistillationSettings),
         settings("card", CardConfig),
     )
-
-
-def _read_json(path: str) -> dict[str, Any]:
-    try:
-        given = json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UsageError(f"--config {path}: no such file") from None
-    except OSError as error:
-        raise UsageError(f"--config {path}: cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise UsageError(f"--config {path}: is not valid JSON ({error})") from error
-    if not isinstance(given, dict):
-        raise UsageError(f"--config {path}: is not a JSON object of sections")
-    return given
 
 
 def _check_names(where: str, prefix: str, given: Mapping[str, Any], known: list[str]) -> None:

@@ -67,6 +67,8 @@ _SMALL = ("--text-encoder", "small", "--image-encoder", "small")
         ("train", ("--posts", "./nowhere", *_SMALL)),
         ("train", ("--posts", "{posts}", "--image-encoder", "small", "--text-encoder", "nowhere")),
         ("train", ("--posts", "{posts}", *_SMALL, "--teacher", "./nowhere")),
+        ("train", ("--posts", "{posts}", *_SMALL, "--config", "./nowhere")),
+        ("adapt", ("--posts", "./nowhere")),
         ("evaluate", ("--posts", "./nowhere", "--model", "default")),
         ("evaluate", ("--posts", "{posts}", "--model", "./nowhere")),
     ],

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.train.command import add_train_arguments
-from pipelines.train.config import read_train_config
+from pipelines.train.config import train_config
 from pipelines.train.corpora import Corpora, read_corpora
 from schemas.errors import UsageError
 from tests.data.corpora import image_bytes
@@ -57,7 +57,6 @@ def read(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Corpora]:
         tmp_path / "emoji.parquet",
         [(f"smile {n}", ("sun", "rain", "tea")[n % 3]) for n in range(9)],
     )
-    (tmp_path / "config.json").write_text(json.dumps(EXPERT))
 
     def call(
         *more: str,
@@ -65,11 +64,9 @@ def read(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Corpora]:
         validation: bool = True,
         tasks: dict[str, Any] | None = None,
     ) -> Corpora:
-        config = str(tmp_path / "config.json") if expert else None
+        config = EXPERT if expert else {}
         if tasks is not None:
-            config = str(tmp_path / "tasks.json")
-            whole = {**EXPERT, "text_expert": {"tasks": tasks}}
-            Path(config).write_text(json.dumps(whole))
+            config = {**EXPERT, "text_expert": {"tasks": tasks}}
         held = ("--validation", str(tmp_path / "dev.parquet")) if validation else ()
         more = tuple(option.replace("FOLDER", str(tmp_path)) for option in more)
         parser = argparse.ArgumentParser()
@@ -81,7 +78,7 @@ def read(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Corpora]:
                 *(*held, "--text-encoder", "small", "--image-encoder", "small", *more),
             ]
         )
-        return read_corpora(args, read_train_config(config, 0))
+        return read_corpora(args, train_config("", config, 0), tmp_path)
 
     return call
 
