@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,7 @@ from pipelines.console.options import add_labelled_posts_options
 from pipelines.posts.find import check_paths
 from pipelines.storage.checkpoints import check_encoder, resolve_model
 from pipelines.storage.local import local_folder
+from pipelines.storage.redaction import redact
 from pipelines.train.tracking import TRACKERS, tracking
 from schemas.errors import UsageError
 from schemas.posts import parse_columns
@@ -166,13 +168,19 @@ def run_train(args: argparse.Namespace) -> int:
     }
     with tracking(args.track, output, folder, facts) as track:
         corpora = read_corpora(args, config, folder)
+        say(
+            f"{shown(args.text_encoder)} and {shown(args.image_encoder)}, up to "
+            f"{config.training.epochs} epochs on {device.type}, into {args.output}; "
+            "one that is stopped goes on by the same command"
+        )
         resume.begin(folder, _decisive(args, config, corpora), corpora.posts + corpora.validation)
         model, processor = resume.initial_model(
             folder, lambda: _build(args, config, corpora.labels, corpora.texts)
         )
         _train(args, config, corpora, folder, model.to(device), processor, track)
     resume.end(folder)
-    say(f"checkpoint in {output}")
+    say(f"checkpoint in {args.output}, its card in README.md there; next, for example:")
+    say(f"  {_next_command(args, corpora.labels)}")
     return 0
 
 
@@ -188,6 +196,22 @@ def _read_config(path: str) -> dict[str, Any]:
     if not isinstance(given, dict):
         raise UsageError(f"--config {path}: is not a JSON object of sections")
     return given
+
+
+def _next_command(args: argparse.Namespace, labels: tuple[str, ...]) -> str:
+    """What is done first with a checkpoint, as it is typed."""
+    if not args.test:
+        words = ["annotate", "--input", "POSTS", "--output", "annotated", "--model", args.output]
+        return shlex.join(["drf", *words])
+    words = ["evaluate", "--posts", *args.test, "--model", args.output]
+    if set(labels) == {"negative", "neutral", "positive"}:
+        words += ["--model", "default"]
+    words += [f"--column={column}" for column in args.column]
+    if args.label_column != "label":
+        words += ["--label-column", args.label_column]
+    if args.image_folder:
+        words += ["--image-folder", args.image_folder]
+    return redact(shlex.join(["drf", *words, "--output", "evaluation"]))
 
 
 def _decisive(args: argparse.Namespace, config: TrainConfig, corpora: Corpora) -> object:
@@ -211,9 +235,11 @@ def _train(
     from drf_core.corpus.posts import TrainingCorpus
     from drf_core.corpus.views import encode_views
     from drf_core.evaluation.quick import evaluate, suspicions
+    from drf_core.training.model_card import figures_table
     from drf_core.training.text_expert import TextExpert
     from drf_core.training.trainer import EVALUATION_SEED, Trainer, validation_kinds
     from pipelines.train import resume
+    from pipelines.train.card import write_training_card
     from pipelines.train.save import save_checkpoint
     from pipelines.train.teachers import (
         judged_tasks,
@@ -278,7 +304,11 @@ def _train(
     counts = (len(posts), len(judged), known)
     output = Path(args.output)
     save_checkpoint(output, model, processor, config.card.half_precision_weights)
-    _write_card(args, config, output, model, figures, matched, counts)
+    command = command_line("train", add_train_arguments, args)
+    write_training_card(args, command, config, output, model, figures, matched, counts)
+    held_out = "test" if args.test else "validation"
+    say(f"on the {len(judged)} {held_out} posts, under the checkpoint's prior:")
+    say(figures_table(figures))
 
 
 def _tell(track: Track, stage: str, figures: Mapping[str, float], step: int) -> None:
@@ -319,56 +349,3 @@ def _build(
         )
     except (TypeError, ValueError, KeyError) as error:
         raise UsageError(f"--config {args.config}: no model can be built: {error}") from error
-
-
-def _write_card(
-    args: argparse.Namespace,
-    config: TrainConfig,
-    output: Path,
-    model: DRFModel,
-    figures: dict[str, dict[str, float]],
-    matched: dict[str, dict[str, float]],
-    posts: tuple[int, int, int],
-) -> None:
-    from drf_core.training.building import SMALL
-    from drf_core.training.model_card import (
-        CardFacts,
-        Provenance,
-        common_licence,
-        figures_table,
-        is_hub_id,
-        licence_of,
-        write_card,
-    )
-
-    encoders = [name for name in (args.text_encoder, args.image_encoder) if name != SMALL]
-    sources = dict.fromkeys([*encoders, *([args.teacher] if args.teacher else [])])
-    licences = {shown(name): licence_of(name) for name in sources}
-    card = config.card
-    facts = CardFacts(
-        name=card.name or output.resolve().name,
-        design=model.config.design,
-        labels=model.config.labels,
-        text_encoder=shown(args.text_encoder),
-        image_encoder=shown(args.image_encoder),
-        training_posts=posts[0],
-        judged_posts=posts[1],
-        judged_on_validation=not args.test,
-        chose_epoch=config.training.choose_epoch,
-        known_posts=posts[2],
-        parameters=sum(p.numel() for p in model.parameters()),
-        command=command_line("train", add_train_arguments, args),
-        reference="the posts given with --reference" if args.reference else "the validation posts",
-        trained_kinds=model.config.trained_kinds or {},
-        prior=model.config.prior,
-        notes=card.notes,
-        provenance=Provenance(
-            licence=card.license or common_licence(licences.values()),
-            base_models=tuple(card.base_model or filter(is_hub_id, encoders)),
-            datasets=tuple(card.datasets),
-            languages=tuple(card.language),
-        ),
-        licences=licences,
-    )
-    (output / "README.md").write_text(write_card(facts, figures, matched), encoding="utf-8")
-    say(figures_table(figures))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import random
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -119,10 +120,12 @@ def read_corpora(args: argparse.Namespace, config: TrainConfig, folder: Path) ->
             wanted = config.distillation.unlabelled_posts or len(unlabelled)
             drawn = random.Random(args.seed).sample(unlabelled, min(wanted, len(unlabelled)))
             posts += drawn
-    labelled = sum(post.label != UNLABELLED for post in posts)
+    counts = Counter(post.label for post in posts if post.label != UNLABELLED)
+    labelled = counts.total()
+    shares = ", ".join(f"{name} {counts[n] / labelled:.1%}" for n, name in enumerate(labels))
     say(
-        f"{len(posts)} posts to train on ({labelled} labelled), "
-        f"{len(validation)} to validate; labels {', '.join(labels)}"
+        f"{len(posts)} posts to train on ({labelled} labelled), {len(validation)} to validate, "
+        f"{len(test)} to test; labels {shares}"
     )
     adaptation = []
     if config.text_adaptation is not None:

@@ -20,6 +20,7 @@ from drf_core.corpus.views import FeatureViews, encode_views, read_views
 from drf_core.files import write_whole
 from drf_core.model.modeling_drf import DRFModel
 from drf_core.model.processing_drf import DRFProcessor
+from pipelines.console.messages import say
 from pipelines.storage.local import local_folder
 from schemas.errors import UsageError
 
@@ -104,6 +105,7 @@ def encode_frozen(
     path = folder / f"{modality}_views_{name}-{wanted}.safetensors"
     if path.exists():
         return read_views(path, kinds)
+    say(f"encoding the {modality}s of {len(corpus)} posts ({name}), {len(kinds)} damages of each")
     return encode_views(model, corpus, modality, kinds, seed, path)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import pyarrow as pa
@@ -200,12 +201,19 @@ def test_a_rival_is_trained_by_its_name_and_annotates_like_any_other(
     assert [row["image_state"] for row in output.annotations][2] == "recovered"
 
 
-def test_a_checkpoint_says_what_damage_it_was_trained_on(corpus: Path, tmp_path: Path) -> None:
+def test_what_is_trained_on_and_what_comes_next_is_told(corpus: Path, tmp_path: Path) -> None:
     kinds = {"text_kinds": ["corrupt", "typos"], "image_kinds": ["blur"]}
-    result = drf_train(corpus, tmp_path / "out", *one_epoch(tmp_path, training=kinds))
+    options = ("--test", str(corpus / "dev.parquet"), *one_epoch(tmp_path, training=kinds))
+    result = drf_train(corpus, tmp_path / "out", *options)
     assert result.returncode == 0, result.stderr
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert config["trained_kinds"] == {"text": ["corrupt", "typos"], "image": ["blur"]}
+    first, then, *_, next_command = result.stderr.splitlines()
+    assert first.startswith("160 posts to train on (160 labelled), 60 to validate, 60 to test; ")
+    assert then.startswith(f"small and small, up to 1 epochs on cpu, into {tmp_path / 'out'}; ")
+    assert "on the 60 test posts" in result.stderr
+    told = ["drf", "evaluate", "--posts", str(corpus / "dev.parquet"), "--model"]
+    assert shlex.split(next_command)[: len(told) + 1] == [*told, str(tmp_path / "out")]
 
 
 def test_a_training_with_frozen_encoders_goes_on_where_it_was_stopped(
