@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
-from drf_core.model.dynamic_fusion import PredictedFusion
+from drf_core.model.dynamic_fusion import PredictedFusion, energy_fusion
 from schemas.annotations import MODALITIES
 
 
@@ -97,6 +99,40 @@ def make_fusion(kind: str, size: int, labels: int, dropout: float) -> nn.Module:
     if kind == "concatenation":
         return ConcatenationFusion(size, labels, dropout)
     return PredictedFusion(size) if kind == "predicted" else EvidenceFusion(labels)
+
+
+@dataclass(frozen=True)
+class Features:
+    """Of a batch: hidden, recovered (batch, 2, d), said (batch, 2, labels) by each modality's own
+    head, zero where it is absent, present (batch, 2) bool.
+    """
+
+    hidden: Tensor
+    recovered: Tensor
+    said: Tensor
+    present: Tensor
+
+
+def fuse(
+    kind: str, fusion: nn.Module, of: Features, trust: tuple[Tensor, Tensor], heads: nn.ModuleDict
+) -> tuple[Tensor, Tensor]:
+    """Logits (batch, labels) and evidence (batch, 2, labels) of a kind of fusion.
+
+    fusion: what `make_fusion` made for it. trust: (batch, 2) each, in what is present and in what
+    was recovered. heads: of each modality.
+    """
+    if kind == "average":
+        return average_fusion(of.said, of.present)
+    if kind == "energy":
+        return energy_fusion(of.said, of.present)
+    if kind == "predicted":
+        return fusion(of.hidden, of.said, of.present)
+    if kind in MODALITIES:
+        return single_fusion(of.said, of.present, kind, fusion.bias)
+    if kind == "concatenation":
+        return fusion(of.hidden, of.recovered, *trust)
+    recovered = [heads[m](of.recovered[:, n]) for n, m in enumerate(MODALITIES)]
+    return fusion(of.said, torch.stack(recovered, 1), *trust)
 
 
 def average_fusion(said: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:

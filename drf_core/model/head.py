@@ -15,9 +15,8 @@ from transformers.utils import ModelOutput
 
 from drf_core.model.configuration_drf import DRFConfig
 from drf_core.model.designs import DESIGNS
-from drf_core.model.dynamic_fusion import energy_fusion
 from drf_core.model.feature_queue import FeatureQueue
-from drf_core.model.fusion import average_fusion, expert, make_fusion, single_fusion
+from drf_core.model.fusion import Features, expert, fuse, make_fusion
 from drf_core.model.input_statistics import STATISTICS_SIGNS, TokenStatistics
 from drf_core.model.projection import Projection, Standardiser
 from drf_core.model.quality import FIRST_TRUST, QualityEstimator, trust
@@ -250,15 +249,6 @@ class FeatureModel(nn.Module):
         """Logits (batch, labels) and evidence (batch, 2, labels), as the design has it."""
         hidden, said, recovered = output.hidden, output.unimodal_logits, output.recovered
         assert hidden is not None and said is not None and recovered is not None
-        kind = self.design.fusion
-        if kind == "average":
-            return average_fusion(said, present)
-        if kind == "energy":
-            return energy_fusion(said, present)
-        if kind == "predicted":
-            return self.fusion(hidden, said, present)
-        if kind in MODALITIES:
-            return single_fusion(said, present, kind, self.fusion.bias)
         if not self.design.quality_weights:
             trusted = torch.ones_like(trusted)
         own = torch.where(present, trusted, torch.zeros_like(trusted))
@@ -266,10 +256,10 @@ class FeatureModel(nn.Module):
         of_recovered = torch.where(present, torch.ones_like(trusted), trusted) * own.flip(1)
         if self.design.recovery == "none":
             of_recovered = torch.zeros_like(of_recovered)
-        if kind == "concatenation":
-            return self.fusion(hidden, recovered, own, of_recovered)
-        evidence = [self.unimodal_heads[m](recovered[:, n]) for n, m in enumerate(MODALITIES)]
-        return self.fusion(said, torch.stack(evidence, 1), own, of_recovered)
+        features = Features(hidden, recovered, said, present)
+        return fuse(
+            self.design.fusion, self.fusion, features, (own, of_recovered), self.unimodal_heads
+        )
 
     def _look_at(
         self, modality: str, raw: Tensor | None, rows: Tensor
