@@ -21,14 +21,14 @@ KINDS = {"text": ["typos", "no_vowels"], "image": ["blur", "noise"]}
 
 # Tests that are not quick: by the fixtures that they take, which run a job, train, or need a store
 # or many real posts, and by where they lie.
-_COSTLY_FIXTURES = {"drf", "annotate", "shared", "remote", "gs", "s3"}
-_COSTLY_ROOMS = (
+COSTLY_FIXTURES = {"drf", "annotate", "shared", "remote", "gs", "s3"}
+COSTLY_ROOMS = (
     *("benchmarks/", "deploy/", "pipelines/train/", "pipelines/evaluate/", "drf_core/runtimes/"),
     *("drf_core/training/", "drf_core/corpus/test_views.py", "drf_core/decoding/test_decoders.py"),
     *("drf_core/model/test_auto_classes.py", "pipelines/annotate/work/test_unit"),
     *("test_readme.py", "drf_core/test_default_checkpoint.py", "pipelines/test_annotate_posts.py"),
     *("pipelines/annotate/test_", "pipelines/annotate/end_to_end/"),
-    *("pipelines/annotate/publish/test_publishing_killed.py",),
+    *("pipelines/annotate/engines/test_prism.py", "pipelines/annotate/publish/test_publishing_k"),
 )
 
 
@@ -36,8 +36,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what `tests/run --quick` runs."""
     for item in items:
         room = item.path.relative_to(Path(__file__).parent).as_posix()
-        costly = _COSTLY_FIXTURES.intersection(getattr(item, "fixturenames", ()))
-        if not costly and not room.startswith(_COSTLY_ROOMS):
+        costly = COSTLY_FIXTURES.intersection(getattr(item, "fixturenames", ()))
+        if not costly and not room.startswith(COSTLY_ROOMS):
             item.add_marker(pytest.mark.quick)
 
 

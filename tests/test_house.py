@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections import defaultdict
 from pathlib import Path
 
 import pytest
+
+from tests.conftest import COSTLY_FIXTURES, COSTLY_ROOMS
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("schemas", "drf_core", "pipelines")
@@ -87,3 +90,17 @@ def test_rooms_and_modules_are_small() -> None:
     top = [path for path in (ROOT / "pipelines").iterdir() if path.name != "__pycache__"]
     assert len([path for path in top if path.is_file()]) <= 6
     assert len([path for path in top if path.is_dir()]) <= 8
+
+
+def test_what_is_not_quick_is_where_the_marker_looks_for_it(request: pytest.FixtureRequest) -> None:
+    tests = Path(__file__).parent
+    paths = [path.relative_to(tests).as_posix() for path in tests.rglob("*")]
+    # A room that moved would be quick from then on, and nobody would be told.
+    assert not [room for room in COSTLY_ROOMS if not any(f"{p}/".startswith(room) for p in paths)]
+    sources = "\n".join(path.read_text(encoding="utf-8") for path in tests.rglob("*.py"))
+    fixtures = re.findall(r"^@pytest\.fixture.*\ndef (\w+)", sources, re.MULTILINE)
+    assert set(fixtures) >= COSTLY_FIXTURES
+    quick = [item for item in request.session.items if item.get_closest_marker("quick")]
+    for item in quick:
+        assert not COSTLY_FIXTURES.intersection(item.fixturenames), item.nodeid
+        assert not item.nodeid.removeprefix("tests/").startswith(COSTLY_ROOMS), item.nodeid
