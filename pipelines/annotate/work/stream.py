@@ -41,6 +41,9 @@ FETCH_AHEAD = 1024
 _LEAST_AT_ONCE = 8
 _TURNS_AHEAD = 4
 
+# Of a row that waits for its result: its id and places in lists.
+_ROW_BYTES = 300
+
 # Answers that are kept for posts of the same content: about a kilobyte each.
 _MOST_ANSWERS = 8192
 
@@ -133,6 +136,12 @@ class Chunk:
     bytes: int
 
     @property
+    def held(self) -> int:
+        """Bytes that it holds, about, until every row has its result."""
+        # Kept columns lie in one buffer with all that was read beside them.
+        return self.bytes if self.kept.num_columns else _ROW_BYTES * len(self.post_ids)
+
+    @property
     def complete(self) -> bool:
         """Whether every row has its result."""
         return all(answer.result is not None for answer in self.answers)
@@ -154,6 +163,7 @@ class ShardEnd:
     shard: Shard
     layout: PostsLayout | None = None
     failure: str | None = None
+    held = 0
 
 
 def stream_posts(

@@ -49,6 +49,9 @@ from schemas.posts import PostsLayout
 MAX_ATTEMPTS = 3
 _SUSPICIOUS_SECONDS = 1.0
 
+# Bytes of rows that wait for a batch to be full.
+_MOST_HELD = 256 << 20
+
 
 def annotate_unit(unit: WorkUnit, options: JobOptions) -> Iterator[ShardOutcome]:
     """Annotate the shards of `unit` that have no commit record yet; one outcome per shard.
@@ -120,6 +123,7 @@ class _Annotation:
         self._rows: Counter[str] = Counter()
         self._dead_letters: Counter[str] = Counter()
         self._waiting: deque[Chunk | ShardEnd] = deque()
+        self._held = 0
         self._batch: list[tuple[Answer, PreparedPost]] = []
 
     def run(self) -> Iterator[ShardOutcome]:
@@ -142,9 +146,14 @@ class _Annotation:
             for item in ahead:
                 if not isinstance(item, Arrival):
                     self._waiting.append(item)
+                    self._held += item.held
                 if not isinstance(item, ShardEnd):
                     self._collect(item.prepared)
                 yield from self._settle()
+                if self._held > _MOST_HELD:
+                    # Posts of one content fill no batch, however many wait for its answer.
+                    self._predict()
+                    yield from self._settle()
                 # A copy: the reading thread begins attempts meanwhile.
                 for key, attempt in list(self._attempts.items()):
                     attempt.touch(self._rows[key], self._dead_letters[key])
@@ -234,6 +243,7 @@ class _Annotation:
                 yield self._end(item)
             elif item.complete:
                 self._waiting.popleft()
+                self._held -= item.held
                 self._write(item)
             else:
                 return

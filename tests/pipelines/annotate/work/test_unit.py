@@ -17,7 +17,7 @@ from pipelines.annotate.output import layout
 from pipelines.annotate.output.attempts import list_attempts
 from pipelines.annotate.output.commits import committed_keys
 from pipelines.annotate.plan import JobOptions, RowOptions
-from pipelines.annotate.work import stream
+from pipelines.annotate.work import stream, unit
 from pipelines.storage.files import open_store
 from tests.data.corpora import faulty_posts, make_posts, odd_posts, write_posts
 from tests.support.nights.work_units import (
@@ -169,6 +169,35 @@ def test_posts_of_the_same_content_are_annotated_once_and_alike(
             assert found[row]["post_id"] == f"p{row}"
             assert all(found[row][n] == found[first][n] for n in found[first] if n not in own)
     assert list(letters) == [4, 12, 13]
+
+
+def test_rows_of_one_content_are_not_all_held_until_a_batch_is_full(
+    tmp_path: Path, options: JobOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[int] = []
+    read: list[int] = []
+    chunk, write = stream._chunk, unit._Annotation._write
+
+    def reading(*arguments: Any) -> Any:
+        read.append(arguments[2])
+        return chunk(*arguments)
+
+    def writing(annotation: Any, item: stream.Chunk) -> None:
+        write(annotation, item)
+        written.append(max(read) - item.first_row)
+
+    monkeypatch.setattr(unit, "_MOST_HELD", 1 << 20)
+    monkeypatch.setattr(stream, "_chunk", reading)
+    monkeypatch.setattr(unit._Annotation, "_write", writing)
+    # In the file one value, of which each batch is a megabyte.
+    posts = [{"post_id": f"p{n}", "text": "sunny", "page": "x" * 10_000} for n in range(4000)]
+    types = dict.fromkeys(("post_id", "text", "page"), pa.string()) | {"image": pa.binary()}
+    path = write_posts(tmp_path / "posts.parquet", posts, types=types)
+    rows = dataclasses.replace(options.rows, keep=("page",))
+
+    annotate(shards_of(path), dataclasses.replace(options, rows=rows))
+
+    assert len(written) > 10 and max(written) < 2000
 
 
 def test_a_content_that_comes_again_much_later_is_computed_again(
