@@ -22,7 +22,7 @@ from pipelines.annotate.metrics_file import write_metrics
 from pipelines.annotate.output.commits import sweep_staging
 from pipelines.annotate.output.layout import TREES
 from pipelines.annotate.output.locks import check_locks
-from pipelines.annotate.plan import JobOptions, Plan, RowOptions, parse_prior
+from pipelines.annotate.plan import PART_BYTES, JobOptions, Plan, RowOptions, parse_prior
 from pipelines.annotate.planning.addresses import check_addresses
 from pipelines.annotate.planning.make_plan import describe_plan, make_plan
 from pipelines.annotate.planning.shards import SHARD_ROWS
@@ -193,6 +193,7 @@ def add_annotate_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--max-image-pixels", type=positive, default=MAX_IMAGE_PIXELS, metavar="N")
     add("--max-image-bytes", type=positive, default=MAX_IMAGE_BYTES, metavar="N")
+    add("--part-bytes", type=positive, default=PART_BYTES, metavar="N", help="of a published part")
 
 
 def run_annotate(
@@ -362,15 +363,14 @@ def job_options(arguments: argparse.Namespace, started: datetime) -> JobOptions:
         **{name: getattr(arguments, name) for name in _LIMITS},
         strict=arguments.strict,
         feature_cache=arguments.feature_cache and _absolute(arguments.feature_cache),
+        part_bytes=arguments.part_bytes,
     )
 
 
 def _image_formats(words: Sequence[str]) -> tuple[str, ...]:
-    formats = tuple(sorted(set(_split(words))))
-    for name in formats:
-        if name not in MORE_FORMATS:
-            raise UsageError(f"--image-formats {name}: is none of {', '.join(MORE_FORMATS)}")
-    return formats
+    if unknown := {*_split(words)} - {*MORE_FORMATS}:
+        raise UsageError(f"--image-formats {min(unknown)}: is none of {', '.join(MORE_FORMATS)}")
+    return tuple(sorted({*_split(words)}))
 
 
 def _absolute(url: str) -> str:

@@ -176,7 +176,7 @@ def _file_counts(
         rows=held.rows if held and not planned else rows,
         annotations=held.annotations if held else 0,
         dead_letters=held.dead_letters if held else 0,
-        parts=[shard.name for shard in held.shards] if held else [],
+        parts=sorted({shard.part for shard in held.shards if shard.part}) if held else [],
         status=result.status,
         error=result.error,
         identity=planned.identity if planned else None,

@@ -15,15 +15,18 @@ from pipelines.posts.files import FailedFile, InputFile
 from schemas.errors import UsageError
 from schemas.posts import MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS, PostColumns
 
+PART_BYTES = 128 << 20
+
 
 @dataclass(frozen=True)
 class Earlier:
-    """Where --retry asks for some rows of a shard: its parts in the output, and which rows.
+    """Where --retry asks for some rows of a shard: where they lie in the output, and which.
 
-    parts: names of annotations and dead letters. reasons: rows with one are computed again.
+    parts: trees and places, where its rows are, perhaps beside others'. reasons: rows with one
+    are computed again.
     """
 
-    parts: tuple[str, str]
+    parts: tuple[tuple[str, str], ...]
     reasons: tuple[str, ...]
 
 
@@ -99,6 +102,7 @@ class JobOptions:
     feature_cache: fsspec URL of a folder that keeps encoders' features, None for no cache.
     kept: fields of the kept columns that all parts have (pipelines.posts.kept), None for those
         of each file.
+    part_bytes: published parts are filled up to so many bytes.
     planned_at: when the input was looked at, seconds since 1970. Where two runs publish one
         file, the one that was planned later has its way.
     """
@@ -125,6 +129,7 @@ class JobOptions:
     strict: bool = False
     feature_cache: str | None = None
     kept: str | None = None
+    part_bytes: int = PART_BYTES
     planned_at: float = dataclasses.field(default_factory=time.time)
 
 

@@ -52,7 +52,7 @@ class ProgressReader:
         # A commit record goes when its partition is published: what was seen once, counts.
         for key in (committed_keys(self._store) & self._rows.keys()) - self._committed.keys():
             if (record := find_commit(self._store, key)) is not None:
-                self._committed[key] = (record.entry.rows, record.entry.dead_letters.rows)
+                self._committed[key] = (record.entry.rows, record.entry.dead_letters)
         for attempt in list_attempts(self._store, self._rows.keys() - self._committed.keys()):
             seen = (attempt.rows, attempt.dead_letters)
             self._attempted[attempt.key] = max(seen, self._attempted.get(attempt.key, seen))

@@ -9,7 +9,7 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +109,7 @@ def test_a_task_manager_killed_on_the_way_costs_nothing_that_was_staged(
     assert run.code == 0, run.err
     assert_same_rows(output, local)
     assert output.places() == sorted(set(output.places()))
-    assert set(staged.values()) <= set(output.files().values())
+    assert staged <= annotated(output.annotations)
     assert 0 < run.manifest["computed_rows"] < count_posts(corpus)
 
 
@@ -127,7 +127,7 @@ def test_a_client_killed_on_the_way_is_followed_by_the_same_command(
     assert run.code == 0, run.err
     assert_same_rows(output, local)
     assert output.places() == sorted(set(output.places()))
-    assert set(staged.values()) <= set(output.files().values())
+    assert staged <= annotated(output.annotations)
 
 
 def test_a_client_that_is_interrupted_cancels_its_job(
@@ -243,17 +243,22 @@ def patched(source: str | None, more: str) -> str:
     return f"{Path(source).read_text()}\n\n{more}"
 
 
-def staged_parts(output: Output, at_least: int) -> dict[str, bytes]:
-    """The bytes of what is staged and committed as soon as so many shards are."""
+def staged_parts(output: Output, at_least: int) -> set[tuple[object, ...]]:
+    """What was annotated and committed, and when, as soon as so many shards are."""
     store = open_store(str(output.root))
     wait_until(lambda: len(committed_keys(store)) >= at_least)
     committed = committed_keys(store)
     assert not output.succeeded()
-    return {
-        name: (output.root / layout.STAGED_PARTS / name).read_bytes()
+    return annotated(
+        row
         for name in store.sizes(layout.STAGED_PARTS)
-        if name.split(".")[0] in committed
-    }
+        if name.split(".")[0] in committed and ".annotations." in name
+        for row in pq.read_table(output.root / layout.STAGED_PARTS / name).to_pylist()
+    )
+
+
+def annotated(rows: Iterable[dict[str, object]]) -> set[tuple[object, ...]]:
+    return {(row["source_file"], row["source_row"], row["annotated_at"]) for row in rows}
 
 
 def count_posts(corpus: Path) -> int:

@@ -16,8 +16,8 @@ import pyarrow as pa
 
 from pipelines.annotate.output import layout
 from pipelines.annotate.output.attempts import Attempt, list_attempts
-from pipelines.annotate.output.ledger import Counts, ShardEntry
-from pipelines.annotate.output.part_writer import PartWriter
+from pipelines.annotate.output.ledger import Counts, Part, ShardEntry
+from pipelines.annotate.output.part_writer import CountingPartWriter
 from pipelines.annotate.plan import JobOptions, Shard
 from pipelines.storage.files import TEMPORARY, Store, to_json
 from schemas.annotations import annotations_schema
@@ -27,12 +27,21 @@ from schemas.records import read_record
 
 @dataclass(frozen=True)
 class CommitRecord:
-    """One committed shard, from commit to publishing."""
+    """One committed shard, from commit to publishing.
+
+    attempt: in its staged parts' names. parts: by tree, those that have rows.
+    """
 
     source_file: str
     identity: str
     run_id: str
+    attempt: str
     entry: ShardEntry
+    parts: dict[str, Part]
+
+    def staged(self, tree: str) -> str:
+        """Return where its part of a tree is staged."""
+        return layout.staged_part(tree, self.entry.key, self.attempt)
 
 
 def find_commit(store: Store, key: str) -> CommitRecord | None:
@@ -47,9 +56,8 @@ def find_commit(store: Store, key: str) -> CommitRecord | None:
     except ValueError:
         # There is none, or one that another version of this package wrote.
         return None
-    entry = record.entry
-    staged = all(store.size(entry.staged(t)) == entry.part(t).bytes for t in layout.TREES)
-    return record if staged and entry.key == key else None
+    staged = all(store.size(record.staged(t)) == part.bytes for t, part in record.parts.items())
+    return record if staged and record.entry.key == key else None
 
 
 def committed_keys(store: Store) -> set[str]:
@@ -70,8 +78,8 @@ def clear_shards(store: Store, keys: Iterable[str]) -> None:
         for state in attempts
         if state.attempt not in at_work
     ]
-    for name in store.sizes(layout.STAGED_PARTS, recursive=True):
-        key, attempt, *_ = name.rpartition("/")[2].split(".")
+    for name in store.sizes(layout.STAGED_PARTS):
+        key, attempt, *_ = name.split(".")
         if key in keys and attempt not in at_work:
             left.append(f"{layout.STAGED_PARTS}/{name}")
     store.for_each(store.remove, left)
@@ -82,24 +90,36 @@ def clear_shards(store: Store, keys: Iterable[str]) -> None:
 def sweep_staging(store: Store, older_than_seconds: float = 7 * 86_400) -> int:
     """Remove what nobody will ask for again; return how many files.
 
-    That is: attempts' leftovers, commits that no plan has published for so long, and ledgers
-    but the newest of each partition. What is younger may belong to a run at work.
+    That is: attempts' leftovers, commits that no plan has published for so long, parts that no
+    ledger came to name, and ledgers but the newest of each partition. What is younger may
+    belong to a run at work.
     """
     swept = (layout.STAGED_PARTS, layout.COMMITS, layout.ATTEMPTS, layout.FAULTS, TEMPORARY)
     folders = tuple(f"{folder}/" for folder in swept)
+    staged = store.ages(layout.STAGING, recursive=True)
+    ledgers = store.ages(layout.LEDGERS, recursive=True)
+    newest: dict[str, int] = {}
+    for name in ledgers:
+        partition, _, file = name.rpartition("/")
+        newest[partition] = max(newest.get(partition, 0), layout.ledger_number(file))
+
+    def unwanted(name: str) -> bool:
+        for tree in layout.TREES:
+            if name.startswith(f"{layout.prepared(tree)}/"):
+                partition, _, part = name[len(layout.prepared(tree)) + 1 :].rpartition("/")
+                return layout.part_number(part) > newest.get(partition, 0)
+        return name.startswith(folders)
+
     old = [
         f"{layout.STAGING}/{name}"
-        for name, age in store.ages(layout.STAGING, recursive=True).items()
-        if age > older_than_seconds and f"{layout.STAGING}/{name}".startswith(folders)
+        for name, age in staged.items()
+        if age > older_than_seconds and unwanted(f"{layout.STAGING}/{name}")
     ]
-    newest: dict[str, str] = {}
-    ledgers = store.ages(layout.LEDGERS, recursive=True)
-    for name in sorted(ledgers):
-        newest[name.rpartition("/")[0]] = name
     old += [
         f"{layout.LEDGERS}/{name}"
         for name, age in ledgers.items()
-        if age > older_than_seconds and name not in newest.values()
+        if age > older_than_seconds
+        and layout.ledger_number(name.rpartition("/")[2]) < newest[name.rpartition("/")[0]]
     ]
     store.for_each(store.remove, old)
     return len(old)
@@ -121,10 +141,10 @@ class StagedShard:
         keep: Sequence[pa.Field] = (),
         runtime: str = "torch f32 on cpu",
     ) -> None:
-        """Open both parts.
+        """Begin both parts.
 
         keep: fields of the kept columns. runtime: what computes the rows, for the parts'
-        metadata. Raises OutputError where the output cannot be written.
+        metadata.
         """
         self._store = store
         self._shard = shard
@@ -143,15 +163,14 @@ class StagedShard:
             layout.ANNOTATIONS: annotations_schema(options.labels, keep),
             layout.DEAD_LETTERS: dead_letters_schema(),
         }
-        self._parts: dict[str, PartWriter] = {}
-        try:
-            for tree, schema in schemas.items():
-                name = layout.staged_part(tree, shard.partition, shard.key, self._attempt)
-                schema = schema.with_metadata({**(schema.metadata or {}), **metadata})
-                self._parts[tree] = PartWriter(store, name, schema)
-        except BaseException:
-            self.discard()
-            raise
+        self._parts = {
+            tree: CountingPartWriter(
+                store,
+                layout.staged_part(tree, shard.key, self._attempt),
+                schema.with_metadata({**(schema.metadata or {}), **metadata}),
+            )
+            for tree, schema in schemas.items()
+        }
 
     @property
     def annotations_schema(self) -> pa.Schema:
@@ -160,7 +179,7 @@ class StagedShard:
 
     def add_annotations(self, rows: pa.RecordBatch | pa.Table) -> None:
         """Add annotations, in the order of source_row."""
-        self._parts[layout.ANNOTATIONS].add(rows)
+        self._add(layout.ANNOTATIONS, rows)
 
     def add_dead_letters(
         self, rows: pa.RecordBatch | pa.Table, modality_reasons: Iterable[str] = ()
@@ -170,7 +189,7 @@ class StagedShard:
         modality_reasons: why their texts and images could not be used (fetch_failed, …), one
         item per modality that could not.
         """
-        self._parts[layout.DEAD_LETTERS].add(rows)
+        self._add(layout.DEAD_LETTERS, rows)
         for reason in modality_reasons:
             self._lost_reasons[reason] = self._lost_reasons.get(reason, 0) + 1
 
@@ -182,12 +201,13 @@ class StagedShard:
         the shard's rows, each once and in order.
         """
         shard = self._shard
-        annotations = self._parts[layout.ANNOTATIONS].close()
-        dead_letters = self._parts[layout.DEAD_LETTERS].close()
-        if annotations.rows + dead_letters.rows != shard.rows:
+        closed = {tree: writer.close() for tree, writer in self._parts.items()}
+        parts = {tree: part for tree, part in closed.items() if part is not None}
+        annotations, dead_letters = (parts[t].rows if t in parts else 0 for t in layout.TREES)
+        if annotations + dead_letters != shard.rows:
             raise ValueError(
                 f"shard at row {shard.first_row} of {shard.source_file}: {shard.rows} rows in, "
-                f"{annotations.rows} annotations and {dead_letters.rows} dead letters out"
+                f"{annotations} annotations and {dead_letters} dead letters out"
             )
         written = self._parts[layout.ANNOTATIONS]
         counts = Counts.of(
@@ -197,13 +217,11 @@ class StagedShard:
             written.histograms,
         )
         entry = ShardEntry(
-            partition=shard.partition,
             key=shard.key,
             base_key=shard.base_key,
             generation=shard.generation,
             first_row=shard.first_row,
             rows=shard.rows,
-            attempt=self._attempt,
             annotations=annotations,
             dead_letters=dead_letters,
             counts=counts,
@@ -212,7 +230,9 @@ class StagedShard:
             source_file=shard.source_file,
             identity=shard.identity,
             run_id=self._run_id,
+            attempt=self._attempt,
             entry=entry,
+            parts=parts,
         )
         return self._create(record)
 
@@ -245,3 +265,7 @@ class StagedShard:
             self._store.write(name, data)
         self._done = True
         return record
+
+    def _add(self, tree: str, rows: pa.RecordBatch | pa.Table) -> None:
+        table = pa.Table.from_batches([rows]) if isinstance(rows, pa.RecordBatch) else rows
+        self._parts[tree].add(table)

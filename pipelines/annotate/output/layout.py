@@ -5,13 +5,15 @@ dead_letters/<partition>/part-….parquet, _SUCCESS
 _ledgers/<partition>/000000001.json, 000000002.json, …
 _runs/<run_id>/manifest.json
 _staging/commits/<key>.json, parts/…, attempts/…, prepared/…, locks/…, faults/…
+
+A part has the same name in both trees, and no file in one where it would have no rows.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from urllib.parse import quote
+import sys
 
 ANNOTATIONS = "annotations"
 DEAD_LETTERS = "dead_letters"
@@ -29,7 +31,8 @@ FAULTS = "_staging/faults"
 
 SUCCESS = "_SUCCESS"
 
-_PART_NAME = re.compile(r"part-([0-9a-f]{12})-\d{8,}-[0-9a-f]{16}\.parquet")
+# The second form is that of earlier versions of this package.
+_PART_NAME = re.compile(r"part-(?:(\d{9})-\d{5}|[0-9a-f]{12}-\d{8,})-[0-9a-f]{16}\.parquet")
 
 
 def partition_folder(tree: str, partition: str) -> str:
@@ -42,24 +45,23 @@ def in_partition(tree: str, partition: str, name: str) -> str:
     return f"{partition_folder(tree, partition)}/{name}"
 
 
-def part_name(source_file: str, first_row: int, publication: str) -> str:
-    """Return the name of a shard's published part, the same in both trees.
+def part_name(number: int, index: int, attempt: str) -> str:
+    """Return the name of a published part, the same in both trees.
 
-    publication: 16 hexadecimal digits that no other publication has, so that no name is ever
-    used again: a request that arrives late can only hit a name that is dead.
+    number: of the ledger that names it first. index: among its new parts. attempt: 16
+    hexadecimal digits that no other attempt at that ledger has, so that no name is ever used
+    again: a request that arrives late can only hit a name that is dead.
     """
-    return f"part-{file_mark(source_file)}-{first_row:08d}-{publication}.parquet"
+    return f"part-{number:09d}-{index:05d}-{attempt}.parquet"
 
 
-def file_mark(source_file: str) -> str:
-    """Return what the names of an input file's parts have in common."""
-    return hashlib.sha256(source_file.encode()).hexdigest()[:12]
+def part_number(name: str) -> int:
+    """Return the number of the ledger that named a published part first, 0 if it is no part.
 
-
-def mark_of(name: str) -> str | None:
-    """Return the mark that a published part's name has of its input file, None if it is none."""
+    One of an earlier version has a number that no ledger has.
+    """
     match = _PART_NAME.fullmatch(name)
-    return match[1] if match else None
+    return int(match[1] or sys.maxsize) if match else 0
 
 
 def ledger(partition: str, number: int) -> str:
@@ -73,18 +75,18 @@ def ledger_number(name: str) -> int:
     return int(digits) if name.endswith(".json") and digits.isdecimal() else 0
 
 
-def staged_part(tree: str, partition: str, key: str, attempt: str) -> str:
-    """Return where one attempt at a shard writes its part of a tree.
+def staged_part(tree: str, key: str, attempt: str) -> str:
+    """Return where one attempt at a shard writes its part of a tree."""
+    return f"{STAGED_PARTS}/{key}.{attempt}.{tree}.parquet"
 
-    Below its partition's folders, so that a reader of one that is committed and not brought to
-    its place yet finds the partition's columns there, too.
+
+def prepared(tree: str) -> str:
+    """Return below what a tree's parts are written before they take their place in it.
+
+    By partition, as in the tree, so that a reader of one that a ledger names already finds the
+    partition's columns there, too.
     """
-    return in_partition(STAGED_PARTS, partition, f"{key}.{attempt}.{tree}.parquet")
-
-
-def prepared(partition: str) -> str:
-    """Return where a disk has a partition's folders prepared that will take the old ones' place."""
-    return f"{PREPARED}/{quoted(partition)}"
+    return f"{PREPARED}/{tree}"
 
 
 def commit_record(key: str) -> str:
@@ -113,12 +115,6 @@ def earlier_manifest(run_id: str, started_at: str) -> str:
     return f"_runs/{run_id}/manifest-{moment}.json"
 
 
-def quoted(partition: str) -> str:
-    """Return a partition as one file name, which no file system finds too long.
-
-    The empty partition has one too. There is no way back from a long one.
-    """
-    name = quote(partition, safe="=")
-    if len(name) > 150:
-        name = f"{name[:80]}-{hashlib.sha256(partition.encode()).hexdigest()}"
-    return f"partition-{name}"
+def lock(partition: str) -> str:
+    """Return the name of a partition's lock, which no file system finds too long."""
+    return f"{LOCKS}/{hashlib.sha256(partition.encode()).hexdigest()}.lock"

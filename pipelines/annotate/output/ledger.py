@@ -1,4 +1,4 @@
-"""The ledger of a partition: which parts it has, of which input files, with which counts.
+"""The ledger of a partition: which parts it has, with which shards of which input files.
 
 It is what "published" means: what it does not name is no part. A partition's ledgers are
 numbered, and the highest is the one that holds. Each is created on the condition, which the
@@ -19,7 +19,7 @@ from pipelines.storage.files import OutputError, Store, in_parallel, to_json
 from schemas.annotations import MODALITIES
 from schemas.records import read_record
 
-LEDGER_VERSION = 2
+LEDGER_VERSION = 3
 
 # The columns whose values are counted as parts are written; `Counts.of` says what becomes of them.
 COUNTED = {"label", "reason", *(f"{m}_{what}" for m in MODALITIES for what in ("state", "reason"))}
@@ -42,7 +42,7 @@ class Counts:
     labels: annotations by label. states, reasons: annotations by modality, then state or
     reason. dead_letter_reasons: dead letters by reason. lost_reasons: of the dead letters'
     modalities, why they could not be used, so that --retry finds those posts too.
-    histograms: of the annotations; empty where an older version of this package wrote them.
+    histograms: of the annotations.
     """
 
     labels: dict[str, int] = field(default_factory=dict)
@@ -96,30 +96,20 @@ def _add(total: dict[str, int], more: dict[str, int]) -> None:
 
 @dataclass(frozen=True)
 class ShardEntry:
-    """A committed shard: its two parts and counts.
+    """A committed shard. rows: annotations and dead letters together.
 
-    attempt: in its staged parts' names. name: of the published parts, once it has them.
+    part: the name of the published part that holds its rows, once it has one.
     """
 
-    partition: str
     key: str
     base_key: str
     generation: int
     first_row: int
     rows: int
-    attempt: str
-    annotations: Part
-    dead_letters: Part
+    annotations: int
+    dead_letters: int
     counts: Counts
-    name: str = ""
-
-    def part(self, tree: str) -> Part:
-        """Return its part of one of the two trees."""
-        return self.annotations if tree == layout.ANNOTATIONS else self.dead_letters
-
-    def staged(self, tree: str) -> str:
-        """Return where its part of a tree was staged."""
-        return layout.staged_part(tree, self.partition, self.key, self.attempt)
+    part: str = ""
 
 
 @dataclass(frozen=True)
@@ -139,13 +129,13 @@ class LedgerFile:
 
     @property
     def annotations(self) -> int:
-        """Rows of its annotation parts."""
-        return sum(shard.annotations.rows for shard in self.shards)
+        """Its annotated rows."""
+        return sum(shard.annotations for shard in self.shards)
 
     @property
     def dead_letters(self) -> int:
-        """Rows of its dead-letter parts."""
-        return sum(shard.dead_letters.rows for shard in self.shards)
+        """Its rows that could not be annotated."""
+        return sum(shard.dead_letters for shard in self.shards)
 
 
 @dataclass(frozen=True)
@@ -164,23 +154,32 @@ class UnpublishedFile:
 class Ledger:
     """What is published of one partition.
 
-    files: by source_file. unpublished: input files that the last runs could not publish (an
+    files: by source_file. parts: by tree, then name; a part holds whole shards, of one input
+    file or of many small ones. unpublished: input files that the last runs could not publish (an
     earlier version may still be in files); while there is one, the partition is not complete.
-    duplicate_ids: posts whose id had already occurred in the partition. dropped: names of
-    parts that earlier ledgers had, and that may still lie in the folders. kept: fields of the
-    kept columns that its parts have (pipelines.posts.kept), None where an older version wrote it.
+    duplicate_ids: posts whose id had already occurred in the partition. kept: fields of the
+    kept columns that its parts have (pipelines.posts.kept), None where none was added yet.
     """
 
     labels: tuple[str, ...]
     files: dict[str, LedgerFile] = field(default_factory=dict)
+    parts: dict[str, dict[str, Part]] = field(default_factory=dict)
     unpublished: dict[str, UnpublishedFile] = field(default_factory=dict)
     duplicate_ids: int = 0
-    dropped: tuple[str, ...] = ()
     kept: str | None = None
 
-    def entries(self) -> dict[str, ShardEntry]:
-        """Return its shards by the name of their parts."""
-        return {shard.name: shard for file in self.files.values() for shard in file.shards}
+    def shards_of_parts(self) -> dict[str, list[tuple[str, ShardEntry]]]:
+        """Return, by the name of each part, its shards with the source files that they are of."""
+        shards: dict[str, list[tuple[str, ShardEntry]]] = {}
+        for source_file, file in self.files.items():
+            for shard in file.shards:
+                if shard.part:
+                    shards.setdefault(shard.part, []).append((source_file, shard))
+        return shards
+
+    def bytes_of(self, name: str) -> int:
+        """Return the bytes of a part in both trees."""
+        return sum(parts[name].bytes for parts in self.parts.values() if name in parts)
 
 
 def newest_ledger(store: Store, partition: str, listed: int = 0) -> tuple[int, Ledger | None]:

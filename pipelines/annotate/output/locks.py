@@ -61,7 +61,7 @@ def check_locks(store: Store) -> None:
 
 def _try(store: Store, partition: str) -> int | None:
     """Return a descriptor that holds the lock, None where another process does."""
-    path = store.full(f"{layout.LOCKS}/{layout.quoted(partition)}.lock")
+    path = store.full(layout.lock(partition))
     try:
         os.makedirs(os.path.dirname(path), exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)

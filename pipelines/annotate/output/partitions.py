@@ -8,11 +8,17 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from pipelines.annotate.output import layout
-from pipelines.annotate.output.ledger import Ledger, ShardEntry, listed_number, newest_ledger
+from pipelines.annotate.output.ledger import (
+    Ledger,
+    Part,
+    ShardEntry,
+    listed_number,
+    newest_ledger,
+)
 from pipelines.annotate.plan import Plan, Shard
 from pipelines.posts.files import FailedFile
 from pipelines.posts.names import partition_of
-from pipelines.storage.files import Store, in_parallel
+from pipelines.storage.files import OutputError, Store, in_parallel
 
 
 @dataclass(frozen=True)
@@ -63,45 +69,58 @@ class PartitionState:
     staged: frozenset[tuple[str, str]] = frozenset()
     succeeded: frozenset[str] = frozenset()
 
-    def placed(self, entry: ShardEntry, tree: str) -> bool:
-        """Whether a shard's part is in its folder, with the bytes it should have."""
-        return self.sizes.get(tree, {}).get(entry.name) == entry.part(tree).bytes
+    def parts(self, tree: str) -> Mapping[str, Part]:
+        """Return the parts that the ledger names in a tree, by name."""
+        return self.ledger.parts.get(tree, {}) if self.ledger else {}
 
-    def holds(self, entry: ShardEntry) -> bool:
-        """Whether both parts of a shard are in their folders, or on their way there."""
+    def placed(self, tree: str, name: str) -> bool:
+        """Whether a part that the ledger names is in its folder, with the bytes it should have."""
+        return self.sizes.get(tree, {}).get(name) == self.parts(tree)[name].bytes
+
+    def place(self, partition: str, tree: str, name: str) -> str:
+        """Return where a part lies that the ledger names."""
+        folder = tree if self.placed(tree, name) else layout.prepared(tree)
+        return layout.in_partition(folder, partition, name)
+
+    def holds(self, name: str) -> bool:
+        """Whether a part that the ledger names is in its folders, or on its way there."""
         return all(
-            self.placed(entry, tree) or (tree, entry.name) in self.staged for tree in layout.TREES
+            self.placed(tree, name) or (tree, name) in self.staged
+            for tree in layout.TREES
+            if name in self.parts(tree)
         )
 
     def published(self, shard: Shard) -> ShardEntry | None:
         """Return the shard's entry where it is published, as wanted or by a later --retry."""
         entry = self._by_base_key.get(shard.base_key)
-        if entry is None or entry.generation < shard.generation or not self.holds(entry):
+        if entry is None or entry.generation < shard.generation or not self.holds(entry.part):
             return None
         return entry
 
     @cached_property
     def _by_base_key(self) -> dict[str, ShardEntry]:
-        return {entry.base_key: entry for entry in self.entries.values()}
+        files = self.ledger.files.values() if self.ledger else ()
+        return {shard.base_key: shard for file in files for shard in file.shards}
 
-    @cached_property
-    def entries(self) -> dict[str, ShardEntry]:
-        """The ledger's shards by the name of their parts."""
-        return self.ledger.entries() if self.ledger else {}
+    def unnamed(self) -> set[tuple[str, str]]:
+        """Return (tree, name) of the parts in the folders that the ledger does not name."""
+        return {
+            (tree, name)
+            for tree, names in self.sizes.items()
+            for name in names
+            if layout.part_number(name) and name not in self.parts(tree)
+        }
 
-    def parts(self) -> set[str]:
-        """Return the names of all parts that lie in either folder."""
-        return {n for names in self.sizes.values() for n in names if layout.mark_of(n)}
-
-    def whole(self) -> bool:
-        """Whether the folders hold exactly the parts that the ledger names."""
-        placed = all(self.placed(e, tree) for e in self.entries.values() for tree in layout.TREES)
-        return placed and self.parts() == self.entries.keys()
+    def dead(self) -> set[tuple[str, str]]:
+        """Return those of them that earlier ledgers named: nobody will name them again."""
+        return {place for place in self.unnamed() if layout.part_number(place[1]) <= self.number}
 
     def complete(self) -> bool:
-        """Whether the partition may say _SUCCESS."""
+        """Whether the partition may say _SUCCESS once its folders are as the ledger says."""
         ledger = self.ledger
-        return bool(ledger and ledger.files and not ledger.unpublished) and self.whole()
+        if ledger is None or not ledger.files or ledger.unpublished:
+            return False
+        return all(self.holds(name) for parts in ledger.parts.values() for name in parts)
 
     def says_success(self) -> bool:
         """Whether either tree says that the partition is complete, by whatever ledger."""
@@ -109,10 +128,9 @@ class PartitionState:
 
     def settled(self) -> bool:
         """Whether nothing is to be done for the folders to be as the ledger says."""
-        if self.complete():
-            return self.succeeded == {*layout.TREES}
-        dropped = self.ledger.dropped if self.ledger else ()
-        return not (self.says_success() or self.staged or self.parts() & {*dropped})
+        if self.staged or self.unnamed():
+            return False
+        return self.succeeded == {*layout.TREES} if self.complete() else not self.says_success()
 
 
 def read_partition(
@@ -125,29 +143,31 @@ def read_partition(
 
     Files that are listed as the ledger says are there: no part's name is used twice. What the
     listing lacks, or has beside the ledger, is looked up by name. listed: per tree, files with
-    their bytes; number: the highest of its ledgers that is listed; both where known already.
+    their bytes; number: the highest of its ledgers that is listed since; both where known.
+    Raises OutputError, also where the folders hold parts whose ledger is not there.
     """
+    # Before the ledgers: what is listed was named by one that is found then.
+    if listed is None:
+        listed = {t: store.sizes(layout.partition_folder(t, partition)) for t in layout.TREES}
     if number is None:
         number = listed_number(store, partition)
     number, ledger = newest_ledger(store, partition, number)
-    if listed is None:
-        listed = {t: store.sizes(layout.partition_folder(t, partition)) for t in layout.TREES}
     sizes = {tree: dict(listed.get(tree, {})) for tree in layout.TREES}
-    entries = ledger.entries() if ledger else {}
+    named = {tree: ledger.parts.get(tree, {}) if ledger else {} for tree in layout.TREES}
     doubtful = []
     for tree in layout.TREES:
-        expected = {entry.name: entry.part(tree).bytes for entry in entries.values()}
-        parts = {name: size for name, size in sizes[tree].items() if layout.mark_of(name)}
+        expected = {name: part.bytes for name, part in named[tree].items()}
+        parts = {name: size for name, size in sizes[tree].items() if layout.part_number(name)}
         names = {name for name, _ in expected.items() ^ parts.items()}
         doubtful += [(tree, name) for name in sorted(names)]
 
     def look_up(place: tuple[str, str]) -> tuple[int | None, bool]:
         tree, name = place
-        published, entry = layout.in_partition(tree, partition, name), entries.get(name)
+        published, part = layout.in_partition(tree, partition, name), named[tree].get(name)
         size = store.size(published)
-        if entry is None or size == entry.part(tree).bytes:
+        if part is None or size == part.bytes:
             return size, False
-        if store.size(entry.staged(tree)) == entry.part(tree).bytes:
+        if store.size(layout.in_partition(layout.prepared(tree), partition, name)) == part.bytes:
             return size, True
         # Meanwhile it may have been brought from the one place to the other.
         return store.size(published), False
@@ -169,7 +189,15 @@ def read_partition(
             sizes[tree][layout.SUCCESS] = len(says)
             if says == success_text(partition, number):
                 succeeded.add(tree)
-    return PartitionState(number, ledger, sizes, frozenset(staged), frozenset(succeeded))
+    state = PartitionState(number, ledger, sizes, frozenset(staged), frozenset(succeeded))
+    if strangers := state.unnamed() - state.dead():
+        raise OutputError(
+            f"{store.url}: partition {partition or '(none)'} holds parts whose ledger is gone, "
+            f"such as {layout.in_partition(min(strangers)[0], partition, min(strangers)[1])}; put "
+            f"{layout.partition_folder(layout.LEDGERS, partition)} back, or delete that "
+            "partition's folders, its input is annotated again"
+        )
+    return state
 
 
 def success_text(partition: str, number: int) -> bytes:

@@ -9,6 +9,7 @@ from pyarrow.fs import FSSpecHandler, PyFileSystem
 from pipelines.annotate.output import layout
 from pipelines.annotate.output.ledger import read_ledgers
 from pipelines.storage.files import Store, open_store
+from schemas.dead_letters import dead_letters_schema
 
 
 def annotation_files(url: str, tree: str = layout.ANNOTATIONS) -> list[str]:
@@ -31,7 +32,9 @@ def read_annotations(url: str, tree: str = layout.ANNOTATIONS) -> ds.Dataset:
     store = open_store(url)
     paths = [store.full(name) for name in _names(store, tree)]
     if not paths:
-        return ds.dataset(pa.table({}))
+        # Without files nobody can tell which labels annotations would have.
+        lost = tree == layout.DEAD_LETTERS
+        return ds.dataset(dead_letters_schema().empty_table() if lost else pa.table({}))
     return ds.dataset(
         paths,
         format="parquet",
@@ -46,8 +49,10 @@ def _names(store: Store, tree: str) -> list[str]:
     there = store.sizes(tree, recursive=True)
     names = []
     for partition, ledger in ledgers.items():
-        for entry in ledger.entries().values():
-            name = layout.in_partition(tree, partition, entry.name)
+        for part in ledger.parts.get(tree, {}):
+            name = layout.in_partition(tree, partition, part)
             placed = name[len(tree) + 1 :] in there
-            names.append(name if placed else entry.staged(tree))
+            names.append(
+                name if placed else layout.in_partition(layout.prepared(tree), partition, part)
+            )
     return names

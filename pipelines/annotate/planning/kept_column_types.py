@@ -66,7 +66,7 @@ def _published(store: Store, partition: str, ledgers: Mapping[str, Ledger]) -> I
     if ledger.kept is not None:
         return from_text(ledger.kept)
     # Of a version that did not write it down.
-    for part in ledger.entries():
+    for part in ledger.parts.get(layout.ANNOTATIONS, {}):
         name = layout.in_partition(layout.ANNOTATIONS, partition, part)
         if store.size(name) is not None:
             return [f for f in read_schema(store, name) if f.name not in ANNOTATION_COLUMNS]

@@ -95,7 +95,7 @@ def _unsettled(plan: Plan, output: _Output) -> Iterator[str]:
         state = output.partition(partition)
         decision = decide(plan.options, task, state, {}, {})
         keys = {shard.key for file in task.files for shard in file.shards}
-        left = keys & output.commits or layout.quoted(partition) in output.prepared
+        left = keys & output.commits or partition in output.prepared
         if decision.changes(state) or decision.wanting() or left:
             yield partition
 
@@ -132,7 +132,7 @@ def describe_plan(plan: Plan) -> str:
 class _Output:
     """What an output holds. commits: keys that have a commit record.
 
-    prepared: partitions, quoted, of which a run that was killed left prepared folders.
+    prepared: partitions of which a run that was killed left prepared parts.
     """
 
     partitions: dict[str, PartitionState]
@@ -166,8 +166,13 @@ def _read_output(store: Store, wanted: set[str]) -> _Output:
 
     partitions = sorted({*wanted, *numbers})
     states = dict(zip(partitions, in_parallel(read_state, partitions), strict=True))
-    prepared = store.sizes(layout.PREPARED, recursive=True) if store.local else ()
-    return _Output(states, committed_keys(store), {name.partition("/")[0] for name in prepared})
+    prepared = set()
+    for name in store.sizes(layout.PREPARED, recursive=True):
+        partition, _, part = name.partition("/")[2].rpartition("/")
+        # One that no ledger names yet may be another run's, at work.
+        if layout.part_number(part) <= numbers.get(partition, 0):
+            prepared.add(partition)
+    return _Output(states, committed_keys(store), prepared)
 
 
 def _choose(shard: Shard, store: Store, output: _Output, retry: set[str]) -> Shard:
@@ -176,7 +181,7 @@ def _choose(shard: Shard, store: Store, output: _Output, retry: set[str]) -> Sha
     newest = in_generation(shard, published.generation if published else 0)
     while (following := in_generation(shard, newest.generation + 1)).key in output.commits:
         newest = following
-    entry, state = published, output.partition(shard.partition)
+    entry, state, record = published, output.partition(shard.partition), None
     if published is None or newest.key != published.key:
         record = find_commit(store, newest.key) if retry and newest.key in output.commits else None
         # A run that ended without publishing it held it back; one that was killed is resumed.
@@ -184,13 +189,15 @@ def _choose(shard: Shard, store: Store, output: _Output, retry: set[str]) -> Sha
         entry = record.entry if record and ended else None
     if entry is None or not entry.counts.all_reasons() & retry:
         return newest
-    annotations, dead_letters = (
-        layout.in_partition(tree, shard.partition, entry.name)
-        if entry.name and state.placed(entry, tree)
-        else entry.staged(tree)
-        for tree in layout.TREES
-    )
-    earlier = Earlier((annotations, dead_letters), tuple(sorted(retry)))
+    if record is not None:
+        places = [(tree, record.staged(tree)) for tree in record.parts]
+    else:
+        places = [
+            (tree, state.place(shard.partition, tree, entry.part))
+            for tree in layout.TREES
+            if entry.part in state.parts(tree)
+        ]
+    earlier = Earlier(tuple(places), tuple(sorted(retry)))
     return dataclasses.replace(in_generation(shard, newest.generation + 1), earlier=earlier)
 
 
@@ -245,10 +252,10 @@ def _below(path: str, root: str) -> bool:
 def _usual_labels(partition: str, ledgers: Mapping[str, Ledger]) -> dict[str, int]:
     """Return the labels of the last nights before a partition, counted."""
     before = sorted(other for other in ledgers if other < partition)[-_USUAL_NIGHTS:]
-    entries = (entry for other in before for entry in ledgers[other].entries().values())
+    files = (file for other in before for file in ledgers[other].files.values())
     labels: Counter[str] = Counter()
-    for entry in entries:
-        labels.update(entry.counts.labels)
+    for shard in (shard for file in files for shard in file.shards):
+        labels.update(shard.counts.labels)
     return dict(labels)
 
 

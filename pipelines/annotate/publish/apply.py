@@ -1,27 +1,21 @@
 """Bringing a partition's folders to what its newest ledger names.
 
 The ledger is the truth and never changes. So whoever comes can do this, any number of times
-and several at once, and be killed anywhere: parts come from the staging folder under names
-that were never used before, and only names that a ledger dropped are removed.
+and several at once, and be killed anywhere: parts come from where they were prepared under
+names that were never used before, and only names that no ledger will have again are removed.
 """
 
 from __future__ import annotations
 
-import itertools
+import contextlib
 import os
 import shutil
-from collections.abc import Iterator
 
 from pipelines.annotate.output import layout
-from pipelines.annotate.output.ledger import Ledger, ShardEntry
 from pipelines.annotate.output.partitions import PartitionState, success_text
 from pipelines.annotate.publish.exchange import exchange_folders
 from pipelines.console.signals import uninterrupted
 from pipelines.storage.files import OutputError, Store
-
-# On stores without folders so many parts are brought at once, and those that they replace
-# removed right after: who lists the folder in between meets posts of few files twice.
-_AT_ONCE = 32
 
 
 class OvertakenError(OutputError):
@@ -32,56 +26,58 @@ def apply(store: Store, partition: str, state: PartitionState) -> None:
     """Bring the folders to what the state's ledger names, and let them say _SUCCESS if it is so.
 
     On a disk each tree's folder is prepared beside the old one and takes its place in one step.
-    Elsewhere parts come and go by input file. Raises OvertakenError, and OutputError where a
-    part is gone or the store refuses.
+    Elsewhere new parts come, and those that they replace go right after. Raises OvertakenError,
+    and OutputError where a part is gone or the store refuses.
     """
-    ledger = state.ledger
-    assert ledger is not None
     with uninterrupted():
-        if store.local and _exchange(store, partition, state, ledger):
-            return
-    _in_place(store, partition, state, ledger)
+        if not (store.local and _exchange(store, partition, state)):
+            _in_place(store, partition, state)
 
 
-def _exchange(store: Store, partition: str, state: PartitionState, ledger: Ledger) -> bool:
+def _exchange(store: Store, partition: str, state: PartitionState) -> bool:
     """Return False where a folder cannot be exchanged as a whole; then nothing is changed."""
-    folders = {t: store.full(layout.partition_folder(t, partition)) for t in layout.TREES}
-    beside = layout.prepared(partition)
-    prepared = {tree: f"{store.full(beside)}/{tree}" for tree in layout.TREES}
-    forget_prepared(store, partition)
-    linked = {}
-    for tree, folder in folders.items():
-        files = _files(folder)
-        if files is None:
-            return False
-        gone = {layout.SUCCESS, *ledger.dropped}
-        links = {name: f"{folder}/{name}" for name in files if name not in gone}
-        links |= {e.name: store.full(e.staged(tree)) for e in _staged(state, tree)}
-        linked[tree] = {*links, *files}
-        with store.explained("write", beside):
-            os.makedirs(prepared[tree])
-            for name, source in links.items():
-                os.link(source, f"{prepared[tree]}/{name}")
-        if _complete(state, ledger):
-            success = f"{beside}/{tree}/{layout.SUCCESS}"
-            store.write(success, success_text(partition, state.number))
-        store.sync(f"{beside}/{tree}/any")
-    for tree in reversed(layout.TREES):
-        with store.explained("write", layout.partition_folder(tree, partition)):
-            exchange_folders(prepared[tree], folders[tree])
-            for name in _files(prepared[tree]) or ():
-                if name not in linked[tree]:
-                    # It came meanwhile, from whoever else writes here.
-                    os.rename(f"{prepared[tree]}/{name}", f"{folders[tree]}/{name}")
-        store.sync(layout.partition_folder(tree, partition))
-        store.remove_empty_folders(layout.partition_folder(tree, partition), tree)
+    places = [
+        (layout.partition_folder(t, partition), _prepared(t, partition)) for t in layout.TREES
+    ]
+    found = [(_files(store.full(folder)), _files(store.full(new))) for folder, new in places]
+    if any(files is None for pair in found for files in pair):
+        return False
+    dead, success = state.dead(), success_text(partition, state.number)
+    complete = state.complete()
+    for tree, (folder, new), (files, left) in zip(layout.TREES, places, found, strict=True):
+        with store.explained("write", new):
+            os.makedirs(store.full(new), exist_ok=True)
+            coming = {name for of, name in state.staged if of == tree}
+            for name in {*(left or ())} - coming:
+                os.unlink(store.full(f"{new}/{name}"))
+            for name in {*(files or ())} - {layout.SUCCESS} - {n for t, n in dead if t == tree}:
+                with contextlib.suppress(FileExistsError):
+                    os.link(store.full(f"{folder}/{name}"), store.full(f"{new}/{name}"))
+        if complete:
+            store.write(f"{new}/{layout.SUCCESS}", success)
+        store.sync(f"{new}/any")
+    for tree, (folder, new) in reversed([*zip(layout.TREES, places, strict=True)]):
+        with store.explained("write", folder):
+            exchange_folders(store.full(new), store.full(folder))
+        store.sync(folder)
+        store.remove_empty_folders(folder, tree)
     return True
 
 
-def forget_prepared(store: Store, partition: str) -> None:
-    """Remove what a disk keeps of the folders that were exchanged, or prepared and not used."""
-    if store.local:
-        shutil.rmtree(store.full(layout.prepared(partition)), ignore_errors=True)
+def clear_prepared(store: Store, partition: str, number: int) -> None:
+    """Remove what is left of parts that were prepared for a ledger up to a number."""
+    for tree in layout.TREES:
+        folder = _prepared(tree, partition)
+        if store.local and _files(store.full(folder)) is not None:
+            shutil.rmtree(store.full(folder), ignore_errors=True)
+            store.remove_empty_folders(folder, layout.PREPARED)
+            continue
+        names = [n for n in store.sizes(folder) if 0 < layout.part_number(n) <= number]
+        store.for_each(store.remove, [f"{folder}/{name}" for name in names])
+
+
+def _prepared(tree: str, partition: str) -> str:
+    return layout.partition_folder(layout.prepared(tree), partition)
 
 
 def _files(folder: str) -> list[str] | None:
@@ -97,36 +93,34 @@ def _files(folder: str) -> list[str] | None:
     return [e.name for e in entries] if all(e.is_file() for e in entries) else None
 
 
-def _in_place(store: Store, partition: str, state: PartitionState, ledger: Ledger) -> None:
+def _in_place(store: Store, partition: str, state: PartitionState) -> None:
     """Bring and remove parts in the folders that readers see."""
-    steps = list(_steps(state, ledger))
-    complete = _complete(state, ledger)
 
     def remove(place: tuple[str, str]) -> None:
         store.remove(layout.in_partition(place[0], partition, place[1]))
 
-    def bring(place: tuple[str, ShardEntry]) -> None:
-        tree, entry = place
-        published = layout.in_partition(tree, partition, entry.name)
+    def bring(place: tuple[str, str]) -> None:
+        tree, name = place
+        prepared = layout.in_partition(layout.prepared(tree), partition, name)
+        published = layout.in_partition(tree, partition, name)
         # Another run may be at the same, and have cleared the staging folder.
-        if not store.copy(entry.staged(tree), published) and store.size(published) is None:
+        if not store.copy(prepared, published) and store.size(published) is None:
             check_newest()
             raise OutputError(
-                f"{store.url}/{entry.staged(tree)} is gone: the staging folder was changed from "
-                "outside; run again, its shard is annotated anew"
+                f"{store.url}/{prepared} is gone: the staging folder was changed from outside; "
+                "run again, its posts are annotated anew"
             )
 
     def check_newest() -> None:
         if store.size(layout.ledger(partition, state.number + 1)) is not None:
             raise OvertakenError(f"partition {partition or '(none)'}: another run is publishing it")
 
-    if steps or not complete:
-        says = [tree for tree in layout.TREES if layout.SUCCESS in state.sizes[tree]]
+    complete = state.complete()
+    if state.staged or state.dead() or not complete:
+        says = [tree for tree in layout.TREES if layout.SUCCESS in state.sizes.get(tree, {})]
         store.for_each(remove, [(tree, layout.SUCCESS) for tree in says])
-    for brought, removed in steps:
-        with uninterrupted():
-            store.for_each(bring, brought)
-            store.for_each(remove, removed)
+    store.for_each(bring, sorted(state.staged))
+    store.for_each(remove, sorted(state.dead()))
     check_newest()
     for tree in reversed(layout.TREES):
         if complete:
@@ -134,45 +128,3 @@ def _in_place(store: Store, partition: str, state: PartitionState, ledger: Ledge
             store.write(success, success_text(partition, state.number))
         store.sync(layout.in_partition(tree, partition, layout.SUCCESS))
         store.remove_empty_folders(layout.partition_folder(tree, partition), tree)
-
-
-def _steps(
-    state: PartitionState, ledger: Ledger
-) -> Iterator[tuple[list[tuple[str, ShardEntry]], list[tuple[str, str]]]]:
-    """Yield what is brought and removed together: whole input files, as many as fill a step."""
-    brought: list[tuple[str, ShardEntry]] = []
-    removed: list[tuple[str, str]] = []
-    there = [(t, n) for t in layout.TREES for n in ledger.dropped if n in state.sizes.get(t, {})]
-    by_mark = {
-        mark: list(places)
-        for mark, places in itertools.groupby(
-            sorted(there, key=lambda place: layout.mark_of(place[1]) or ""),
-            key=lambda place: layout.mark_of(place[1]),
-        )
-    }
-    for name, file in ledger.files.items():
-        brought += [
-            (tree, entry)
-            for entry in file.shards
-            for tree in layout.TREES
-            if (tree, entry.name) in state.staged
-        ]
-        removed += by_mark.pop(layout.file_mark(name), [])
-        if len(brought) + len(removed) >= _AT_ONCE:
-            yield brought, removed
-            brought, removed = [], []
-    removed += itertools.chain(*by_mark.values())
-    if brought or removed:
-        yield brought, removed
-
-
-def _staged(state: PartitionState, tree: str) -> list[ShardEntry]:
-    return [entry for entry in state.entries.values() if (tree, entry.name) in state.staged]
-
-
-def _complete(state: PartitionState, ledger: Ledger) -> bool:
-    """Whether the partition will be complete once the ledger is applied."""
-    entries = state.entries
-    if not ledger.files or ledger.unpublished or state.parts() - {*entries, *ledger.dropped}:
-        return False
-    return all(state.holds(entry) for entry in entries.values())

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import uuid
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from pipelines.annotate.output import layout
 from pipelines.annotate.output.commits import CommitRecord
 from pipelines.annotate.output.ledger import Ledger, LedgerFile, ShardEntry, UnpublishedFile
 from pipelines.annotate.output.partitions import FileTask, PartitionState, PartitionTask
@@ -19,6 +17,11 @@ from pipelines.storage.files import in_parallel
 from pipelines.storage.redaction import reason_of, redact
 from schemas.errors import DRFError
 
+# So many parts of less than half the size that they may have are left as they are: a file that
+# comes alone needs no other rows written anew, and a thousand of them are no thousand parts.
+_MOST_SMALL = 3
+
+_LOST = "its published part was gone or damaged; run again with that input"
 _ORPHAN = "its input is gone and its posts are still published; --prune removes them"
 
 
@@ -34,17 +37,18 @@ class FileResult:
 class Decision:
     """What a partition shall hold, and what could not be had.
 
-    ledger: the state's own where it shall stay as it is. added: entries that it has and the
-    one before had not, by source_file. problems: the files of the task that are not published
-    as it wants them. strangers: parts of input files that the ledger does not know, which
-    stay. lost: published files some of whose parts are missing or damaged.
+    ledger: the state's own where it shall stay as it is; its shards that are to be written into
+    new parts have none yet. added: by source_file, the commits that it has and the one before
+    had not. moved: parts of which other shards go, and small ones that are written anew together
+    with what is added. problems: the files of the task that are not published as it wants them.
+    lost: published files some of whose parts are missing or damaged.
     """
 
     ledger: Ledger
-    added: Mapping[str, tuple[ShardEntry, ...]]
+    added: Mapping[str, tuple[CommitRecord, ...]]
+    moved: tuple[str, ...]
     problems: Mapping[str, FileResult]
     pruned: tuple[str, ...]
-    strangers: tuple[str, ...]
     lost: tuple[str, ...]
 
     def changes(self, state: PartitionState) -> bool:
@@ -57,7 +61,7 @@ class Decision:
     def wanting(self) -> bool:
         """Whether something is missing that another run may bring."""
         incomplete = any(problem.status == "incomplete" for problem in self.problems.values())
-        return bool(incomplete or self.strangers or self.lost)
+        return bool(incomplete or self.lost)
 
 
 def decide(
@@ -75,16 +79,15 @@ def decide(
     as it is, and what failed and is published as it is now has not failed.
     """
     before = state.ledger or Ledger(options.labels)
-    publication = uuid.uuid4().hex[:16]
     files = dict(before.files)
-    added: dict[str, tuple[ShardEntry, ...]] = {}
+    added: dict[str, tuple[CommitRecord, ...]] = {}
     problems = {file.source_file: FileResult("failed", file.error) for file in task.failed}
     problems |= {name: FileResult("failed", error) for name, error in failures.items()}
     for file in task.files:
         name, old = file.source_file, before.files.get(file.source_file)
         if name in problems:
             continue
-        entries, new = _gather(file, state, commits, publication)
+        entries, new = _gather(file, state, commits)
         shown = redact(file.path)
         if old is not None and (old.path, old.shards) == (shown, entries):
             continue
@@ -106,41 +109,83 @@ def decide(
     pruned = tuple(orphans) if task.prune else ()
     for name in pruned:
         del files[name]
-    known = {layout.file_mark(name) for name in (*before.files, *files)}
-    names = {shard.name for file in files.values() for shard in file.shards}
-    loose = state.parts() - names
-    strangers = {n for n in loose if layout.mark_of(n) not in known and n not in before.dropped}
-    ledger = Ledger(
-        options.labels,
-        files,
-        _unpublished(paths, before, files, problems, () if task.prune else orphans),
-        before.duplicate_ids,
-        tuple(sorted((loose - strangers) | (before.entries().keys() - names))),
-        options.kept if added else before.kept,
-    )
-    if dataclasses.replace(ledger, dropped=before.dropped) == before:
-        # A ledger may name dropped parts that are gone by now; that is no reason for another.
-        ledger = before if {*ledger.dropped} <= {*before.dropped} else ledger
-    coming = {entry.name for entries in added.values() for entry in entries}
-    lost = {
-        name
-        for name, file in files.items()
-        if any(entry.name not in coming and not state.holds(entry) for entry in file.shards)
+    lost = _drop_what_is_cut(state, before, files)
+    moved = _to_be_moved(state, before, files, bool(added), options.part_bytes)
+    files = {name: _less(file, moved) for name, file in files.items()}
+    left = Ledger(options.labels, files).shards_of_parts()
+    parts = {
+        tree: {name: part for name, part in parts.items() if name in left}
+        for tree, parts in before.parts.items()
     }
-    return Decision(ledger, added, problems, pruned, tuple(sorted(strangers)), tuple(sorted(lost)))
+    unpublished = _unpublished(paths, before, files, problems, lost, () if task.prune else orphans)
+    kept = options.kept if added else before.kept
+    ledger = Ledger(options.labels, files, parts, unpublished, before.duplicate_ids, kept)
+    lost |= {name for part, shards in left.items() if not state.holds(part) for name, _ in shards}
+    return Decision(ledger, added, moved, problems, pruned, tuple(sorted(lost)))
+
+
+def _drop_what_is_cut(
+    state: PartitionState, before: Ledger, files: dict[str, LedgerFile]
+) -> set[str]:
+    """Take files away whose part is damaged, and cannot stay as other shards of it go.
+
+    Returns their names: what else the part had of them cannot be told from what goes.
+    """
+    whole, lost = before.shards_of_parts(), set()
+    while cut := {
+        name
+        for part, shards in Ledger((), files).shards_of_parts().items()
+        if len(shards) < len(whole[part]) and not state.holds(part)
+        for name, _ in shards
+    }:
+        lost |= cut
+        for name in cut:
+            del files[name]
+    return lost
+
+
+def _to_be_moved(
+    state: PartitionState,
+    before: Ledger,
+    files: Mapping[str, LedgerFile],
+    more: bool,
+    part_bytes: int,
+) -> tuple[str, ...]:
+    """Return the parts whose shards in files are to be written into new parts.
+
+    more: whether there is something else to write.
+    """
+    whole = before.shards_of_parts()
+    left = Ledger((), dict(files)).shards_of_parts()
+    moved = {part for part, shards in left.items() if len(shards) < len(whole[part])}
+    small = {
+        part
+        for part in left
+        if part not in moved and state.holds(part) and before.bytes_of(part) < part_bytes / 2
+    }
+    if (more or moved) and len(small) >= _MOST_SMALL:
+        moved |= small
+    return tuple(sorted(moved))
+
+
+def _less(file: LedgerFile, parts: Collection[str]) -> LedgerFile:
+    """Return the file, its shards in none of the parts."""
+    if not any(shard.part in parts for shard in file.shards):
+        return file
+    shards = (dataclasses.replace(s, part="") if s.part in parts else s for s in file.shards)
+    return dataclasses.replace(file, shards=tuple(shards))
 
 
 def _gather(
-    file: FileTask, state: PartitionState, commits: Mapping[str, CommitRecord], publication: str
-) -> tuple[tuple[ShardEntry, ...], tuple[ShardEntry, ...]]:
-    """Return the file's entries that are published or committed, and those that are new."""
+    file: FileTask, state: PartitionState, commits: Mapping[str, CommitRecord]
+) -> tuple[tuple[ShardEntry, ...], tuple[CommitRecord, ...]]:
+    """Return the file's shards that are published or committed, and those that are new."""
     entries, new = [], []
     for shard in file.shards:
         entry = state.published(shard)
         if entry is None and shard.key in commits:
-            name = layout.part_name(file.source_file, shard.first_row, publication)
-            entry = dataclasses.replace(commits[shard.key].entry, name=name)
-            new.append(entry)
+            new.append(commits[shard.key])
+            entry = new[-1].entry
         if entry is not None:
             entries.append(entry)
     return tuple(entries), tuple(new)
@@ -215,6 +260,7 @@ def _unpublished(
     before: Ledger,
     files: Mapping[str, LedgerFile],
     problems: Mapping[str, FileResult],
+    lost: Collection[str],
     orphans: Collection[str],
 ) -> dict[str, UnpublishedFile]:
     """Return what keeps the partition from being complete, as far as its input is there.
@@ -228,6 +274,8 @@ def _unpublished(
         for name, problem in problems.items()
         if problem.status != "overtaken"
     }
+    wanting |= {name: UnpublishedFile(before.files[name].path, _LOST) for name in lost}
+    orphans = [name for name in orphans if name in files]
     wanting |= {name: UnpublishedFile(files[name].path, _ORPHAN, gone=True) for name in orphans}
     unpublished = {}
     # What is only not annotated yet was there just now: no request for each file of a first night.

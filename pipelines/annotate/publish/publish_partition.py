@@ -17,11 +17,12 @@ from pipelines.annotate.output.commits import CommitRecord, clear_shards, find_c
 from pipelines.annotate.output.ledger import UnpublishedFile, add_ledger
 from pipelines.annotate.output.locks import partition_lock
 from pipelines.annotate.output.partitions import PartitionState, PartitionTask, read_partition
-from pipelines.annotate.output.proof import count_duplicate_ids, find_faults
+from pipelines.annotate.output.proof import count_duplicate_ids
 from pipelines.annotate.plan import JobOptions
-from pipelines.annotate.publish.apply import OvertakenError, apply, forget_prepared
+from pipelines.annotate.publish.apply import OvertakenError, apply, clear_prepared
 from pipelines.annotate.publish.decide import Decision, FileResult, decide
 from pipelines.annotate.publish.gates import what_to_look_at, why_held_back
+from pipelines.annotate.publish.pack import ShardsAtFaultError, pack
 from pipelines.storage.files import OutputError, Store, in_parallel, open_store
 
 # Of so many runs that publish one partition at once, each in turn commits first.
@@ -74,7 +75,6 @@ def publish_partition(
         files = _results(task, problems, "held_back")
         return PartitionResult(partition, "held_back", files, message=withhold)
     published: set[str] = set()
-    replaced: set[str] = set()
     changed = False
     with partition_lock(store, partition):
         for _ in range(_TRIES):
@@ -86,20 +86,19 @@ def publish_partition(
             if held_back := why_held_back(decision.ledger, options, task.usual):
                 files = _results(task, decision.problems, "held_back")
                 return PartitionResult(partition, "held_back", files, message=held_back)
-            committed = _commit(store, partition, state, decision)
+            committed = _commit(store, partition, state, decision, options.part_bytes)
             if committed is None:
                 continue
             published |= decision.added.keys()
-            replaced |= {e.key for n, e in state.entries.items() if n not in committed.entries}
-            changed = True
+            changed, state = True, committed
             try:
-                apply(store, partition, committed)
+                apply(store, partition, state)
                 break
             except OvertakenError:
                 continue
         else:
             raise PublishError(f"partition {partition or '(none)'}: other runs keep publishing it")
-        warnings = _clear(store, task, decision, replaced)
+        warnings = _clear(store, task, decision, state.number)
     if changed:
         look = what_to_look_at(decision.ledger, options, task.usual)
         warnings += tuple(f"{partition or 'all posts'}: {line}" for line in look)
@@ -124,48 +123,50 @@ def _find_commits(
 
 
 def _commit(
-    store: Store, partition: str, state: PartitionState, decision: Decision
+    store: Store, partition: str, state: PartitionState, decision: Decision, part_bytes: int
 ) -> PartitionState | None:
-    """Prove what is added and commit the ledger; return the state then, None if overtaken.
+    """Write and prove what is added and commit the ledger; return the state then.
 
-    What cannot be proven is annotated anew by the next run.
+    None where another run was first. What cannot be proven is annotated anew by the next run.
     """
     if decision.ledger == state.ledger:
         return state
-    ledger = decision.ledger
-    faults, hashes = find_faults(store, ledger.files, decision.added)
-    if faults:
-        clear_shards(store, faults)
-        raise PublishError(_describe(partition, faults))
-    coming = {entry.name for entries in decision.added.values() for entry in entries}
-    staged = state.staged | {(tree, name) for tree in layout.TREES for name in coming}
-    parts = {}
-    for entry in ledger.entries().values():
-        for tree in layout.TREES:
-            if (tree, entry.name) in staged:
-                parts[entry.staged(tree)] = entry.part(tree).bytes
-            elif state.placed(entry, tree):
-                parts[layout.in_partition(tree, partition, entry.name)] = entry.part(tree).bytes
-    duplicates = count_duplicate_ids(store, parts, hashes)
-    ledger = dataclasses.replace(ledger, duplicate_ids=duplicates)
     number = state.number + 1
-    if not add_ledger(store, partition, number, ledger):
-        return None
-    return PartitionState(number, ledger, state.sizes, staged)
-
-
-def _clear(
-    store: Store, task: PartitionTask, decision: Decision, replaced: Collection[str]
-) -> tuple[str, ...]:
-    """Clear the staging folder of what is published; return warnings: it is not worth a failure.
-
-    replaced: keys of shards that are published no more. A killed run may have left them staged,
-    and a copy of one that the store makes late shall find nothing.
-    """
-    files = [file for file in task.files if file.source_file not in decision.problems]
-    forget_prepared(store, task.partition)
     try:
-        clear_shards(store, {*replaced, *(shard.key for file in files for shard in file.shards)})
+        packed = pack(store, partition, state, decision, part_bytes)
+        ledger = packed.in_ledger(decision.ledger)
+        new = {(tree, name) for tree, parts in packed.parts.items() for name in parts}
+        named = {(tree, name) for tree, parts in ledger.parts.items() for name in parts}
+        after = PartitionState(number, ledger, state.sizes, state.staged & named | new)
+        parts = {
+            after.place(partition, tree, name): ledger.parts[tree][name]
+            for tree, name in named
+            if after.holds(name)
+        }
+        duplicates = count_duplicate_ids(store, parts, packed.hashes)
+    except OutputError as error:
+        # It takes away what this one reads.
+        if store.size(layout.ledger(partition, number)) is not None:
+            return None
+        if isinstance(error, ShardsAtFaultError):
+            clear_shards(store, error.faults)
+        raise PublishError(
+            f"partition {partition or '(none)'} is not published, the proof failed: {error}; "
+            "run again, what failed is annotated anew"
+        ) from error
+    ledger = dataclasses.replace(ledger, duplicate_ids=duplicates)
+    if not add_ledger(store, partition, number, ledger):
+        packed.discard()
+        return None
+    return dataclasses.replace(after, ledger=ledger)
+
+
+def _clear(store: Store, task: PartitionTask, decision: Decision, number: int) -> tuple[str, ...]:
+    """Clear the staging folder of what is published; return warnings: it is not worth a failure."""
+    files = [file for file in task.files if file.source_file not in decision.problems]
+    try:
+        clear_prepared(store, task.partition, number)
+        clear_shards(store, {shard.key for file in files for shard in file.shards})
     except OutputError as error:
         return (f"what is published is not cleared from the staging folder yet: {error}",)
     return ()
@@ -184,6 +185,11 @@ def _check_labels(state: PartitionState, options: JobOptions, partition: str) ->
 def describe(decision: Decision, changed: bool) -> tuple[str, str | None]:
     """Return the status of a partition that is as was decided, and why it is not complete."""
     unpublished = decision.ledger.unpublished
+    if decision.lost:
+        return "incomplete", (
+            f"no _SUCCESS: published parts of {', '.join(decision.lost)} are gone or damaged; "
+            "run again with that input"
+        )
     if decision.problems.keys() & unpublished.keys() and all(
         decision.problems[name].status == "incomplete"
         for name in unpublished
@@ -194,16 +200,6 @@ def describe(decision: Decision, changed: bool) -> tuple[str, str | None]:
         return "orphaned", why_unpublished(unpublished)
     if unpublished:
         return "failed", why_unpublished(unpublished)
-    if decision.strangers:
-        return "incomplete", (
-            f"no _SUCCESS: {len(decision.strangers)} parts are of input files that its ledger does "
-            f"not know, such as {decision.strangers[0]}; give those inputs too, or delete the parts"
-        )
-    if decision.lost:
-        return "incomplete", (
-            f"no _SUCCESS: published parts of {', '.join(decision.lost)} are gone or damaged; "
-            "run again with that input"
-        )
     return "published" if changed else "up_to_date", None
 
 
@@ -213,15 +209,6 @@ def why_unpublished(unpublished: Mapping[str, UnpublishedFile]) -> str:
     error = f"{name}: {first.error}" if first.gone else first.error
     more = f" (and {len(unpublished) - 1} more files)" if len(unpublished) > 1 else ""
     return f"no _SUCCESS: {error}{more}"
-
-
-def _describe(partition: str, faults: Mapping[str, str]) -> str:
-    first = next(iter(faults.values()))
-    more = f" (and {len(faults) - 1} more shards)" if len(faults) > 1 else ""
-    return (
-        f"partition {partition or '(none)'} is not published, the proof failed: {first}{more}; "
-        "run again, what failed is annotated anew"
-    )
 
 
 def _results(

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pipelines.annotate.output import layout
 from pipelines.annotate.output.histograms import EVIDENCE_FIELDS
 from pipelines.annotate.report.compare import (
     compare_nights,
@@ -91,8 +92,9 @@ def build_report(
         if subject is None
         else sql_of_night(
             output,
-            subject.places,
+            subject.places[layout.ANNOTATIONS],
             manifest.run_id,
+            subject.places[layout.DEAD_LETTERS],
             subject.whole,
             any(subject.night.damage.values()),
             list(groups),

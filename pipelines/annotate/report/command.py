@@ -114,7 +114,7 @@ def run_report(arguments: argparse.Namespace) -> int:
     manifest = read_manifest(arguments.output, run_id)
     stored = store.read_json(report_name(run_id, "json"))
     facts = _facts(manifest)
-    nights: Sequence[RunNight] = gather_nights(store, manifest, None, facts.reference_files, True)
+    nights: Sequence[RunNight] = gather_nights(store, manifest, None, facts.reference_files)
     earlier = [run for run in runs if run.started_at < manifest.started_at]
     if arguments.against:
         against = _find_night(runs, arguments.against)
@@ -170,12 +170,12 @@ def _write_gallery(
     if not nights or not nights[-1].night.annotations:
         raise UsageError(f"--gallery: run {manifest.run_id} has no posts to show")
     subject = nights[-1]
-    rows = read_annotations(store, subject.places)
+    rows = read_annotations(store, subject.places[layout.ANNOTATIONS])
     if not subject.whole:
         published = [file.source_file for file in manifest.files if file.status == "published"]
         rows = rows.filter(pc.is_in(rows["source_file"], pa.array(published, pa.string())))
     if other:
-        before = read_annotations(open_store(other), subject.places)
+        before = read_annotations(open_store(other), subject.places[layout.ANNOTATIONS])
         if not before.num_rows:
             raise UsageError(f"--labels-of {other}: holds no posts of {subject.night.name}")
         rows = add_labels_before(rows, before)
@@ -231,7 +231,7 @@ def run_show(arguments: argparse.Namespace) -> int:
 def _find_rows(store: Store, tree: str, post_id: str) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     for name, size in sorted(store.sizes(tree, recursive=True).items()):
-        if layout.mark_of(name.rpartition("/")[2]) is None:
+        if not layout.part_number(name.rpartition("/")[2]):
             continue
         # The row groups that cannot hold the id are not read: their statistics say so.
         file = StoredFile(store, f"{tree}/{name}", size)

@@ -10,13 +10,12 @@ import pyarrow.parquet as pq
 
 from pipelines.annotate.output import layout
 from pipelines.annotate.output.commits import CommitRecord, find_commit
-from pipelines.annotate.output.histograms import Histograms, count_histograms
-from pipelines.annotate.output.ledger import Counts, LedgerFile, ShardEntry, read_ledger
+from pipelines.annotate.output.histograms import Histograms
+from pipelines.annotate.output.ledger import Counts, Ledger, read_ledger
 from pipelines.annotate.output.part_file import StoredFile
 from pipelines.annotate.plan import Plan
 from pipelines.annotate.report.nights import Night, make_night, night_key
 from pipelines.storage.files import Store, in_parallel
-from schemas.annotations import ANNOTATION_COLUMNS
 from schemas.manifest import Manifest
 
 _PUBLISHED = ("published", "up_to_date")
@@ -30,13 +29,13 @@ _MOST_PARTS = 20
 class RunNight:
     """A night of a run.
 
-    places: Parquet files or globs below the output that hold its annotations. whole: whether
+    places: by tree, Parquet files or globs below the output that hold its rows. whole: whether
     they hold nothing else. bytes: of its parts in both trees.
     """
 
     night: Night
     histograms: Histograms
-    places: tuple[str, ...]
+    places: Mapping[str, Sequence[str]]
     whole: bool
     bytes: int
 
@@ -46,13 +45,11 @@ def gather_nights(
     manifest: Manifest,
     plan: Plan | None = None,
     reference_files: Sequence[str] = (),
-    recount: bool = False,
 ) -> list[RunNight]:
     """Return the nights that a run changed, or would have; else the last one it is about.
 
     plan: of the run, where held-back partitions are told from what is staged. reference_files:
-    source files whose posts are in the checkpoint's reference. recount: read the parts of
-    shards that an older version wrote, without histograms.
+    source files whose posts are in the checkpoint's reference.
     """
     by_partition: dict[str, list[str]] = {}
     for file in manifest.files:
@@ -71,21 +68,17 @@ def gather_nights(
         if partition in held_back or published & set(files)
     ]
     found = [
-        _dated_night(store, manifest, partition, dated[partition], plan, reference_files, recount)
+        _dated_night(store, manifest, partition, dated[partition], plan, reference_files)
         for partition in touched
         if partition in dated
     ]
     others = {p: files for p, files in by_partition.items() if p not in dated}
     if others and (not dated or set(touched) & set(others)):
         wanted = published or usable
-        found.append(
-            _undated_night(store, manifest, others, wanted, plan, reference_files, recount)
-        )
+        found.append(_undated_night(store, manifest, others, wanted, plan, reference_files))
     if not found and dated:
         last = max(dated, key=lambda partition: dated[partition])
-        found.append(
-            _dated_night(store, manifest, last, dated[last], None, reference_files, recount)
-        )
+        found.append(_dated_night(store, manifest, last, dated[last], None, reference_files))
     return sorted(found, key=lambda one: (one.night.key, one.night.name))
 
 
@@ -96,25 +89,24 @@ def _dated_night(
     key: str,
     plan: Plan | None,
     reference_files: Sequence[str],
-    recount: bool,
 ) -> RunNight:
-    files = _ledger_files(store, partition)
+    ledger = read_ledger(store, partition) or Ledger(())
     records = _staged(store, manifest, partition, plan)
-    entries = [shard for file in files.values() for shard in file.shards]
-    places: tuple[str, ...] = (layout.in_partition(layout.ANNOTATIONS, partition, "*.parquet"),)
+    counts = [shard.counts for file in ledger.files.values() for shard in file.shards]
+    size = sum(part.bytes for parts in ledger.parts.values() for part in parts.values())
+    places = {tree: _places(ledger, partition, tree) for tree in layout.TREES}
     if records:
-        entries = [record.entry for record in records]
-        places = tuple(record.entry.staged(layout.ANNOTATIONS) for record in records)
+        counts, places, size = _of_records(records)
     night, histograms = make_night(
         partition,
         key,
         manifest.run_id,
         manifest.model_revision,
-        _counts(store, partition, entries, recount and not records),
+        counts,
         staged=bool(records),
-        in_reference=any(_named(name, reference_files) for name in files),
+        in_reference=any(_named(name, reference_files) for name in ledger.files),
     )
-    return RunNight(night, histograms, places, True, _bytes(entries))
+    return RunNight(night, histograms, places, True, size)
 
 
 def _undated_night(
@@ -124,27 +116,31 @@ def _undated_night(
     wanted: set[str],
     plan: Plan | None,
     reference_files: Sequence[str],
-    recount: bool,
 ) -> RunNight:
     counts: list[Counts] = []
-    places: list[str] = []
+    places: dict[str, list[str]] = {tree: [] for tree in layout.TREES}
     size, whole, staged = 0, True, False
     names: set[str] = set()
     for partition, named in partitions.items():
         records = _staged(store, manifest, partition, plan)
-        files = _ledger_files(store, partition)
-        chosen = {name: file for name, file in files.items() if name in wanted and name in named}
-        entries = [shard for file in chosen.values() for shard in file.shards]
+        ledger = read_ledger(store, partition) or Ledger(())
+        chosen = {n: file for n, file in ledger.files.items() if n in wanted and n in named}
+        shards = [shard for file in chosen.values() for shard in file.shards]
         if records:
-            entries = [record.entry for record in records]
-            places += [record.entry.staged(layout.ANNOTATIONS) for record in records]
+            more, found, held = _of_records(records)
             staged = True
         elif chosen:
-            places.append(layout.in_partition(layout.ANNOTATIONS, partition, "*.parquet"))
-            whole = whole and len(chosen) == len(files)
+            more = [shard.counts for shard in shards]
+            held = sum(ledger.bytes_of(part) for part in {shard.part for shard in shards})
+            found = {tree: _places(ledger, partition, tree) for tree in layout.TREES}
+            whole = whole and len(chosen) == len(ledger.files)
+        else:
+            continue
         names |= chosen.keys()
-        counts += _counts(store, partition, entries, recount and not records)
-        size += _bytes(entries)
+        for tree in layout.TREES:
+            places[tree] += found[tree]
+        counts += more
+        size += held
     night, histograms = make_night(
         manifest.run_id,
         manifest.started_at,
@@ -154,16 +150,16 @@ def _undated_night(
         staged=staged,
         in_reference=any(_named(name, reference_files) for name in names),
     )
-    return RunNight(night, histograms, tuple(places), whole, size)
+    return RunNight(night, histograms, places, whole, size)
 
 
 def held_back_letters(store: Store, records: Iterable[CommitRecord]) -> list[dict[str, Any]]:
     """Return some dead letters that are staged and not published: which posts, and why."""
     letters: list[dict[str, Any]] = []
-    dead = [record for record in records if record.entry.dead_letters.rows]
+    dead = [record for record in records if layout.DEAD_LETTERS in record.parts]
     for record in dead[:_MOST_PARTS]:
-        place = record.entry.staged(layout.DEAD_LETTERS)
-        table = pq.read_table(StoredFile(store, place, record.entry.dead_letters.bytes))
+        part = record.parts[layout.DEAD_LETTERS]
+        table = pq.read_table(StoredFile(store, record.staged(layout.DEAD_LETTERS), part.bytes))
         letters += table.slice(0, _MOST_LETTERS - len(letters)).to_pylist()
         if len(letters) >= _MOST_LETTERS:
             break
@@ -190,40 +186,21 @@ def _staged(
     return staged_records(store, plan, partition)
 
 
-def _ledger_files(store: Store, partition: str) -> dict[str, LedgerFile]:
-    ledger = read_ledger(store, partition)
-    return ledger.files if ledger else {}
-
-
 def _named(source_file: str, reference_files: Sequence[str]) -> bool:
     return any(source_file == name or name.endswith(f"/{source_file}") for name in reference_files)
 
 
-def _bytes(entries: Iterable[ShardEntry]) -> int:
-    return sum(entry.part(tree).bytes for entry in entries for tree in layout.TREES)
+def _places(ledger: Ledger, partition: str, tree: str) -> list[str]:
+    glob = layout.in_partition(tree, partition, "*.parquet")
+    return [glob] if ledger.parts.get(tree) else []
 
 
-def _counts(
-    store: Store, partition: str, entries: Sequence[ShardEntry], recount: bool
-) -> list[Counts]:
-    def count(entry: ShardEntry) -> Counts:
-        counts = entry.counts
-        if not recount or counts.histograms.confidence or not entry.annotations.rows:
-            return counts
-        place = layout.in_partition(layout.ANNOTATIONS, partition, entry.name)
-        part = pq.ParquetFile(StoredFile(store, place, entry.annotations.bytes))
-        unread = {"post_id", "probabilities", "source_file", "source_row", "annotated_at"}
-        wanted = [
-            name
-            for name in part.schema_arrow.names
-            if name not in unread or name not in ANNOTATION_COLUMNS
-        ]
-        table = part.read(wanted, use_threads=False)
-        return Counts(
-            **{
-                **vars(counts),
-                "histograms": count_histograms(table),
-            }
-        )
-
-    return in_parallel(count, entries, workers=4)
+def _of_records(
+    records: Sequence[CommitRecord],
+) -> tuple[list[Counts], dict[str, list[str]], int]:
+    """Return the counts of staged shards, the places of their rows by tree, and their bytes."""
+    return (
+        [record.entry.counts for record in records],
+        {tree: [r.staged(tree) for r in records if tree in r.parts] for tree in layout.TREES},
+        sum(part.bytes for record in records for part in record.parts.values()),
+    )

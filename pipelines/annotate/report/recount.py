@@ -17,23 +17,20 @@ def sql_of_night(
     output: str,
     places: Sequence[str],
     run_id: str,
+    lost: Sequence[str],
     whole: bool,
     damage: bool,
     groups: Sequence[str],
 ) -> dict[str, str]:
-    """Return statements by the figure that they recount; "posts" and "dead_letters" come first.
+    """Return statements by the figure that they recount; "posts" comes first.
 
-    places: of the night's annotations below the output. whole: whether they hold nothing else;
-    otherwise the manifest of the run says which files count. damage: whether the rows name it.
+    places, lost: of the night's annotations and dead letters below the output. whole: whether
+    they hold nothing else; otherwise the manifest of the run says which files count. damage:
+    whether the rows name it.
     """
     counted = "" if whole else f"\n{_only_files_of(output, run_id)}"
-    lost = [place.replace("annotations", "dead_letters", 1) for place in places]
-    lost = [place.replace(".annotations.", ".dead_letters.") for place in lost]
     found = {
         "posts": _view("posts", output, places) + counted,
-        "dead_letters": _view("lost", output, lost)
-        + counted
-        + ";\nSELECT reason, count(*) AS posts FROM lost GROUP BY reason ORDER BY reason",
         "label": "SELECT label, count(*) AS posts, count(*) / sum(count(*)) OVER () AS share\n"
         "FROM posts GROUP BY label ORDER BY label",
         "evidence": "SELECT label, count(*) AS posts, avg(text_evidence::DOUBLE) AS text,\n"
@@ -48,6 +45,11 @@ def sql_of_night(
             for column in ("label", *(f"{m}_state" for m in MODALITIES))
         ),
     }
+    if lost:
+        found["dead_letters"] = (
+            f"{_view('lost', output, lost)}{counted};\n"
+            "SELECT reason, count(*) AS posts FROM lost GROUP BY reason ORDER BY reason"
+        )
     for m in MODALITIES:
         found[f"{m}_state"] = (
             f"SELECT {m}_state AS state, count(*) AS posts FROM posts GROUP BY state ORDER BY state"

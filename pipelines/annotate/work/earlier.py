@@ -9,11 +9,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipelines.annotate.output import layout
 from pipelines.annotate.output.part_file import StoredFile
 from pipelines.annotate.plan import Shard
 from pipelines.storage.files import OutputError, Store
 from schemas.annotations import MODALITIES
+from schemas.dead_letters import dead_letters_schema
 
+_NO_ANNOTATIONS = pa.schema(
+    [("source_row", pa.int64()), *((f"{modality}_reason", pa.string()) for modality in MODALITIES)]
+)
 _LOST = re.compile(r"text is (\w+), image is (\w+)")
 
 
@@ -68,15 +73,22 @@ def read_earlier(store: Store, shard: Shard) -> EarlierRows | None:
     """
     if shard.earlier is None:
         return None
+    held = {layout.ANNOTATIONS: _NO_ANNOTATIONS, layout.DEAD_LETTERS: dead_letters_schema()}
+    tables = {tree: schema.empty_table() for tree, schema in held.items()}
     try:
-        sizes = [store.size(place) for place in shard.earlier.parts]
-        annotations, dead_letters = (
-            pq.read_table(StoredFile(store, place, size or 0))
-            for place, size in zip(shard.earlier.parts, sizes, strict=True)
-        )
+        for tree, place in shard.earlier.parts:
+            tables[tree] = pq.read_table(
+                StoredFile(store, place, store.size(place) or 0),
+                filters=[
+                    ("source_file", "=", shard.source_file),
+                    ("source_row", ">=", shard.first_row),
+                    ("source_row", "<", shard.first_row + shard.rows),
+                ],
+            )
     except (OutputError, OSError, pa.ArrowException):
         return None
-    return EarlierRows(annotations, dead_letters, frozenset(shard.earlier.reasons))
+    reasons = frozenset(shard.earlier.reasons)
+    return EarlierRows(tables[layout.ANNOTATIONS], tables[layout.DEAD_LETTERS], reasons)
 
 
 def _merged(earlier: pa.Table, new: pa.RecordBatch) -> pa.Table:

@@ -317,8 +317,8 @@ def _committed(shard: Shard, record: CommitRecord, computed: bool) -> ShardOutco
         shard.source_file,
         shard.partition,
         shard.rows,
-        record.entry.annotations.rows,
-        record.entry.dead_letters.rows,
+        record.entry.annotations,
+        record.entry.dead_letters,
         computed=computed,
     )
 

@@ -1,11 +1,13 @@
 """What readers meet while parts are replaced, and what publishing costs.
 
-    python -m tests.benchmarks.nights.bench_publishing kills|reads|time|store
+    python -m tests.benchmarks.nights.bench_publishing kills|reads|time|store|small
 
 kills: publishing a replacement, killed before each change of a file in turn: how many kills leave
 a plain reader posts twice, or missing. reads: DuckDB's glob again and again while four runs replace
 240 rows. time: publishing 1,000 shards that replace 1,000, on a disk. store: 100 that replace 100
-on moto's S3 with 30 ms a request, and the requests. No model runs: the tests' stand-in annotates.
+on moto's S3 with 30 ms a request, and the requests. small: 1,000 inputs of 10 posts, then one of
+them changed: parts in each tree, those without rows, and what a reader finds. No model runs: the
+tests' stand-in annotates.
 """
 
 from __future__ import annotations
@@ -21,6 +23,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow.parquet as pq
+
+from pipelines.annotate.output import layout
 from tests.data.corpora import make_posts, write_posts
 from tests.support.killing import run_and_kill
 from tests.support.nights.stand_in import annotate, plan_run, publish, published_rows, run_job
@@ -138,7 +143,39 @@ def on_a_store(folder: Path) -> dict[str, object]:
         return {"seconds": taken, "requests": sum(counts.values()), **counts}
 
 
-TASKS = {"kills": kills, "reads": reads, "time": on_a_disk, "store": on_a_store}
+def small_files(folder: Path) -> dict[str, object]:
+    corpus = write_corpus(folder / "in", 1_000, 10)
+    found: dict[str, object] = {}
+    for turn in ("first", "one changed", "again"):
+        plan = plan_run(folder / "out", corpus, shard_rows=10)
+        annotated = sum(annotate(plan).values())
+        taken = seconds(lambda plan=plan: publish(plan))  # type: ignore[misc]
+        rows = published_rows(folder / "out")
+        found[turn] = {
+            "shards annotated": annotated,
+            "seconds to publish": taken,
+            **{
+                tree: [
+                    pq.read_metadata(p).num_rows
+                    for p in (folder / "out" / tree / NIGHT).glob("*.parquet")
+                ]
+                for tree in layout.TREES
+            },
+            "posts": len(rows),
+            "posts twice": len(rows) - len(set(rows)),
+        }
+        if turn == "first":
+            write_posts(corpus / NIGHT / "part-00500.parquet", make_posts(7, 50_000))
+    return found
+
+
+TASKS = {
+    "kills": kills,
+    "reads": reads,
+    "time": on_a_disk,
+    "store": on_a_store,
+    "small": small_files,
+}
 
 if __name__ == "__main__":
     for name in sys.argv[1:]:

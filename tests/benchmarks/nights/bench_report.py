@@ -84,22 +84,21 @@ def measure_size(parts: int = 1_000, rows: int = 1_000) -> None:
             )
             shards.append(
                 ShardEntry(
-                    partition="dt=2026-11-19",
                     key=f"{number:032x}",
                     base_key=f"{number:032x}",
                     generation=0,
                     first_row=number * rows,
                     rows=rows,
-                    attempt="a",
-                    name=f"part-{number}.parquet",
-                    annotations=Part(rows, 10**5, ""),
-                    dead_letters=Part(0, 500, ""),
+                    annotations=rows,
+                    dead_letters=0,
                     counts=counts,
+                    part="part",
                 )
             )
         name = "dt=2026-11-19/posts.parquet"
         file = LedgerFile(f"/posts/{name}", "identity", parts * rows, tuple(shards))
-        add_ledger(store, "dt=2026-11-19", 1, Ledger(_LABELS, {name: file}))
+        parts_of = {"annotations": {"part": Part(rows * parts, 10**8, "")}}
+        add_ledger(store, "dt=2026-11-19", 1, Ledger(_LABELS, {name: file}, parts_of))
         moment = datetime.now(timezone.utc).isoformat()
         published = FileCounts(name, "dt=2026-11-19", file.rows, file.rows, 0, [], "published")
         manifest = Manifest(

@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from drf_core.annotator import Annotator, PreparedPost
-from pipelines.annotate.output.part_writer import PartWriter
+from pipelines.annotate.output.part_writer import CountingPartWriter
 from pipelines.annotate.work.prepare import DeadLetter
 from pipelines.annotate.work.rows import Result, RunColumns, build_rows
 from pipelines.storage.files import open_store
@@ -126,7 +126,7 @@ class Stages:
 
     def write(self) -> None:
         schema = annotations_schema(self._run.labels)
-        writer = PartWriter(open_store(str(self._scratch)), "part.parquet", schema)
+        writer = CountingPartWriter(open_store(str(self._scratch)), "part.parquet", schema)
         now = datetime.datetime.now(datetime.timezone.utc)
         for start in range(0, len(self._results), BATCH):
             results = self._results[start : start + BATCH]

@@ -95,7 +95,7 @@ def test_killed_half_way_the_next_run_does_the_rest(
     assert remote.output().places() == [("posts.parquet", row) for row in range(60)]
 
 
-@pytest.mark.parametrize("copies", [1, 3])
+@pytest.mark.parametrize("copies", [0, 1])
 def test_killed_while_publishing_the_next_run_finishes(
     remote: Remote, inferred: list[int], tmp_path: Path, copies: int
 ) -> None:
@@ -111,11 +111,11 @@ def test_killed_while_publishing_the_next_run_finishes(
         return (403, denied) if len(seen) > copies else None
 
     remote.emulator.proxy.refuse = refuse
-    assert remote.annotate().code == 1
+    assert remote.annotate("--part-bytes", 1).code == 1
     remote.emulator.proxy.refuse = None
     inferred.clear()
 
-    run = remote.annotate()
+    run = remote.annotate("--part-bytes", 1)
 
     assert (run.code, inferred) == (0, []), run.err
     places = remote.output().places()

@@ -7,7 +7,6 @@ post without post_id is a dead letter; one without text has its text recovered.
 from __future__ import annotations
 
 import datetime
-import re
 import shutil
 from collections import Counter
 from collections.abc import Collection, Mapping
@@ -161,12 +160,13 @@ def published_bytes(output: Path) -> dict[str, bytes]:
     }
 
 
-def published_content(output: Path) -> list[tuple[str, bytes]]:
-    """As published_bytes, less what tells one publication of the same rows from another."""
+def published_content(output: Path) -> list[tuple[str, str]]:
+    """Every row of both trees by its folder, and every _SUCCESS, whatever parts hold them."""
     content = []
-    for name, data in published_bytes(output).items():
-        name = re.sub(r"-[0-9a-f]{16}\.parquet$", ".parquet", name)
-        content.append((name, b"" if name.endswith("_SUCCESS") else data))
+    for name in published_bytes(output):
+        path = output / name
+        rows = pq.ParquetFile(path).read().to_pylist() if path.suffix == ".parquet" else [name]
+        content += [(str(path.parent.relative_to(output)), repr(row)) for row in rows]
     return sorted(content)
 
 

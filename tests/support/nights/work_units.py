@@ -59,7 +59,9 @@ def staged_rows(shard: Shard, options: JobOptions, tree: str) -> list[dict[str, 
     store = open_store(options.output)
     record = find_commit(store, shard.key)
     assert record is not None
-    return pq.read_table(store.full(record.entry.staged(tree))).to_pylist()
+    if tree not in record.parts:
+        return []
+    return pq.read_table(store.full(record.staged(tree))).to_pylist()
 
 
 def annotations(shard: Shard, options: JobOptions) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ import pytest
 
 from pipelines.annotate.output import layout
 from pipelines.annotate.publish import publish_partition
-from pipelines.storage.files import open_store
+from pipelines.storage.files import OutputError, open_store
 from tests.data.corpora import damage_footer, damage_page, make_posts, write_nights, write_posts
 from tests.support.running import Output, Run, annotate_arguments, start_drf
 
@@ -152,17 +152,16 @@ def test_a_model_that_breaks_down_fails_the_run_in_one_line_and_can_be_resumed(
 def test_a_partition_that_cannot_be_proven_does_not_keep_the_others_from_readers(
     tmp_path: Path, annotate: Annotate, output: Output, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    find_faults = publish_partition.find_faults
+    pack = publish_partition.pack
 
-    def doubting(store: object, files: dict[str, Any], added: Any) -> Any:
-        name = next(iter(files))
-        if name.startswith("dt=2026-11-17"):
-            return {name: "a row is missing"}, {}
-        return find_faults(store, files, added)  # type: ignore[arg-type]
+    def doubting(store: Any, partition: str, *others: Any) -> Any:
+        if partition == "dt=2026-11-17":
+            raise OutputError("a row is missing")
+        return pack(store, partition, *others)
 
     write_nights(tmp_path / "in")
     with monkeypatch.context() as patched:
-        patched.setattr(publish_partition, "find_faults", doubting)
+        patched.setattr(publish_partition, "pack", doubting)
         run = annotate(tmp_path / "in")
 
     assert run.code == 1

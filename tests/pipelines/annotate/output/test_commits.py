@@ -71,14 +71,14 @@ class TestCommits:
         assert find_commit(store, shard.key) == record
         assert committed_keys(store) == {shard.key}
         assert record.entry.rows == 4
-        assert record.entry.annotations.rows == 3
-        assert record.entry.dead_letters.rows == 1
+        assert record.entry.annotations == 3
+        assert record.entry.dead_letters == 1
         assert record.entry.counts.labels == {"negative": 2, "neutral": 1}
         assert record.entry.counts.states["text"] == {"present": 2, "recovered": 1}
         assert record.entry.counts.reasons == {"text": {"missing": 1}, "image": {}}
         assert record.entry.counts.dead_letter_reasons == {"no_post_id": 1}
         for tree in layout.TREES:
-            assert store.size(record.entry.staged(tree)) == record.entry.part(tree).bytes
+            assert store.size(record.staged(tree)) == record.parts[tree].bytes
 
     def test_the_reasons_behind_a_dead_letter_are_counted_for_retry(
         self, store: Store, plan: Plan, shard: Shard
@@ -97,7 +97,7 @@ class TestCommits:
             write_rows(parts, plan.options, shard)
             record = parts.commit()
         for tree in layout.TREES:
-            footer = pq.read_metadata(store.full(record.entry.staged(tree)))
+            footer = pq.read_metadata(store.full(record.staged(tree)))
             assert footer.metadata[b"drf.source_file"] == b"a.parquet"
             assert footer.metadata[b"drf.key"] == shard.key.encode()
             assert footer.metadata[b"drf.run_id"] == b"test-run"
@@ -116,7 +116,7 @@ class TestCommits:
                 table = pa.Table.from_pylist(rows, parts.annotations_schema)
                 parts.add_annotations(table.to_batches()[0])
             record = parts.commit()
-        part = pq.ParquetFile(store.full(record.entry.staged(layout.ANNOTATIONS)))
+        part = pq.ParquetFile(store.full(record.staged(layout.ANNOTATIONS)))
         assert part.num_row_groups == 1
         assert part.read(["source_row"])["source_row"].to_pylist() == [0, 1, 2, 3]
 
@@ -129,7 +129,7 @@ class TestCommits:
             ]
             parts.add_annotations(pa.Table.from_pylist(rows, parts.annotations_schema))
             record = parts.commit()
-        table = pq.read_table(store.full(record.entry.staged(layout.ANNOTATIONS)))
+        table = pq.read_table(store.full(record.staged(layout.ANNOTATIONS)))
         assert table["lang"].to_pylist() == ["de"] * 4
 
     def test_a_shard_that_lacks_rows_is_not_committed(
@@ -163,7 +163,7 @@ class TestCommits:
                 write_rows(parts, plan.options, shard)
                 record = parts.commit()
             assert find_commit(store, shard.key) == record
-            store.remove(record.entry.staged(layout.DEAD_LETTERS))
+            store.remove(record.staged(layout.DEAD_LETTERS))
             assert find_commit(store, shard.key) is None
 
 
@@ -192,7 +192,7 @@ class TestSeveralAttempts:
                 write_rows(parts, plan.options, shard)
             won = second.commit()
             assert first.commit() == won
-        names = {won.entry.staged(tree).rpartition("/")[2] for tree in layout.TREES}
+        names = {won.staged(tree).rpartition("/")[2] for tree in layout.TREES}
         assert store.sizes(layout.STAGED_PARTS).keys() == names
 
     def test_at_once_in_many_threads_one_wins(self, plan: Plan, shard: Shard) -> None:
@@ -231,8 +231,8 @@ class TestKilled:
                 record = annotate_shard(options, shard)
             assert find_commit(store, shard.key) == record
             for tree in layout.TREES:
-                rows = pq.read_metadata(store.full(record.entry.staged(tree))).num_rows
-                assert rows == record.entry.part(tree).rows
+                rows = pq.read_metadata(store.full(record.staged(tree))).num_rows
+                assert rows == record.parts[tree].rows
             if not killed:
                 break
             step += 1

@@ -6,18 +6,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipelines.annotate.output.ledger import Part
 from pipelines.annotate.output.proof import count_duplicate_ids
 from pipelines.storage.files import open_store
 
 
 def write_ids(
     root: Path, name: str, ids: list[str | None], dead: list[str | None]
-) -> dict[str, int]:
+) -> dict[str, Part]:
     parts = {}
     for tree, values in (("annotations", ids), ("dead_letters", dead)):
         (root / tree).mkdir(exist_ok=True)
         pq.write_table(pa.table({"post_id": pa.array(values, pa.string())}), root / tree / name)
-        parts[f"{tree}/{name}"] = (root / tree / name).stat().st_size
+        size = (root / tree / name).stat().st_size
+        parts[f"{tree}/{name}"] = Part(len(values), size, "")
     return parts
 
 
@@ -34,7 +36,7 @@ def test_ids_that_occurred_before_are_counted_over_parts_and_trees(tmp_path: Pat
 
 
 def test_counting_does_not_hold_the_ids_of_all_parts(tmp_path: Path) -> None:
-    parts: dict[str, int] = {}
+    parts: dict[str, Part] = {}
     for part in range(60):
         ids = [f"{part}-{n:0100d}" for n in range(5_000)]
         parts |= write_ids(tmp_path, f"{part}.parquet", ids, [])

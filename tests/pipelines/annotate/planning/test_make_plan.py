@@ -167,22 +167,18 @@ class TestPlan:
         write_posts(tmp_path / "in" / "dt=1" / "a.parquet", posts, row_group_rows=1)
         plan = plan_run(tmp_path / "out", tmp_path / "in", shard_rows=1)
         (file,) = plan.files
-        part = Part(1, 0, "")
-        entries = []
-        for shard in plan.shards[file.source_file]:
-            key, first = shard.key, shard.first_row
-            name = layout.part_name(file.source_file, first, key[:16])
-            entries.append(
-                ShardEntry("dt=1", key, key, 0, first, 1, "", part, part, Counts(), name=name)
-            )
+        name = layout.part_name(1, 0, "0" * 16)
+        entries = [
+            ShardEntry(shard.key, shard.key, 0, shard.first_row, 1, 1, 0, Counts(), name)
+            for shard in plan.shards[file.source_file]
+        ]
         store = open_store(plan.options.output)
+        store.write(f"{layout.ANNOTATIONS}/dt=1/{name}", b"")
         for tree in layout.TREES:
-            (tmp_path / "out" / tree / "dt=1").mkdir(parents=True)
-            for entry in entries:
-                (tmp_path / "out" / tree / "dt=1" / entry.name).touch()
             store.write(f"{tree}/dt=1/{layout.SUCCESS}", success_text("dt=1", 1))
-        published = LedgerFile(file.path, file.identity, 1_000, tuple(entries))
-        add_ledger(store, "dt=1", 1, Ledger(plan.options.labels, {file.source_file: published}))
+        files = {file.source_file: LedgerFile(file.path, file.identity, 1_000, tuple(entries))}
+        parts = {layout.ANNOTATIONS: {name: Part(1_000, 0, "")}}
+        add_ledger(store, "dt=1", 1, Ledger(plan.options.labels, files, parts))
         requests: list[str] = []
         asked = Store._do
         monkeypatch.setattr(

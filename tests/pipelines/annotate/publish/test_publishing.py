@@ -5,10 +5,9 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import pytest
 
-from pipelines.annotate.output import layout
+from pipelines import read_annotations
 from pipelines.annotate.output.partitions import partition_tasks
 from pipelines.annotate.publish.publish_partition import PublishError, publish_partition
 from tests.data.corpora import damage_footer, make_posts, write_posts
@@ -30,7 +29,6 @@ from tests.support.nights.stand_in import (
     published_bytes,
     published_content,
     published_rows,
-    remove_ledgers,
     run_job,
     staged_files,
     success_files,
@@ -88,13 +86,14 @@ class TestOneRun:
         assert computed == {FIRST: 1}
         assert published_rows(output) == rows_of(first=8, second=2)
 
-    def test_a_file_without_rows_has_empty_parts(self, tmp_path: Path, output: Path) -> None:
+    def test_a_file_without_rows_leaves_no_part(self, tmp_path: Path, output: Path) -> None:
         write_posts(tmp_path / "in" / "none.parquet", [])
         manifest, _ = run_job(output, tmp_path / "in")
-        (part,) = (output / "annotations").glob("*.parquet")
-        assert pq.read_metadata(part).num_rows == 0
-        assert success_files(output) == {"annotations/_SUCCESS", "dead_letters/_SUCCESS"}
+        both = {"annotations/_SUCCESS", "dead_letters/_SUCCESS"}
+        assert published_bytes(output).keys() == success_files(output) == both
         assert manifest.warnings == ["none.parquet has no rows"]
+        _, computed = run_job(output, tmp_path / "in")
+        assert not computed
 
     def test_duplicate_ids_are_counted_within_a_partition(
         self, tmp_path: Path, output: Path
@@ -148,18 +147,8 @@ class TestFailedFiles:
         before = published_content(output)
         next((output / "annotations" / NIGHT).glob("*.parquet")).unlink()
         _, computed = run_job(output, corpus)
-        assert computed == {SECOND: 1}
+        assert computed == {SECOND: 3}
         assert published_content(output) == before
-
-    def test_its_earlier_parts_stay_even_where_the_ledger_is_lost(
-        self, corpus: Path, output: Path
-    ) -> None:
-        run_job(output, corpus)
-        remove_ledgers(output, NIGHT)
-        damage_footer(corpus / FIRST)
-        run_job(output, corpus)
-        assert published_rows(output) == rows_of(first=10, second=10)
-        assert success_files(output) == set()
 
     def test_readable_again_it_completes_the_partition(self, corpus: Path, output: Path) -> None:
         content = (corpus / FIRST).read_bytes()
@@ -225,22 +214,29 @@ class TestHeldBack:
 
 
 class TestChangedInput:
-    def test_exactly_the_parts_of_a_changed_file_are_replaced(
+    def test_exactly_the_rows_of_a_changed_file_are_replaced(
         self, corpus: Path, output: Path
     ) -> None:
-        run_job(output, corpus)
-        before = published_bytes(output)
+        run_job(output, corpus, run_id="first")
         replace_with(corpus / FIRST, 3)
-        _, computed = run_job(output, corpus)
+        _, computed = run_job(output, corpus, run_id="second")
         assert computed == {FIRST: 1}
         assert published_rows(output) == rows_of(first=3, second=10)
-        after = published_bytes(output)
-        kept = {
-            name for name in before if layout.mark_of(Path(name).name) == layout.file_mark(SECOND)
-        }
-        assert len(kept) == 6
-        assert all(after[name] == before[name] for name in kept)
+        rows = read_annotations(str(output)).to_table(["source_file", "run_id"]).to_pylist()
+        runs = {(row["source_file"], row["run_id"]) for row in rows}
+        assert runs == {(FIRST, "second"), (SECOND, "first")}
         assert success_files(output) == COMPLETE
+
+    def test_parts_without_rows_of_it_keep_their_bytes(self, corpus: Path, output: Path) -> None:
+        run_job(output, corpus, part_bytes=1)
+        before = published_bytes(output)
+        replace_with(corpus / FIRST, 3)
+        run_job(output, corpus, part_bytes=1)
+        after = published_bytes(output)
+        kept = {name for name in before if name.endswith(".parquet") and name in after}
+        assert len(kept) == 3
+        assert all(after[name] == before[name] for name in kept)
+        assert published_rows(output) == rows_of(first=3, second=10)
 
     def test_another_model_replaces_everything(self, corpus: Path, output: Path) -> None:
         run_job(output, corpus)

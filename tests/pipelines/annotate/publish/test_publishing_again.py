@@ -5,9 +5,11 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from pipelines.annotate.output import layout
+from pipelines.storage.files import OutputError
 from tests.data.corpora import make_posts, write_nights, write_posts
 from tests.support.nights.published_night import (
     COMPLETE,
@@ -88,8 +90,8 @@ class TestRetry:
         assert computed == {FIRST: 1}
         assert published_rows(output) == rows_of(first=8)
         after = published_bytes(output)
-        assert len(after.keys() - before.keys()) == 2
-        assert len(before.keys() - after.keys()) == 2
+        assert len(after.keys() - before.keys()) == 1
+        assert len(before.keys() - after.keys()) == 1
         _, computed = run_job(output, corpus, retry=["missing"])
         assert computed == {FIRST: 1}
 
@@ -118,72 +120,66 @@ class TestRetry:
 
 class TestHandsOnTheOutput:
     def test_a_deleted_part_is_computed_again_alone(self, corpus: Path, output: Path) -> None:
-        run_job(output, corpus)
+        run_job(output, corpus, part_bytes=1)
         before = published_content(output)
         next((output / "annotations" / NIGHT).glob("*.parquet")).unlink()
-        _, computed = run_job(output, corpus)
-        assert sum(computed.values()) == 1
-        assert published_content(output) == before
-
-    def test_a_part_cut_short_is_computed_again(self, corpus: Path, output: Path) -> None:
-        run_job(output, corpus)
-        before = published_content(output)
-        part = next((output / "dead_letters" / NIGHT).glob("*.parquet"))
-        part.write_bytes(part.read_bytes()[:-1])
-        _, computed = run_job(output, corpus)
+        _, computed = run_job(output, corpus, part_bytes=1)
         assert sum(computed.values()) == 1
         assert published_content(output) == before
 
     @pytest.mark.parametrize("tree", ["annotations", "dead_letters"])
-    def test_a_deleted_partition_is_computed_again(
+    def test_a_part_cut_short_is_computed_again(
         self, corpus: Path, output: Path, tree: str
     ) -> None:
+        replace_with(corpus / FIRST, 2)
+        write_posts(corpus / SECOND, [*make_posts(2), {"post_id": None}])
+        run_job(output, corpus)
+        before = published_content(output)
+        part = next((output / tree / NIGHT).glob("*.parquet"))
+        part.write_bytes(part.read_bytes()[:-1])
+        _, computed = run_job(output, corpus)
+        assert computed == {FIRST: 1, SECOND: 1}
+        assert published_content(output) == before
+
+    @pytest.mark.parametrize("tree", ["annotations", "dead_letters"])
+    def test_a_deleted_partition_is_made_again(self, corpus: Path, output: Path, tree: str) -> None:
         run_job(output, corpus)
         before = published_content(output)
         shutil.rmtree(output / tree / NIGHT)
-        _, computed = run_job(output, corpus)
-        assert computed == {FIRST: 3, SECOND: 3}
-        assert published_content(output) == before
-
-    def test_a_leftover_of_the_right_name_and_size_is_replaced(
-        self, corpus: Path, output: Path
-    ) -> None:
-        run_job(output, corpus)
-        before = published_content(output)
-        shutil.rmtree(output / "annotations" / NIGHT)
-        for part in (output / "dead_letters" / NIGHT).glob("*.parquet"):
-            part.write_bytes(bytes(part.stat().st_size))
         run_job(output, corpus)
         assert published_content(output) == before
 
-    def test_without_its_ledger_no_row_is_doubled(self, corpus: Path, output: Path) -> None:
+    def test_parts_whose_ledger_is_gone_are_left_alone(self, corpus: Path, output: Path) -> None:
         run_job(output, corpus)
+        before = published_bytes(output)
         remove_ledgers(output, NIGHT)
-        run_job(output, corpus, model_revision="revision-2")
+        with pytest.raises(OutputError, match=r"whose ledger is gone.*delete that partition"):
+            run_job(output, corpus)
+        assert published_bytes(output) == before
+        for tree in layout.TREES:
+            shutil.rmtree(output / tree / NIGHT)
+        run_job(output, corpus)
         assert published_rows(output) == rows_of(first=10, second=10)
-        assert success_files(output) == COMPLETE
 
-    def test_parts_that_no_ledger_knows_are_not_called_complete(
+    def test_parts_of_an_earlier_version_are_neither_doubled_nor_removed(
         self, corpus: Path, output: Path
     ) -> None:
-        run_job(output, corpus)
-        remove_ledgers(output, NIGHT)
-        manifest, _ = run_job(output, corpus / FIRST)
-        assert manifest.partitions == {NIGHT: "incomplete"}
-        assert manifest.exit_code == 1
-        assert "does not know" in manifest.warnings[0]
-        assert success_files(output) == set()
-        assert published_rows(output) == rows_of(first=10, second=10)
+        folder = output / "annotations" / NIGHT
+        folder.mkdir(parents=True)
+        (folder / "part-0123456789ab-00000000-0123456789abcdef.parquet").write_bytes(b"old")
+        with pytest.raises(OutputError, match="whose ledger is gone"):
+            run_job(output, corpus)
+        assert [path.read_bytes() for path in folder.iterdir()] == [b"old"]
 
     def test_a_part_lost_of_another_file_is_not_called_complete(
         self, corpus: Path, output: Path
     ) -> None:
-        run_job(output, corpus)
+        run_job(output, corpus, part_bytes=1)
         replace_with(corpus / FIRST, 3)
         part = next(
             path
             for path in (output / "annotations" / NIGHT).glob("*.parquet")
-            if layout.mark_of(path.name) == layout.file_mark(SECOND)
+            if SECOND in pq.ParquetFile(path).read(["source_file"])["source_file"].to_pylist()
         )
         part.unlink()
         manifest, computed = run_job(output, corpus / FIRST)
@@ -193,6 +189,22 @@ class TestHandsOnTheOutput:
         assert success_files(output) == set()
         manifest, computed = run_job(output, corpus)
         assert computed == {SECOND: 1}
+        assert success_files(output) == COMPLETE
+
+    @pytest.mark.parametrize("tree", ["annotations", "dead_letters"])
+    def test_of_a_lost_part_nothing_stays_that_another_part_has(
+        self, corpus: Path, output: Path, tree: str
+    ) -> None:
+        write_posts(corpus / FIRST, [*make_posts(2), {"post_id": None}])
+        run_job(output, corpus)
+        next((output / tree / NIGHT).glob("*.parquet")).unlink()
+        manifest, computed = run_job(output, corpus / FIRST)
+        assert computed == {FIRST: 1}
+        assert manifest.partitions == {NIGHT: "incomplete"}
+        assert published_rows(output) == rows_of(first=3)
+        manifest, computed = run_job(output, corpus)
+        assert computed == {SECOND: 3}
+        assert published_rows(output) == rows_of(first=3, second=10)
         assert success_files(output) == COMPLETE
 
     def test_a_missing_success_is_written_again(self, corpus: Path, output: Path) -> None:

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 import re
 import shutil
 from pathlib import Path
@@ -12,11 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from pipelines.annotate.output.histograms import Histograms
-from pipelines.annotate.output.ledger import read_ledger
 from pipelines.annotate.report.gallery import thumbnail
 from pipelines.cli import main
-from pipelines.storage.files import open_store
 from tests.data.corpora import make_posts, write_nights, write_posts
 from tests.pipelines.annotate.report.test_write import NIGHT, page_of, report_of, run
 
@@ -55,26 +51,6 @@ def test_a_line_that_was_lost_does_not_lose_the_run(
     assert main(["runs", str(output)]) == 0
     assert "(no report)" in capsys.readouterr().out.splitlines()[0]
     assert main(["report", str(output), "--run", "2026-11-17"]) == 0
-
-
-def test_a_run_without_histograms_is_counted_from_its_parts(output: Path, tmp_path: Path) -> None:
-    wanted = report_of(output, "2026-11-18")
-    ledger = output / "_ledgers" / "dt=2026-11-18" / "000000001.json"
-    fields = json.loads(ledger.read_text())
-    for file in fields["files"].values():
-        for shard in file["shards"]:
-            del shard["counts"]["histograms"]
-    ledger.write_text(json.dumps(fields))
-    store = open_store(str(output))
-    held = read_ledger(store, "dt=2026-11-18")
-    assert held and all(
-        s.counts.histograms == Histograms() for f in held.files.values() for s in f.shards
-    )
-    (output / "_runs" / "2026-11-18" / "report.json").unlink()
-    assert main(["report", str(output)]) == 0
-    again = report_of(output, "2026-11-18")
-    for name in ("night", "changes", "trust", "likeness", "why"):
-        assert again[name] == wanted[name]
 
 
 def test_a_run_is_compared_with_any_night(output: Path, tmp_path: Path) -> None:

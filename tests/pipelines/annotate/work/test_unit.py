@@ -327,8 +327,8 @@ def test_a_unit_run_twice_or_by_two_processes_at_once_counts_once(
     for outcomes in both:
         assert [outcome.annotations for outcome in outcomes] == [20, 20, 20]
     assert committed_keys(open_store(options.output)) == {shard.key for shard in shards}
-    # The loser of each shard removed its own parts: two per shard are left.
-    assert len(staging_files(options, layout.STAGED_PARTS)) == 6
+    # The loser of each shard removed its own part: one per shard is left.
+    assert len(staging_files(options, layout.STAGED_PARTS)) == 3
     assert list_attempts(open_store(options.output)) == []
     again = annotate(shards, options)
     assert not any(outcome.computed for outcome in again)
