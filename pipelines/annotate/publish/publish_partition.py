@@ -12,7 +12,6 @@ import dataclasses
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
-from pipelines.annotate.output import layout
 from pipelines.annotate.output.commits import CommitRecord, clear_shards, find_commit
 from pipelines.annotate.output.ledger import UnpublishedFile, add_ledger
 from pipelines.annotate.output.locks import partition_lock
@@ -127,7 +126,8 @@ def _commit(
 ) -> PartitionState | None:
     """Write and prove what is added and commit the ledger; return the state then.
 
-    None where another run was first. What cannot be proven is annotated anew by the next run.
+    None where another run changed it meanwhile. What cannot be proven is annotated anew by the
+    next run.
     """
     if decision.ledger == state.ledger:
         return state
@@ -145,8 +145,8 @@ def _commit(
         }
         duplicates = count_duplicate_ids(store, parts, packed.hashes)
     except OutputError as error:
-        # It takes away what this one reads.
-        if store.size(layout.ledger(partition, number)) is not None:
+        # Another run takes away what this one reads, or has brought it to its folder.
+        if read_partition(store, partition) != state:
             return None
         if isinstance(error, ShardsAtFaultError):
             clear_shards(store, error.faults)

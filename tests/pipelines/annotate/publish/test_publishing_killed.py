@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import shutil
+import signal
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -186,6 +188,33 @@ class TestKilledAnywhere:
             shutil.rmtree(output)
             step += 1
         assert step > 20
+
+    def test_asked_to_stop_it_ends_its_step_and_both_trees_are_of_one_night(
+        self, prepared: tuple[Path, Plan, Content], tmp_path: Path
+    ) -> None:
+        before, plan, expected = prepared
+        old = published_content(before)
+        for step in itertools.count(1):
+            output = tmp_path / f"asked-{step}"
+            shutil.copytree(before, output)
+            stopped = run_and_kill(step, publish_plan, self.moved(plan, output), by=signal.SIGTERM)
+            assert published_content(output) in (old, expected), f"step {step}"
+            if not stopped:
+                break
+        assert step > 10
+
+    def test_a_first_night_becomes_visible_whole(self, corpus: Path, tmp_path: Path) -> None:
+        plan = plan_run(tmp_path / "before", corpus)
+        annotate(plan)
+        for step in itertools.count(1):
+            output = tmp_path / f"killed-{step}"
+            shutil.copytree(tmp_path / "before", output)
+            killed = run_and_kill(step, publish_plan, self.moved(plan, output))
+            seen = published_rows(output)
+            assert seen in ([], rows_of(first=10, second=10)), f"step {step}"
+            if not killed:
+                break
+        assert step > 10
 
     def test_staged_parts_lost_before_they_are_brought_are_computed_again(
         self, prepared: tuple[Path, Plan, Content], tmp_path: Path

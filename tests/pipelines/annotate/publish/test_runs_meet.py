@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import shutil
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
@@ -16,12 +19,15 @@ from fsspec.implementations.memory import MemoryFileSystem
 from pipelines import read_annotations
 from pipelines.annotate.output import layout
 from pipelines.annotate.plan import Plan
+from pipelines.annotate.publish import publish_partition
+from pipelines.annotate.publish.pack import Packed, pack
 from pipelines.storage.files import Store
 from tests.data.corpora import damage_footer, make_posts, write_posts
 from tests.support.nights.published_night import (
     COMPLETE,
     FIRST,
     NIGHT,
+    SECOND,
     corpus,
     output,
     rows_of,
@@ -187,8 +193,37 @@ class TestOnAStoreWithoutLocks:
             assert {n: store.read(n) for n in before if n.endswith(".parquet")} == {
                 name: data for name, data in before.items() if name.endswith(".parquet")
             }, seen
+            run_job(store.url, corpus / SECOND, model_revision="revision-5")
+            assert rows_by_listing(store) == rows_of(first=10, second=10), seen
             step += 3
         assert step > 15
+
+    def test_runs_that_meet_again_and_again_all_come_to_their_end(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Each has a file of the night, and proves its part while the others commit theirs."""
+        store, runs = memory_store("meet"), 4
+        plans = []
+        for run in range(runs):
+            path = write_posts(tmp_path / NIGHT / f"{run}.parquet", make_posts(3, 10 * run))
+            plans.append(plan_run(store.url, path, run_id=f"run-{run}"))
+            annotate(plans[-1])
+        tries = itertools.count()
+        all_there = threading.Barrier(runs)
+
+        def pack_slowly(*arguments: Any) -> Packed:
+            packed = pack(*arguments)
+            if next(tries) < runs:
+                all_there.wait(60)
+            return packed
+
+        monkeypatch.setattr(publish_partition, "pack", pack_slowly)
+        with ThreadPoolExecutor(runs) as pool:
+            results = list(pool.map(publish, plans))
+        assert {result[NIGHT].status for result in results} == {"published"}
+        assert next(tries) <= 2 * runs * runs
+        assert rows_by_listing(store) == rows_by_ledger(store)
+        assert len(set(rows_by_ledger(store))) == len(rows_by_ledger(store)) == 3 * runs
 
 
 class TestWhatIsTrueNowBeatsThePlan:
