@@ -49,7 +49,18 @@ class FailedFile:
     error: str
 
 
+class InputChangedError(DRFError):
+    """An input file is no longer the one that was planned."""
+
+    exit_code = ExitCode.FAILED_FILES
+
+
 class CorruptInputError(DRFError):
     """A file whose content cannot be read; trying again would not help."""
 
     exit_code = ExitCode.FAILED_FILES
+
+
+def identity_without_checksum(size: int, modified: object) -> str:
+    """How an identity begins where the store has no checksum; a hash of the footer follows."""
+    return f"size:{size}:modified:{modified}:footer:"

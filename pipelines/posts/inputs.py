@@ -13,7 +13,13 @@ import pyarrow as pa
 from fsspec.implementations.local import LocalFileSystem
 
 from pipelines.posts.date_folders import DateFolders
-from pipelines.posts.files import CorruptInputError, FailedFile, InputFile, RowGroup
+from pipelines.posts.files import (
+    CorruptInputError,
+    FailedFile,
+    InputFile,
+    RowGroup,
+    identity_without_checksum,
+)
 from pipelines.posts.find import checksum_of, find_files, info_of, read_range, tell_skipped
 from pipelines.posts.kinds import kind_of
 from pipelines.posts.names import as_text, check_names, is_text, name_of, once_each
@@ -211,7 +217,8 @@ def _identity(
             modified = fs.modified(path).isoformat()
         except NotImplementedError:
             modified = "unknown"
-    return f"size:{info['size']}:modified:{modified}:footer:{hashlib.sha256(footer).hexdigest()}"
+    begins = identity_without_checksum(info["size"], modified)
+    return f"{begins}{hashlib.sha256(footer).hexdigest()}"
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ Tasks for `drf_core.decoding.children`: each gets a message and buffers and answ
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import os
 from collections.abc import Iterator, Sequence
@@ -16,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from drf_core.decoding.link import Buffer, Link
-from pipelines.posts.files import CorruptInputError
+from pipelines.posts.files import CorruptInputError, identity_without_checksum
 from pipelines.posts.records import is_records_file, read_records, survey
 
 # A request to an object store of this size costs little more than a smaller one; of a local
@@ -238,16 +239,29 @@ def _as_stream(batch: pa.RecordBatch) -> memoryview:
 def _opened(message: dict[str, Any], buffers: Sequence[Buffer], link: Link) -> Iterator[Any]:
     """The file: on this disk at `path`, or the buffer it came as, or read by the parent."""
     if message["path"]:
-        is_records = is_records_file(message["path"])
+        is_records = is_records_file(message["name"])
         # Arrow's own reading: half the work of going through a file of Python's.
-        with (open if is_records else pa.OSFile)(message["path"], "rb") as file:
-            yield file
+        with open(message["path"], "rb") as opened:
+            _check_identity(opened.fileno(), message.get("identity"))
+            if is_records:
+                yield opened
+                return
+            with pa.OSFile(f"/dev/fd/{opened.fileno()}", "rb") as same:
+                yield same
     elif buffers:
         yield io.BytesIO(buffers[0])
     else:
         file = _ParentsFile(link, message["size"])
         # Parquet's reader has a buffer for each column.
         yield io.BufferedReader(file, _BUFFER_BYTES) if is_records_file(message["name"]) else file
+
+
+def _check_identity(descriptor: int, identity: str | None) -> None:
+    """Raise ESTALE where another file lies there than the one that was looked at."""
+    status = os.fstat(descriptor)
+    begins = identity_without_checksum(status.st_size, status.st_mtime_ns)
+    if identity and not identity.startswith(begins):
+        raise OSError(errno.ESTALE, "another file took its place")
 
 
 class _ParentsFile(io.RawIOBase):

@@ -8,6 +8,7 @@ row group, read from its first record on.
 from __future__ import annotations
 
 import contextlib
+import errno
 from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol, TypeVar
@@ -17,7 +18,8 @@ import pyarrow as pa
 from fsspec.implementations.local import LocalFileSystem
 
 from drf_core.decoding.children import ChildLostError, Children, Limits, TaskRaisedError
-from pipelines.posts.files import CorruptInputError
+from pipelines.posts.files import CorruptInputError, InputChangedError
+from pipelines.posts.find import checksum_of
 from pipelines.posts.records import is_records_file
 from pipelines.storage.retrying import retry
 from schemas.posts import MAX_ID_CHARACTERS, MAX_TEXT_CHARACTERS, PostsLayout, coerce_posts
@@ -62,15 +64,17 @@ def read_unit_rows(
     layout: PostsLayout,
     batch_rows: int = 128,
     schema: pa.Schema | None = None,
+    identity: str | None = None,
 ) -> Iterator[tuple[_Range, int, pa.RecordBatch]]:
     """Yield (shard, source row of the first post, posts) over shards of one file in one pass.
 
     path: as fs knows it. shards: of this file, in row order; rows between them are passed
     over. batch_rows: at most so many posts in a batch, fewer where rows are large. Batches
     are coerced (schemas.posts.coerce_posts) and lie in one shard each. schema: of a file of
-    records, as `read_footer` found it.
-    Raises CorruptInputError where a page is damaged or rows are missing; what was yielded
-    before is sound. What the store raises passes through.
+    records, as `read_footer` found it. identity: of the file as it was looked at.
+    Raises CorruptInputError where a page is damaged or rows are missing, InputChangedError where
+    another file lies there by now; what was yielded before is sound. What the store raises passes
+    through.
     """
     shards = [shard for shard in shards if shard.rows]
     if not shards:
@@ -84,7 +88,16 @@ def read_unit_rows(
         most[layout.columns.text] = 4 * MAX_TEXT_CHARACTERS
     most = {name: size for name, size in most.items() if name not in _names(layout.keep)}
     batches = read_batches(
-        fs, path, where, layout.read, batch_rows, schema, groups, shards[0].first_row, most
+        fs,
+        path,
+        where,
+        layout.read,
+        batch_rows,
+        schema,
+        groups,
+        shards[0].first_row,
+        most,
+        identity,
     )
     with contextlib.closing(batches):
         for row, batch in batches:
@@ -110,6 +123,7 @@ def read_batches(
     row_groups: Collection[int] | None = None,
     first: int = 0,
     most: Mapping[str, int] | None = None,
+    identity: str | None = None,
 ) -> Generator[tuple[int, pa.RecordBatch], None, None]:
     """Yield (source row of the first row, rows as they lie in the file), from row `first` on.
 
@@ -117,13 +131,15 @@ def read_batches(
     `read_footer` found it. row_groups: those wanted, None for all. most: bytes of a
     value that are read, by column of texts.
     A batch that cannot be read is read in smaller ones: a dictionary may hold few bytes that
-    many rows are made of. Raises CorruptInputError, and what the store raises.
+    many rows are made of. Raises CorruptInputError, InputChangedError unless the file has the
+    identity that is given, and what the store raises.
     """
     message = {
         "columns": list(dict.fromkeys(columns)),
         "groups": None if row_groups is None else sorted(row_groups),
         "shown": where,
         "most": dict(most or {}),
+        "identity": identity,
     }
     given = memoryview(schema.serialize()) if schema is not None and is_records_file(path) else b""
     while True:
@@ -142,6 +158,11 @@ def read_batches(
                     f"{where} cannot be read ({error}); write the file again"
                 ) from error
             batch_rows = max(1, batch_rows // _FEWER)
+        except OSError as error:
+            # The second is what s3fs raises for an object that was overwritten.
+            if error.errno not in (errno.ESTALE, errno.EBUSY):
+                raise
+            raise InputChangedError(f"{where} changed while they were read") from error
 
 
 def _names(fields: Sequence[pa.Field]) -> set[str]:
@@ -197,6 +218,9 @@ def _answers(
             # Columns are read in turns, which a store's read-ahead would answer by reading twice.
             options = {"cache_type": "none"} if fs.async_impl else {}
             file = stack.enter_context(fs.open(path, "rb", **options))
+            opened = checksum_of(getattr(file, "details", {}))
+            if message.get("identity") and opened not in (None, message["identity"]):
+                raise OSError(errno.ESTALE, "another object took its place")
             size = file.seek(0, 2)
             file.seek(0)
             if size <= _WHOLE_BYTES:

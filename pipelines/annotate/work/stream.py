@@ -19,13 +19,12 @@ from pipelines.annotate.plan import RowOptions, Shard
 from pipelines.annotate.work.contents import Content, contents_of, views
 from pipelines.annotate.work.prepare import DeadLetter, no_post_id
 from pipelines.annotate.work.rows import AS_BEFORE, Result
-from pipelines.posts.files import CorruptInputError
+from pipelines.posts.files import CorruptInputError, InputChangedError
 from pipelines.posts.inputs import read_footer
 from pipelines.posts.kept import conform
 from pipelines.posts.reading import read_unit_rows
 from pipelines.storage.backends import open_url
-from schemas.errors import DRFError, SchemaError
-from schemas.exit_codes import ExitCode
+from schemas.errors import SchemaError
 from schemas.posts import PostsLayout, check_posts_schema, kept_columns, media_of
 
 # What a worker reads and prepares while the model runs: enough to keep it fed, and the bound
@@ -51,12 +50,6 @@ Posts = tuple[PostsLayout, Iterable[tuple[Shard, int, pa.RecordBatch]]]
 Image = bytes | memoryview | None
 
 
-class InputChangedError(DRFError):
-    """An input file is no longer the one that was planned."""
-
-    exit_code = ExitCode.FAILED_FILES
-
-
 def read_shards(shards: Sequence[Shard], rows: RowOptions) -> Posts:
     """Open the shards' file, if it still is what was planned, and read them in one pass."""
     first = shards[0]
@@ -72,7 +65,8 @@ def read_shards(shards: Sequence[Shard], rows: RowOptions) -> Posts:
     if footer.rows == 0:
         return PostsLayout((), rows.columns), ()
     layout = check_posts_schema(footer.schema, rows.columns, rows.keep, first.source_file)
-    return layout, read_unit_rows(fs, path, shards, layout, schema=footer.schema)
+    identity = first.identity
+    return layout, read_unit_rows(fs, path, shards, layout, schema=footer.schema, identity=identity)
 
 
 LASTING_ERRORS = (InputChangedError, CorruptInputError, SchemaError)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import threading
 import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Collection, Iterator, Mapping, Sequence, Set
@@ -52,6 +53,10 @@ _SUSPICIOUS_SECONDS = 1.0
 # Bytes of rows that wait for a batch to be full.
 _MOST_HELD = 256 << 20
 
+# Of all threads of a process one at a time works on a shard that may take the process down: what
+# died with it is not held against the others.
+_ALONE = threading.Lock()
+
 
 def annotate_unit(unit: WorkUnit, options: JobOptions) -> Iterator[ShardOutcome]:
     """Annotate the shards of `unit` that have no commit record yet; one outcome per shard.
@@ -62,7 +67,7 @@ def annotate_unit(unit: WorkUnit, options: JobOptions) -> Iterator[ShardOutcome]
     """
     store = open_store(options.output)
     together: list[Shard] = []
-    alone: list[list[Shard]] = []
+    alone: list[Shard] = []
     records = in_parallel(lambda shard: find_commit(store, shard.key), unit.shards)
     open_shards = [s for s, record in zip(unit.shards, records, strict=True) if record is None]
     stale, suspects = past_attempts(store, [shard.key for shard in open_shards])
@@ -78,13 +83,15 @@ def annotate_unit(unit: WorkUnit, options: JobOptions) -> Iterator[ShardOutcome]
             failed = _failed(shard, _killed(shard, stale[shard.key]))
             yield dataclasses.replace(failed, killed=stale[shard.key])
         elif stale[shard.key] or shard.key in suspected:
-            alone.append([shard])
+            alone.append(shard)
         else:
             together.append(shard)
-    for shards in [together, *alone]:
-        if shards:
-            for outcome in _Annotation(shards, store, options, aside).run():
-                yield dataclasses.replace(outcome, killed=stale[outcome.key])
+    if together:
+        yield from _Annotation(together, store, options, aside).run()
+    for shard in alone:
+        with _ALONE:
+            outcomes = [*_Annotation([shard], store, options, aside).run()]
+        yield from (dataclasses.replace(one, killed=stale[shard.key]) for one in outcomes)
 
 
 class _Annotation:

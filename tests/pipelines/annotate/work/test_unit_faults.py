@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +20,15 @@ from drf_core.decoding.children import ChildrenStoppedError
 from drf_core.decoding.decoders import Decoded, Decoders, Item
 from pipelines.annotate.finish import close_partition
 from pipelines.annotate.output import layout
-from pipelines.annotate.output.attempts import list_attempts, start_attempt
+from pipelines.annotate.output.attempts import AttemptState, list_attempts, start_attempt
 from pipelines.annotate.output.commits import committed_keys
 from pipelines.annotate.output.partitions import PartitionTask
 from pipelines.annotate.plan import JobOptions, Shard
+from pipelines.annotate.work import stream
 from pipelines.posts.files import FailedFile
+from pipelines.posts.inputs import Footer, read_footer
+from pipelines.posts.reading import read_unit_rows
+from pipelines.storage.backends import open_url
 from pipelines.storage.files import open_store
 from tests.data.corpora import damage_page, make_posts, write_posts
 from tests.support.nights.work_units import (
@@ -107,6 +114,71 @@ def test_an_input_that_changed_since_planning_is_a_failure(
 
     assert "since the run began" in str(outcome.failure)
     assert committed_keys(open_store(options.output)) == set()
+
+
+@pytest.mark.parametrize("taken", ["in another's place", "written over"])
+def test_an_input_swapped_and_put_back_while_it_was_read_is_a_failure(
+    tmp_path: Path, options: JobOptions, monkeypatch: pytest.MonkeyPatch, taken: str
+) -> None:
+    path = write_posts(tmp_path / "posts.parquet", make_posts(10))
+    other = write_posts(tmp_path / "other.parquet", make_posts(10, first=100))
+    [shard] = shards_of(path)
+    checked = stream.read_footer
+
+    def swapped(*arguments: Any) -> Footer:
+        footer = checked(*arguments)
+        content, status = path.read_bytes(), path.stat()
+        if taken == "written over":
+            path.write_bytes(other.read_bytes())
+        else:
+            other.replace(path)
+        monkeypatch.setattr(stream, "read_unit_rows", put_back(content, status))
+        return footer
+
+    def put_back(content: bytes, status: os.stat_result) -> Callable[..., Any]:
+        def read(*arguments: Any, **more: Any) -> Iterator[Any]:
+            try:
+                yield from read_unit_rows(*arguments, **more)
+            finally:
+                path.write_bytes(content)
+                os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+        return read
+
+    monkeypatch.setattr(stream, "read_footer", swapped)
+    [outcome] = annotate([shard], options)
+
+    assert read_footer(*open_url(str(path))).identity == shard.identity
+    assert "changed while they were read" in str(outcome.failure)
+    assert committed_keys(open_store(options.output)) == set()
+
+
+def test_of_two_threads_one_at_a_time_tries_a_shard_that_died_before(
+    tmp_path: Path, options: JobOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What takes the process down is then not held against the other's shard."""
+    units = [
+        shards_of(write_posts(tmp_path / f"{name}.parquet", make_posts(12, first)), rows=6)
+        for first, name in ((0, "one"), (20, "two"))
+    ]
+    store = open_store(options.output)
+    for shard in (shard for unit in units for shard in unit):
+        start_attempt(store, shard.key, "killed")
+    monkeypatch.setattr(AttemptState, "alive", lambda state: state.run_id != "killed")
+    at_work: list[int] = []
+    predict = Annotator.predict
+
+    def counted(self: Annotator, posts: Any) -> Any:
+        at_work.append(sum(state.alive() for state in list_attempts(store)))
+        time.sleep(0.05)
+        return predict(self, posts)
+
+    monkeypatch.setattr(Annotator, "predict", counted)
+    with ThreadPoolExecutor(2) as pool:
+        outcomes = [*itertools.chain(*pool.map(lambda unit: annotate(unit, options), units))]
+
+    assert at_work == [1] * 4
+    assert [(outcome.failure, outcome.killed) for outcome in outcomes] == [(None, 1)] * 4
 
 
 def test_a_shard_that_kills_its_worker_fails_alone_after_three_attempts(
