@@ -18,7 +18,6 @@ import pyarrow.parquet as pq
 from pipelines.annotate.output import layout
 from pipelines.annotate.output.commits import CommitRecord
 from pipelines.annotate.output.ledger import Ledger, Part, ShardEntry
-from pipelines.annotate.output.part_file import StoredFile
 from pipelines.annotate.output.part_writer import PartWriter
 from pipelines.annotate.output.partitions import PartitionState
 from pipelines.annotate.output.proof import (
@@ -28,6 +27,7 @@ from pipelines.annotate.output.proof import (
     open_part,
     prove_part,
 )
+from pipelines.annotate.output.stored_file import StoredFile
 from pipelines.annotate.publish.decide import Decision
 from pipelines.storage.files import OutputError, Store, in_parallel
 from pipelines.storage.redaction import reason_of

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from pipelines.annotate.manifest import read_manifest
 from pipelines.annotate.output import layout
-from pipelines.annotate.output.part_file import StoredFile
+from pipelines.annotate.output.stored_file import StoredFile
 from pipelines.annotate.report.build import build_report, run_line
 from pipelines.annotate.report.gather import RunNight, gather_nights
 from pipelines.annotate.report.history import RunLine, append_to_index, nights_of, read_index

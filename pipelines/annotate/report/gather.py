@@ -12,7 +12,7 @@ from pipelines.annotate.output import layout
 from pipelines.annotate.output.commits import CommitRecord, find_commit
 from pipelines.annotate.output.histograms import Histograms
 from pipelines.annotate.output.ledger import Counts, Ledger, read_ledger
-from pipelines.annotate.output.part_file import StoredFile
+from pipelines.annotate.output.stored_file import StoredFile
 from pipelines.annotate.plan import Plan
 from pipelines.annotate.report.nights import Night, make_night, night_key
 from pipelines.storage.files import Store, in_parallel

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines.annotate.output import layout
-from pipelines.annotate.output.part_file import StoredFile
+from pipelines.annotate.output.stored_file import StoredFile
 from pipelines.annotate.plan import Shard
 from pipelines.storage.files import OutputError, Store
 from schemas.annotations import MODALITIES

@@ -8,14 +8,20 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from pipelines.annotate.output import part_file
-from pipelines.annotate.output.part_file import PartFile, StoredFile
+from pipelines.annotate.output import part_writer, stored_file
+from pipelines.annotate.output.ledger import Part
+from pipelines.annotate.output.part_writer import PartWriter
+from pipelines.annotate.output.stored_file import StoredFile
 from pipelines.storage.files import OutputError, OutputRefusedError, Store, open_store
 from pipelines.storage.redaction import reason_of, redact
 from tests.support.killing import run_and_kill
 from tests.support.nights.stand_in import SilentFS, memory_store
+
+TABLE = pa.table({"n": [1, 2, 3]})
 
 
 @pytest.fixture(params=["disk", "memory"])
@@ -39,9 +45,12 @@ class TestFiles:
         assert store.read("a/b") == b"three"
         assert store.size("a/b") == 5
 
-    def test_a_part_that_is_given_up_leaves_nothing(self, store: Store) -> None:
-        part = PartFile(store, "a/part")
-        part.write(b"some bytes")
+    @pytest.mark.parametrize("closed", [False, True])
+    def test_a_part_that_is_given_up_leaves_nothing(self, store: Store, closed: bool) -> None:
+        part = PartWriter(store, "a/part", TABLE.schema)
+        part.add(TABLE)
+        if closed:
+            part.close()
         part.discard()
         assert store.read("a/part") is None
 
@@ -50,7 +59,7 @@ class TestFiles:
     ) -> None:
         store.write("a/b", b"0123456789")
         for most in (100, 5):
-            monkeypatch.setattr(part_file, "_ONE_REQUEST_BYTES", most)
+            monkeypatch.setattr(stored_file, "ONE_REQUEST_BYTES", most)
             file = StoredFile(store, "a/b", 10)
             assert (file.read(3), file.tell(), file.read()) == (b"012", 3, b"3456789")
             assert (file.seek(-4, os.SEEK_END), file.read(100), file.read()) == (6, b"6789", b"")
@@ -79,14 +88,16 @@ class TestFiles:
         assert store.sizes("a") == {"one": 1}
         assert store.sizes("a", recursive=True) == {"b/two": 2, "one": 1}
 
-    def test_a_part_is_counted_and_hashed_as_it_is_written(self, store: Store) -> None:
-        part = PartFile(store, "a/part")
-        part.write(b"some ")
-        part.write(b"bytes")
-        part.close()
-        assert store.read("a/part") == b"some bytes"
-        assert part.bytes == 10
-        assert part.sha256 == hashlib.sha256(b"some bytes").hexdigest()
+    def test_a_part_is_what_its_writer_says(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for name, most in (("one", 1 << 20), ("two", 100)):
+            monkeypatch.setattr(part_writer, "ONE_REQUEST_BYTES", most)
+            writer = PartWriter(store, f"a/{name}", TABLE.schema)
+            writer.add(TABLE)
+            data = writer.close(), store.read(f"a/{name}") or b""
+            assert data[0] == Part(3, len(data[1]), hashlib.sha256(data[1]).hexdigest())
+            assert pq.read_table(pa.BufferReader(data[1])) == TABLE
 
     def test_age_is_that_of_the_last_write(self, store: Store) -> None:
         store.write("a/b", b"")

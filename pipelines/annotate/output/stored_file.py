@@ -1,0 +1,67 @@
+"""A part as a file object that is read in few requests."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+
+from pipelines.storage.files import Store
+
+# Up to this size a file is one request to an object store.
+ONE_REQUEST_BYTES = 16 << 20
+
+
+class StoredFile(io.RawIOBase):
+    """A file of a store as Parquet readers want it: a small one is read whole, in one request.
+
+    Raises OutputError where the store refuses, which readers let through: it says nothing of
+    the file's content. FileNotFoundError where there is none.
+    """
+
+    def __init__(self, store: Store, name: str, size: int) -> None:
+        """Open a file. size: its bytes, as its ledger knows them."""
+        self._store = store
+        self._name = name
+        self._size = size
+        self._position = 0
+        self._whole = store.read_range(name, 0, size) if size <= ONE_REQUEST_BYTES else None
+
+    def sha256(self) -> str:
+        """Return the hash of the bytes that are there, hexadecimal."""
+        digest = hashlib.sha256()
+        self.seek(0)
+        while data := self.read(ONE_REQUEST_BYTES):
+            digest.update(data)
+        self.seek(0)
+        return digest.hexdigest()
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def seekable(self) -> bool:
+        """Return True."""
+        return True
+
+    def tell(self) -> int:
+        """Return the position."""
+        return self._position
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Move the position and return it."""
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
+        self._position = max(0, start + offset)
+        return self._position
+
+    def read(self, size: int | None = -1) -> bytes:
+        """Return bytes from the position on."""
+        end = self._size
+        if size is not None and size >= 0:
+            end = min(end, self._position + size)
+        start, self._position = self._position, max(self._position, end)
+        if start >= end:
+            return b""
+        if self._whole is not None:
+            return self._whole[start:end]
+        return self._store.read_range(self._name, start, end)
