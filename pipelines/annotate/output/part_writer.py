@@ -56,7 +56,7 @@ class PartWriter:
             self._flush()
 
     @property
-    def bytes(self) -> int:
+    def size(self) -> int:
         """About how many bytes the file has, rather too many."""
         return self._buffered + (self._file.tell() if self._file else 0)
 

@@ -70,7 +70,7 @@ class Packed:
 
     def add(self, shards: Shards, size: int, tables: Iterable[tuple[str, pa.Table]]) -> None:
         """Write shards' rows into one part. tables: with their trees, annotations first."""
-        if sum(w.bytes for w in self._writers.values()) + size > self._part_bytes:
+        if sum(w.size for w in self._writers.values()) + size > self._part_bytes:
             self.close()
         for tree, table in tables:
             # Who kept other columns than now wrote rows that fit into no common part.
