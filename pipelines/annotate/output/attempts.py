@@ -63,12 +63,11 @@ class Attempt:
 
     def __init__(self, store: Store, key: str, run_id: str) -> None:
         self.id = uuid.uuid4().hex[:12]
-        self.key = key
         self.began = time.time()
         self._store = store
-        self._run_id = run_id
+        host, process = socket.gethostname(), os.getpid()
+        self._state = AttemptState(key, self.id, run_id, 0, 0, host, process, self.began)
         self._written = 0.0
-        self._done = (0, 0)
         self._suspects: set[tuple[int, str]] = set()
 
     def touch(self, rows: int, dead_letters: int = 0) -> None:
@@ -77,28 +76,25 @@ class Attempt:
         if self._written and now - self._written < _TOUCH_SECONDS:
             return
         self._written = now
-        self._done = rows, dead_letters
-        self._write()
+        self._write(rows=rows, dead_letters=dead_letters)
 
     def suspect(self, row: int, kind: str) -> None:
         """Name a source row, its text or image, that an interrupt met in work for long."""
         self._suspects.add((row, kind))
 
-    def _write(self) -> None:
-        state = AttemptState(
-            self.key,
-            self.id,
-            self._run_id,
-            *self._done,
-            socket.gethostname(),
-            os.getpid(),
-            time.time(),
-            tuple(sorted(self._suspects)),
+    def _write(self, **done: int) -> None:
+        suspects = tuple(sorted(self._suspects))
+        self._state = dataclasses.replace(
+            self._state, updated=time.time(), suspects=suspects, **done
         )
-        name = layout.attempt_record(self.key, self.id)
         # It only tells of the work, and the work does not end for it.
         with contextlib.suppress(OutputError):
-            self._store.write(name, to_json(dataclasses.asdict(state)), durable=False)
+            data = to_json(dataclasses.asdict(self._state))
+            self._store.write(self._name, data, durable=False)
+
+    @property
+    def _name(self) -> str:
+        return layout.attempt_record(self._state.key, self.id)
 
     def end(self) -> None:
         """Take it off the record: it ended in an orderly way, with a commit or without.
@@ -109,7 +105,7 @@ class Attempt:
             self._write()
             return
         with contextlib.suppress(OutputError):
-            self._store.remove(layout.attempt_record(self.key, self.id))
+            self._store.remove(self._name)
 
 
 def start_attempt(store: Store, key: str, run_id: str) -> Attempt:

@@ -182,12 +182,18 @@ class Ledger:
         return sum(parts[name].bytes for parts in self.parts.values() if name in parts)
 
 
-def newest_ledger(store: Store, partition: str, listed: int = 0) -> tuple[int, Ledger | None]:
+def newest_ledger(
+    store: Store, partition: str, listed: int | None = None
+) -> tuple[int, Ledger | None]:
     """Return the number of a partition's ledger and the ledger; 0 and None where it has none.
 
-    listed: the highest number that a listing has. One that is behind only says where to begin.
+    listed: the highest number that a listing has, where it was listed. One that is behind only
+    says where to begin.
     Raises OutputError where the file is damaged or of another version.
     """
+    if listed is None:
+        names = store.sizes(layout.partition_folder(layout.LEDGERS, partition))
+        listed = max(map(layout.ledger_number, names), default=0)
     number, value = listed, None
     if listed:
         value = store.read_json(layout.ledger(partition, listed))
@@ -209,15 +215,9 @@ def newest_ledger(store: Store, partition: str, listed: int = 0) -> tuple[int, L
         ) from error
 
 
-def listed_number(store: Store, partition: str) -> int:
-    """Return the highest number of a partition's ledgers that a listing has, 0 for none."""
-    names = store.sizes(layout.partition_folder(layout.LEDGERS, partition))
-    return max(map(layout.ledger_number, names), default=0)
-
-
 def read_ledger(store: Store, partition: str) -> Ledger | None:
     """Return the ledger of a partition, None where it has none; OutputError as newest_ledger."""
-    return newest_ledger(store, partition, listed_number(store, partition))[1]
+    return newest_ledger(store, partition)[1]
 
 
 def read_ledgers(store: Store) -> dict[str, Ledger]:

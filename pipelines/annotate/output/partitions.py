@@ -8,13 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from pipelines.annotate.output import layout
-from pipelines.annotate.output.ledger import (
-    Ledger,
-    Part,
-    ShardEntry,
-    listed_number,
-    newest_ledger,
-)
+from pipelines.annotate.output.ledger import Ledger, Part, ShardEntry, newest_ledger
 from pipelines.annotate.plan import Plan, Shard
 from pipelines.posts.files import FailedFile
 from pipelines.posts.names import partition_of
@@ -149,8 +143,6 @@ def read_partition(
     # Before the ledgers: what is listed was named by one that is found then.
     if listed is None:
         listed = {t: store.sizes(layout.partition_folder(t, partition)) for t in layout.TREES}
-    if number is None:
-        number = listed_number(store, partition)
     number, ledger = newest_ledger(store, partition, number)
     sizes = {tree: dict(listed.get(tree, {})) for tree in layout.TREES}
     named = {tree: ledger.parts.get(tree, {}) if ledger else {} for tree in layout.TREES}

@@ -1,9 +1,12 @@
 """What readers meet while parts are replaced, and what publishing costs.
 
-    python -m tests.benchmarks.nights.bench_publishing kills|reads|time|store|small
+    python -m tests.benchmarks.nights.bench_publishing kills|kills-store|reads|time|store|small
 
-kills: publishing a replacement, killed before each change of a file in turn: how many kills leave
-a plain reader posts twice, or missing. reads: DuckDB's glob again and again while four runs replace
+kills: publishing a replacement of many parts, killed before each change of a file in turn: how many
+kills leave a reader of whatever lies in the folders posts twice or missing, how many one who reads
+by the ledger. kills-store: the same on moto's S3, which refuses everything from each third change
+on.
+reads: DuckDB's glob again and again while four runs replace
 240 rows. time: publishing 1,000 shards that replace 1,000, on a disk. store: 100 that replace 100
 on moto's S3 with 30 ms a request, and the requests. small: 1,000 inputs of 10 posts, then one of
 them changed: parts in each tree, those without rows, and what a reader finds. No model runs: the
@@ -12,25 +15,34 @@ tests' stand-in annotates.
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import multiprocessing
+import os
 import shutil
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
 
 from pipelines.annotate.output import layout
+from pipelines.annotate.output.snapshot import read_annotations
+from pipelines.annotate.plan import Plan
+from pipelines.storage.files import OutputError
 from tests.data.corpora import make_posts, write_posts
 from tests.support.killing import run_and_kill
 from tests.support.nights.stand_in import annotate, plan_run, publish, published_rows, run_job
+from tests.support.services.emulators import run_s3
+from tests.support.services.faulty_proxy import Request
 
 NIGHT = "dt=2026-11-17"
+DENIED = b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
 
 
 def write_corpus(folder: Path, files: int, rows: int, row_group_rows: int | None = None) -> Path:
@@ -44,26 +56,69 @@ def publish_plan(plan: object) -> None:
     publish(plan)  # type: ignore[arg-type]
 
 
-def kills(folder: Path) -> dict[str, int]:
-    corpus = write_corpus(folder / "in", 3, 8)
-    run_job(folder / "before", corpus)
-    plan = plan_run(folder / "before", corpus, model_revision="revision-2")
+def prepare_replacement(folder: Path) -> Plan:
+    """A night of 12 parts, and a run that is about to replace each of them."""
+    corpus = write_corpus(folder / "in", 12, 8)
+    run_job(folder / "before", corpus, part_bytes=1)
+    plan = plan_run(folder / "before", corpus, part_bytes=1, model_revision="revision-2")
     annotate(plan)
-    complete = published_rows(folder / "before")
+    return plan
+
+
+def look_at(found: Counter[str], output: Path, complete: list[tuple[str, int]]) -> None:
+    """Count what a reader of the folders of a killed run finds, and one who reads by the ledger."""
+    by_ledger: list[tuple[str, int]] = []
+    for tree in layout.TREES:
+        table = read_annotations(str(output), tree).to_table()
+        if len(table):
+            columns = (table[name].to_pylist() for name in ("source_file", "source_row"))
+            by_ledger += zip(*columns, strict=True)
+    for reader, rows in (("folder", published_rows(output)), ("ledger", by_ledger)):
+        found[f"by the {reader}: posts twice"] += len(rows) > len(set(rows))
+        found[f"by the {reader}: posts missing"] += set(rows) != set(complete)
+    found["kills"] += 1
+
+
+def kills(folder: Path) -> dict[str, int]:
+    plan, complete = prepare_replacement(folder), published_rows(folder / "before")
     found: Counter[str] = Counter()
-    step, killed = 1, True
-    while killed:
+    for step in itertools.count(1):
         output = folder / f"killed-{step}"
         shutil.copytree(folder / "before", output)
         moved = replace(plan, options=replace(plan.options, output=str(output)))
-        killed = run_and_kill(step, publish_plan, moved)
-        rows = published_rows(output)
-        found["kills"] += killed
-        found["posts twice"] += killed and len(rows) > len(set(rows))
-        found["posts missing"] += killed and set(rows) != set(complete)
+        if not run_and_kill(step, publish_plan, moved):
+            return dict(found)
+        look_at(found, output, complete)
         shutil.rmtree(output)
-        step += 1
-    return dict(found)
+    raise AssertionError("unreachable")
+
+
+def kills_on_a_store(folder: Path) -> dict[str, int]:
+    plan, complete = prepare_replacement(folder), published_rows(folder / "before")
+    found: Counter[str] = Counter()
+    with run_s3() as emulator:
+        os.environ.update(emulator.environment)
+        bucket = emulator.make_bucket()
+        for step in itertools.count(1, 3):
+            url = emulator.upload(folder / "before", f"{bucket}/killed-{step}")
+            changes = itertools.count(1)
+
+            def refuse(
+                request: Request, changes: Iterator[int] = changes, step: int = step
+            ) -> tuple[int, bytes] | None:
+                nonlocal dead
+                dead |= request.kind in ("PUT", "COPY", "DELETE", "POST") and next(changes) == step
+                return (403, DENIED) if dead else None
+
+            dead, emulator.proxy.refuse = False, refuse
+            with contextlib.suppress(OutputError):
+                publish(replace(plan, options=replace(plan.options, output=url)))
+            emulator.proxy.refuse = None
+            if not dead:
+                return dict(found)
+            emulator.download(url, folder / "killed")
+            look_at(found, folder / "killed", complete)
+    raise AssertionError("unreachable")
 
 
 def replace_again(output: Path, corpus: Path, run: int, until: float) -> None:
@@ -124,10 +179,6 @@ def on_a_disk(folder: Path) -> dict[str, float]:
 
 
 def on_a_store(folder: Path) -> dict[str, object]:
-    import os
-
-    from tests.support.services.emulators import run_s3
-
     corpus = write_corpus(folder / "in", 10, 10, 1)
     with run_s3() as emulator:
         os.environ.update(emulator.environment)
@@ -171,6 +222,7 @@ def small_files(folder: Path) -> dict[str, object]:
 
 TASKS = {
     "kills": kills,
+    "kills-store": kills_on_a_store,
     "reads": reads,
     "time": on_a_disk,
     "store": on_a_store,
