@@ -76,17 +76,16 @@ class Attempt:
         if self._written and now - self._written < _TOUCH_SECONDS:
             return
         self._written = now
-        self._write(rows=rows, dead_letters=dead_letters)
+        self._state = dataclasses.replace(self._state, rows=rows, dead_letters=dead_letters)
+        self._write()
 
     def suspect(self, row: int, kind: str) -> None:
         """Name a source row, its text or image, that an interrupt met in work for long."""
         self._suspects.add((row, kind))
 
-    def _write(self, **done: int) -> None:
+    def _write(self) -> None:
         suspects = tuple(sorted(self._suspects))
-        self._state = dataclasses.replace(
-            self._state, updated=time.time(), suspects=suspects, **done
-        )
+        self._state = dataclasses.replace(self._state, updated=time.time(), suspects=suspects)
         # It only tells of the work, and the work does not end for it.
         with contextlib.suppress(OutputError):
             data = to_json(dataclasses.asdict(self._state))
