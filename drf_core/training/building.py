@@ -19,7 +19,7 @@ from drf_core.decoding.plain_tweet import plain_tweet
 from drf_core.model.configuration_drf import DRFConfig
 from drf_core.model.modeling_drf import DRFModel
 from drf_core.model.processing_drf import DRFProcessor
-from drf_core.training.shrinking import shrink_text_encoder
+from drf_core.training.shrinking import shrink_images, shrink_text_encoder
 from schemas.errors import UsageError
 
 SMALL = "small"
@@ -37,31 +37,33 @@ def build_model(
     labels: Sequence[str],
     texts: Iterable[str],
     small: dict[str, Any] | None = None,
-    shrink: dict[str, int] | None = None,
+    shrink: dict[str, dict[str, int]] | None = None,
     **config: Any,
 ) -> tuple[DRFModel, DRFProcessor]:
     """A new model and its processor.
 
     text_encoder, image_encoder: a folder or hub id of any `AutoModel`, or "small" for one
     built without pre-training (its tokenizer is then trained on texts). small: sizes of the
-    small encoders (see `small_text_encoder`, `small_image_encoder`). shrink: layers and
-    vocabulary to keep of a pre-trained text encoder (see `shrink_text_encoder`). texts: whose
-    tokens are familiar to the model. config: further `DRFConfig` values. Raises EncoderError.
+    small encoders (see `small_text_encoder`, `small_image_encoder`). shrink: what to keep of
+    pre-trained ones (see `shrink_text_encoder`, `shrink_images`). texts: whose tokens are familiar
+    to the model. config: further `DRFConfig` values. Raises EncoderError.
     """
-    small, texts = small or {}, list(texts)
+    small, shrink, texts = small or {}, shrink or {}, list(texts)
     text, tokenizer = (
         small_text_encoder(texts, **small.get("text", {}))
         if text_encoder == SMALL
         else _load("--text-encoder", text_encoder)
     )
-    if shrink:
+    if "text" in shrink:
         plain = (plain_tweet(one) for one in texts)
-        text, tokenizer = shrink_text_encoder(text, tokenizer, plain, **shrink)
+        text, tokenizer = shrink_text_encoder(text, tokenizer, plain, **shrink["text"])
     image, image_processor = (
         small_image_encoder(**small.get("image", {}))
         if image_encoder == SMALL
         else _load("--image-encoder", image_encoder)
     )
+    if "image" in shrink:
+        image_processor = shrink_images(image, image_processor, **shrink["image"])
     processor = DRFProcessor(image_processor, tokenizer)
     config["max_text_tokens"] = min(
         config.get("max_text_tokens", DRFConfig().max_text_tokens), most_tokens(text, tokenizer)

@@ -154,11 +154,13 @@ def distil_image_encoder(
     posts: list[int],
     settings: DistillationSettings,
     folder: Path,
+    pretrained: bool = False,
 ) -> float:
     """Teach model's image encoder the features of another; returns the last mean cosine.
 
     features (images, size): of the posts with these numbers. The student sees its images flipped
-    and shifted at random. folder: of the file that holds their pixels meanwhile.
+    and shifted at random. folder: of the file that holds their pixels meanwhile. pretrained: it
+    has learned before, and its batch norm stays as it is.
     """
     decoded: list[int] = []
     file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
@@ -189,6 +191,7 @@ def distil_image_encoder(
         settings,
         settings.image_epochs,
         "image",
+        pretrained=pretrained,
     )
 
 
@@ -209,6 +212,7 @@ def _distil(
     epochs: int,
     name: str,
     lengths: np.ndarray | None = None,
+    pretrained: bool = False,
 ) -> float:
     if len(target) < 2:
         raise UsageError(f"--teacher: there are too few posts with {name} to learn from")
@@ -220,6 +224,11 @@ def _distil(
     scale = (torch.as_tensor(spread) / (len(target) - 1)).sqrt()
     scale = scale.clamp_min(0.05 * float(scale.mean()) + 1e-6)
     head = nn.Linear(size, target.shape[1]).to(device)
+    if pretrained and size == target.shape[1]:
+        # Likely its own teacher at another size: what it says already is where to start.
+        with torch.no_grad():
+            head.weight.copy_(torch.diag(1 / scale))
+            head.bias.copy_(-mean / scale)
     parameters = [*encoder.parameters(), *head.parameters()]
     optimizer = torch.optim.AdamW(
         parameters, settings.learning_rate, weight_decay=settings.weight_decay
@@ -229,6 +238,9 @@ def _distil(
         optimizer, settings.learning_rate, total_steps=max(2, steps + 1), pct_start=0.05
     )
     encoder.train()
+    for module in encoder.modules():
+        if pretrained and isinstance(module, nn.BatchNorm2d):
+            module.eval()
     cosine = 0.0
     for epoch in range(epochs):
         total = 0.0

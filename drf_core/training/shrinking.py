@@ -1,4 +1,4 @@
-"""A smaller text encoder made of a pre-trained one: its first layers and its most used tokens."""
+"""Smaller encoders made of pre-trained ones: fewer layers and tokens, fewer pixels."""
 
 from __future__ import annotations
 
@@ -77,6 +77,23 @@ def shrink_text_encoder(
     shrunk.config.max_position_embeddings = max_tokens
     shrunk.config.pad_token_id = smaller.pad_token_id
     return shrunk, smaller
+
+
+def shrink_images(encoder: PreTrainedModel, image_processor: Any, side: int) -> Any:
+    """An image processor as it was, but for side x side pixels.
+
+    A convolutional encoder reads them in a fraction of the time; what it says of them is another
+    thing, which `distil_image_encoder` mends. Raises ValueError for an encoder that reads no other
+    size than its own.
+    """
+    if hasattr(encoder.config, "patch_size"):
+        raise ValueError(f"{encoder.config.model_type} reads images of its own size only")
+    smaller = copy.deepcopy(image_processor)
+    before = smaller.crop_size if smaller.do_center_crop else smaller.size
+    scale = side / min(edge for edge in dict(before).values() if edge)
+    smaller.size = {name: round(edge * scale) for name, edge in dict(smaller.size).items() if edge}
+    smaller.crop_size = {"height": side, "width": side}
+    return smaller
 
 
 def _rows_of(table: nn.Embedding, rows: torch.Tensor, padding: int | None) -> nn.Embedding:

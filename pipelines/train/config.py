@@ -12,7 +12,7 @@ from drf_core.model.configuration_drf import DRFConfig
 from drf_core.training.building import small_image_encoder, small_text_encoder
 from drf_core.training.distillation import DistillationSettings
 from drf_core.training.settings import TrainingSettings
-from drf_core.training.shrinking import shrink_text_encoder
+from drf_core.training.shrinking import shrink_images, shrink_text_encoder
 from drf_core.training.text_expert import TextExpertSettings
 from schemas.errors import UsageError
 
@@ -48,14 +48,15 @@ class TrainConfig:
     """The sections of a configuration file.
 
     model: values of DRFConfig. small: arguments of small_text_encoder and
-    small_image_encoder, under "text" and "image". shrink: see `build_model`. text_expert: how the
+    small_image_encoder, under "text" and "image". shrink: those of shrink_text_encoder and
+    shrink_images. text_expert: how the
     text encoder is tuned before the fusion, where it is; text_adaptation: how it is tuned after
     that on the posts the fusion is trained on, tasks "images" and "others" (those without).
     """
 
     model: dict[str, Any] = field(default_factory=dict)
     small: dict[str, dict[str, Any]] = field(default_factory=dict)
-    shrink: dict[str, int] = field(default_factory=dict)
+    shrink: dict[str, dict[str, int]] = field(default_factory=dict)
     text_expert: TextExpertSettings | None = None
     text_adaptation: TextExpertSettings | None = None
     training: TrainingSettings = field(default_factory=TrainingSettings)
@@ -73,11 +74,15 @@ def train_config(path: str, given: Mapping[str, Any], seed: int) -> TrainConfig:
     for section, values in given.items():
         if not isinstance(values, dict):
             raise UsageError(f"{where}: section {section!r} is not an object")
-    small = given.get("small", {})
-    _check_names(where, "small.", small, ["text", "image"])
-    _check_names(where, "small.text.", small.get("text", {}), known_names(small_text_encoder))
-    _check_names(where, "small.image.", small.get("image", {}), known_names(small_image_encoder))
-    _check_names(where, "shrink.", given.get("shrink", {}), known_names(shrink_text_encoder))
+    of_encoders: dict[str, dict[str, Callable[..., object]]] = {
+        "small": {"text": small_text_encoder, "image": small_image_encoder},
+        "shrink": {"text": shrink_text_encoder, "image": shrink_images},
+    }
+    for section, makers in of_encoders.items():
+        _check_names(where, f"{section}.", given.get(section, {}), list(makers))
+        for name, made in makers.items():
+            values = given.get(section, {}).get(name, {})
+            _check_names(where, f"{section}.{name}.", values, known_names(made))
     _check_names(where, "model.", given.get("model", {}), known_names(DRFConfig))
 
     def settings(name: str, kind: type[_Section]) -> _Section:
@@ -88,7 +93,7 @@ def train_config(path: str, given: Mapping[str, Any], seed: int) -> TrainConfig:
 
     return TrainConfig(
         given.get("model", {}),
-        small,
+        given.get("small", {}),
         given.get("shrink", {}),
         settings("text_expert", TextExpertSettings) if "text_expert" in given else None,
         settings("text_adaptation", TextExpertSettings) if "text_adaptation" in given else None,

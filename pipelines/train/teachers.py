@@ -104,14 +104,14 @@ def learn_from_image_teacher(
     model: DRFModel,
     corpus: TrainingCorpus,
 ) -> None:
-    """Distil the small image encoder from a pre-trained one."""
-    if args.image_encoder != SMALL:
-        raise UsageError("--image-teacher: needs --image-encoder small, which learns from it")
+    """Teach the image encoder the features of a pre-trained one."""
 
     def distil() -> dict[str, Tensor]:
         teacher, image_processor = load_image_encoder("--image-teacher", args.image_teacher)
         target, rows = look_at_images(teacher, image_processor, model, corpus)
-        cosine = distil_image_encoder(model, corpus, target, rows, config.distillation, folder)
+        cosine = distil_image_encoder(
+            model, corpus, target, rows, config.distillation, folder, args.image_encoder != SMALL
+        )
         say(f"image encoder distilled from {len(rows)} images, mean cosine {cosine:.3f}")
         return model.image_encoder.state_dict()
 

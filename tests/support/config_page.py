@@ -12,7 +12,7 @@ from drf_core.model.configuration_drf import DRFConfig
 from drf_core.training.building import small_image_encoder, small_text_encoder
 from drf_core.training.distillation import DistillationSettings
 from drf_core.training.settings import TrainingSettings
-from drf_core.training.shrinking import shrink_text_encoder
+from drf_core.training.shrinking import shrink_images, shrink_text_encoder
 from drf_core.training.text_expert import TaskSettings, TextExpertSettings
 from pipelines.train.config import CardConfig, known_names
 
@@ -31,7 +31,8 @@ _SECTIONS: dict[str, tuple[str, Any]] = {
     "model": ("The model's shape.", DRFConfig),
     "small.text": ("For `--text-encoder small`.", small_text_encoder),
     "small.image": ("For `--image-encoder small`.", small_image_encoder),
-    "shrink": ("Of a pre-trained text encoder.", shrink_text_encoder),
+    "shrink.text": ("Of a pre-trained text encoder.", shrink_text_encoder),
+    "shrink.image": ("Of a pre-trained image encoder.", shrink_images),
     "text_expert": ("How the text encoder is tuned before.", TextExpertSettings),
     "text_expert.tasks.NAME": (
         "Of `sentiment` and of each `--auxiliary NAME=PATH`.\n`text_adaptation` is a section like "

@@ -1,4 +1,4 @@
-"""A smaller text encoder says the same of the tokens that it kept."""
+"""A smaller text encoder says the same of the tokens that it kept; an image encoder sees less."""
 
 from __future__ import annotations
 
@@ -6,11 +6,25 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-from transformers import BertConfig, BertModel, PreTrainedTokenizerFast, RobertaConfig, RobertaModel
+from transformers import (
+    BertConfig,
+    BertModel,
+    BitImageProcessorPil,
+    PreTrainedTokenizerFast,
+    ResNetConfig,
+    ResNetModel,
+    RobertaConfig,
+    RobertaModel,
+    ViTConfig,
+    ViTImageProcessorPil,
+    ViTModel,
+)
 
+from drf_core.model.processing_drf import DRFProcessor
 from drf_core.training.building import train_tokenizer
-from drf_core.training.shrinking import shrink_text_encoder
+from drf_core.training.shrinking import shrink_images, shrink_text_encoder
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
@@ -124,3 +138,23 @@ def test_other_encoders_and_tokenizers_are_refused(encoder: BertModel, tokenizer
         shrink_text_encoder(roberta, tokenizer, TEXTS, 1, 80)
     with pytest.raises(ValueError, match="type BPE cannot be shrunk"):
         shrink_text_encoder(encoder, train_tokenizer(TEXTS, 300, 32), TEXTS, 1, 80)
+
+
+def test_fewer_pixels_show_the_same_part_of_a_picture(tokenizer: Any) -> None:
+    encoder = ResNetModel(ResNetConfig(embedding_size=4, hidden_sizes=[4], depths=[1]))
+    whole = BitImageProcessorPil(
+        size={"shortest_edge": 64}, crop_size={"height": 56, "width": 56},
+        image_mean=[0.5] * 3, image_std=[0.5] * 3, resample=2,
+    )  # fmt: skip
+    smaller = shrink_images(encoder, whole, 28)
+    picture = Image.linear_gradient("L").convert("RGB").resize((300, 200))
+    seen, seen_smaller = (DRFProcessor(of, tokenizer).pixels(picture) for of in (whole, smaller))
+    assert seen.shape == (3, 56, 56) and seen_smaller.shape == (3, 28, 28)
+    of_pairs = seen.reshape(3, 28, 2, 28, 2).mean((2, 4))
+    assert abs(of_pairs - seen_smaller).max() < 3
+
+
+def test_an_encoder_of_one_size_is_not_shown_another() -> None:
+    config = ViTConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, image_size=32)
+    with pytest.raises(ValueError, match="vit reads images of its own size only"):
+        shrink_images(ViTModel(config), ViTImageProcessorPil(), 16)

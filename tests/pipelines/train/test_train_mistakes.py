@@ -67,7 +67,7 @@ def test_a_mistake_gets_one_clear_line(
         ('{"training": {"train_text_encoder": "no"}}', "'no' is not true or false"),
         ('{"training": {"image_kinds": ["blurr"]}}', "training.image_kinds: 'blurr'"),
         ('{"training": {"text_kinds": []}}', "training.text_kinds: 'an empty list'"),
-        ('{"shrink": {"layer": 3}}', "unknown value shrink.layer"),
+        ('{"shrink": {"text": {"layer": 3}}}', "unknown value shrink.text.layer"),
         ('{"text_expert": {"passes": 3}}', "unknown value text_expert.passes"),
     ],
 )
