@@ -13,8 +13,8 @@ from drf_core.model.modeling_drf import DRFModel
 from drf_core.model.processing_drf import DRFProcessor
 from drf_core.runtimes.interface import UnservableError
 from drf_core.runtimes.openvino_graphs import image_graph, text_graph
-from drf_core.runtimes.openvino_model import IMAGES_AT_ONCE, compiled
-from drf_core.runtimes.torch_model import autocast, encode_pixels
+from drf_core.runtimes.openvino_library import IMAGES_AT_ONCE, compiled
+from drf_core.runtimes.precision import autocast, encode_pixels
 
 _log = logging.getLogger(__name__)
 

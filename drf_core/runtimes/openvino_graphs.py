@@ -15,14 +15,14 @@ from transformers.utils import logging
 
 from drf_core.model.input_statistics import image_statistics
 from drf_core.runtimes.interface import UnservableError
-from drf_core.runtimes.openvino_library import load_openvino
-from drf_core.runtimes.openvino_model import (
+from drf_core.runtimes.openvino_library import (
     HEAD,
     IMAGE,
     IMAGE_STATISTICS,
     TEXT,
     TEXT_STATISTICS,
     compiled,
+    load_openvino,
 )
 
 if TYPE_CHECKING:

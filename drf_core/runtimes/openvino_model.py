@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import json
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,19 +22,18 @@ from drf_core.decoding import PREPARATION_VERSION
 from drf_core.decoding.preparation import from_fields, light_preparer
 from drf_core.runtimes.graph_cache import cached_graphs, graph_key
 from drf_core.runtimes.interface import Runtime, Said, Served, Traits, traits_of
-from drf_core.runtimes.openvino_library import load_openvino
+from drf_core.runtimes.openvino_library import (
+    HEAD,
+    IMAGE,
+    IMAGE_STATISTICS,
+    IMAGES_AT_ONCE,
+    TEXT,
+    TEXT_STATISTICS,
+    TEXTS_AT_ONCE,
+    compiled,
+)
 from drf_core.runtimes.text_batches import text_batches
 from schemas.annotations import MODALITIES
-
-# The graphs that a model is made of: encoders, statistics of their inputs, and what is done with
-# both (see `openvino_graphs`).
-TEXT, IMAGE, HEAD = "text", "image", "head"
-TEXT_STATISTICS, IMAGE_STATISTICS = "text_statistics", "image_statistics"
-
-# Per inference: few enough that little padding is computed and that activations stay in the
-# processor's caches, enough to fill its arithmetic.
-_TEXTS_AT_ONCE = 16
-IMAGES_AT_ONCE = 16
 
 _FACTS = "facts"
 # What graphs are made by: those of another version of it are not used.
@@ -107,7 +106,7 @@ class OpenVINOModel:
     def encode_texts(self, token_ids: Sequence[list[int]]) -> np.ndarray:
         """Raw features of texts in their order; (texts, raw text size) float32."""
         features = np.empty((len(token_ids), self.traits.raw_sizes["text"]), np.float32)
-        for rows, *batch in text_batches(token_ids, self._pad, _TEXTS_AT_ONCE):
+        for rows, *batch in text_batches(token_ids, self._pad, TEXTS_AT_ONCE):
             features[rows] = self._both(TEXT, TEXT_STATISTICS, *batch)
         return features
 
@@ -131,27 +130,3 @@ class OpenVINOModel:
 
     def _both(self, encoder: str, statistics: str, *inputs: np.ndarray) -> np.ndarray:
         return np.concatenate([self._run[name](*inputs)[0] for name in (encoder, statistics)], 1)
-
-
-def compiled(
-    graph: Any, precision: str, threads: int, lock: threading.Lock | None = None
-) -> Callable[..., list[np.ndarray]]:
-    """A function from a graph's inputs to its outputs, safe to call from any thread.
-
-    lock: shared by functions of which one at a time is to run.
-    """
-    hints = {
-        "INFERENCE_PRECISION_HINT": precision,
-        "INFERENCE_NUM_THREADS": threads,
-        "PERFORMANCE_HINT": "LATENCY",
-    }
-    request = load_openvino().Core().compile_model(graph, "CPU", hints).create_infer_request()
-    held = lock or threading.Lock()
-
-    def infer(*inputs: np.ndarray) -> list[np.ndarray]:
-        # One request fills all threads, so two of them would only wait for each other.
-        with held:
-            found = request.infer(list(inputs), share_inputs=True)
-            return [found[n].copy() for n in range(len(found))]
-
-    return infer

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 from transformers.utils.logging import disable_progress_bar
 
 from drf_core.model.input_statistics import image_statistics
@@ -15,6 +14,7 @@ from drf_core.model.processing_drf import DRFProcessor
 from drf_core.model.weights import load_model
 from drf_core.runtimes.choice import choose_device
 from drf_core.runtimes.interface import Runtime, Said, Served, Traits, traits_of
+from drf_core.runtimes.precision import autocast, cast_weights, encode_pixels
 from drf_core.runtimes.text_batches import text_batches
 
 # Texts per forward: few enough that little padding is computed, enough to fill the processor.
@@ -103,33 +103,3 @@ class TorchModel:
         )
         logits -= np.log(prior * len(prior))
         return Said(logits, quality, evidence, damage.astype(int), score)
-
-
-def encode_pixels(model: DRFModel, processor: DRFProcessor, pixels: Tensor) -> Tensor:
-    """Encoded images, uint8 (n, 3, h, w) -> (n, image size) float32, where the model is."""
-    inputs = processor.normalise(pixels.to(model.device))
-    with autocast(model.device):
-        return model.encode_image(inputs.contiguous(memory_format=torch.channels_last)).float()
-
-
-def cast_weights(encoder: nn.Module) -> None:
-    """Matrix and convolution weights to bf16, once instead of in every autocast forward."""
-    for module in encoder.modules():
-        if isinstance(module, nn.Linear | nn.Conv2d):
-            module.to(torch.bfloat16)
-
-
-def learning_autocast(device: torch.device) -> torch.autocast:
-    """bf16 wherever the device computes in it, CPUs with AVX-512 BF16 included.
-
-    For steps that learn: what is compared with a reference is encoded in full precision.
-    """
-    native = device.type == "cuda" or (
-        device.type == "cpu" and bool(torch.cpu._is_avx512_bf16_supported())
-    )
-    return torch.autocast(device.type, torch.bfloat16, enabled=native)
-
-
-def autocast(device: torch.device) -> torch.autocast:
-    """bf16 on a GPU; nothing on a CPU, where emulated bf16 is a trap."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")

@@ -15,7 +15,7 @@ from drf_core.corpus.posts import TrainingCorpus
 from drf_core.corpus.views import FeatureViews, PickedFeatures, pick_features
 from drf_core.model.input_statistics import image_statistics
 from drf_core.model.modeling_drf import DRFModel
-from drf_core.runtimes.torch_model import autocast, learning_autocast
+from drf_core.runtimes.precision import autocast, learning_autocast
 
 
 def batches_of(

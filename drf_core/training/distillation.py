@@ -26,7 +26,7 @@ from drf_core.evaluation.protocol import clean_cell
 from drf_core.model.modeling_drf import DRFModel
 from drf_core.model.processing_drf import DRFProcessor
 from drf_core.runtimes.choice import available_cores
-from drf_core.runtimes.torch_model import autocast
+from drf_core.runtimes.precision import autocast
 from drf_core.training.batches import batches_of
 from schemas.annotations import MODALITIES
 from schemas.errors import UsageError

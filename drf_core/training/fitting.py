@@ -16,12 +16,8 @@ from drf_core.evaluation.protocol import damage_cells, modality_fixed_cells
 from drf_core.model.head import DAMAGED_PER_UNDISRUPTED, PRESENCE, FeatureModel, presence
 from drf_core.model.modeling_drf import DRFModel
 from drf_core.training.batches import encode_batch
+from drf_core.training.settings import TrainingError
 from schemas.annotations import MODALITIES
-from schemas.errors import UsageError
-
-
-class TrainingError(UsageError):
-    """Posts or settings that nothing can be trained on or with."""
 
 
 def push_to_queues(model: DRFModel, batch: PickedFeatures, index: Tensor) -> None:

@@ -11,10 +11,14 @@ from drf_core.corpus.disruption import (
     TRAINED_IMAGE_KINDS,
     TRAINED_TEXT_KINDS,
 )
-from drf_core.training.fitting import TrainingError
+from schemas.errors import UsageError
 
 # What is told figures by name, and the epoch or step (from 1) that they are of.
 Track = Callable[[Mapping[str, float], int], None]
+
+
+class TrainingError(UsageError):
+    """Posts or settings that nothing can be trained on or with."""
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,8 @@ from drf_core.model.modeling_drf import DRFModel
 from drf_core.runtimes.choice import choose_runtime
 from drf_core.runtimes.interface import traits_of
 from drf_core.runtimes.openvino_graphs import image_graph, statistics_graphs, text_graph
-from drf_core.runtimes.openvino_model import IMAGE, TEXT, OpenVINOModel
+from drf_core.runtimes.openvino_library import IMAGE, TEXT
+from drf_core.runtimes.openvino_model import OpenVINOModel
 from drf_core.runtimes.torch_model import TorchModel
 from drf_core.training.building import build_model
 from pipelines.sample.command import make_sample

@@ -19,8 +19,8 @@ from drf_core.runtimes.graph_cache import cached_graphs
 from drf_core.runtimes.interface import UnservableError
 from drf_core.runtimes.openvino_graphs import text_graph
 from drf_core.runtimes.openvino_library import load_openvino
+from drf_core.runtimes.precision import cast_weights
 from drf_core.runtimes.text_batches import text_batches
-from drf_core.runtimes.torch_model import cast_weights
 
 WORDS = ("good", "sunny day", "rain and bad days, " * 9, "so", "a bad rainy day " * 3)
 

@@ -19,14 +19,13 @@ from drf_core.model.head import DAMAGED_PER_UNDISRUPTED
 from drf_core.model.modeling_drf import DRFModel
 from drf_core.model.processing_drf import DRFProcessor
 from drf_core.training.fitting import (
-    TrainingError,
     fill_queues,
     fit_confidence,
     fit_kinds,
     push_to_queues,
     set_reference,
 )
-from drf_core.training.settings import TrainingSettings
+from drf_core.training.settings import TrainingError, TrainingSettings
 from drf_core.training.trainer import Trainer
 from tests.data.corpora import make_posts
 from tests.support.features import drawn_features

@@ -13,7 +13,7 @@ import torch
 from drf_core.model.modeling_drf import DRFModel
 from drf_core.model.processing_drf import DRFProcessor
 from drf_core.training import text_expert
-from drf_core.training.fitting import TrainingError
+from drf_core.training.settings import TrainingError
 from drf_core.training.text_expert import (
     TaskSettings,
     TextExpert,
