@@ -161,7 +161,10 @@ def encoder_revisions(folder: str) -> dict[str, str]:
             ("text_encoder.", "token_statistics."),
             ("text_config", "text_pooling", "max_text_tokens"),
         ),
-        "image": (("image_encoder.",), ("vision_config", "image_pooling")),
+        "image": (
+            ("image_encoder.", "image_reduction."),
+            ("vision_config", "image_pooling", "image_reduction"),
+        ),
     }
     revisions = {}
     for modality, (prefixes, settings) in parts.items():

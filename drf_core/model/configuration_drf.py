@@ -16,6 +16,8 @@ class DRFConfig(PretrainedConfig):
     text_config, vision_config: configurations of any `AutoModel` text and vision encoder.
     text_feature_size, image_feature_size: size of each encoder's pooled features.
     text_pooling, image_pooling: "mean" over tokens, or "first" token.
+    image_reduction: image features are reduced linearly to so many, None for as many as there are;
+        distributions and queues of many features make a checkpoint large.
     projection_size: d of the shared feature space.
     design: which of `drf_core.model.designs.DESIGNS` this is; everything but "drf" is there to be
         compared with it.
@@ -41,6 +43,7 @@ class DRFConfig(PretrainedConfig):
         image_feature_size: int = 512,
         text_pooling: str = "mean",
         image_pooling: str = "mean",
+        image_reduction: int | None = None,
         max_text_tokens: int = 96,
         projection_size: int = 128,
         design: str = "drf",
@@ -63,6 +66,7 @@ class DRFConfig(PretrainedConfig):
         self.image_feature_size = image_feature_size
         self.text_pooling = text_pooling
         self.image_pooling = image_pooling
+        self.image_reduction = image_reduction
         self.max_text_tokens = max_text_tokens
         self.projection_size = projection_size
         if design not in DESIGNS:
@@ -82,11 +86,20 @@ class DRFConfig(PretrainedConfig):
         super().__init__(**kwargs)
 
     @property
-    def raw_sizes(self) -> dict[str, int]:
-        """Size of each modality's raw features: what its encoder makes, then its statistics."""
+    def encoded_sizes(self) -> dict[str, int]:
+        """Size of each modality's features as they are encoded, pooled and reduced."""
         return {
-            "text": self.text_feature_size + TEXT_STATISTICS,
-            "image": self.image_feature_size + IMAGE_STATISTICS,
+            "text": self.text_feature_size,
+            "image": self.image_reduction or self.image_feature_size,
+        }
+
+    @property
+    def raw_sizes(self) -> dict[str, int]:
+        """Size of each modality's raw features: what is encoded, then its statistics."""
+        encoded = self.encoded_sizes
+        return {
+            "text": encoded["text"] + TEXT_STATISTICS,
+            "image": encoded["image"] + IMAGE_STATISTICS,
         }
 
     @property

@@ -16,6 +16,8 @@ class DRFModel(FeatureModel, PreTrainedModel):
 
     config_class = DRFConfig
     base_model_prefix = "drf"
+    # Features are pooled here; a text encoder's own pooler would be read by nobody.
+    _keys_to_ignore_on_load_unexpected = [r"^text_encoder\.pooler\."]  # noqa: RUF012
     supports_gradient_checkpointing = False
     config: DRFConfig
 
@@ -28,6 +30,13 @@ class DRFModel(FeatureModel, PreTrainedModel):
         super().__init__(config)
         self.text_encoder = text_encoder or AutoModel.from_config(config.text_config)
         self.image_encoder = image_encoder or AutoModel.from_config(config.vision_config)
+        if isinstance(getattr(self.text_encoder, "pooler", None), nn.Module):
+            self.text_encoder.pooler = None
+        self.image_reduction: nn.Module = nn.Identity()
+        if config.image_reduction:
+            self.image_reduction = nn.Linear(
+                config.image_feature_size, config.image_reduction, bias=False
+            )
         # Registering the sub-configurations resets their attention implementation, and an
         # encoder without one applies its padding mask wrongly.
         for encoder, part in (
@@ -58,7 +67,7 @@ class DRFModel(FeatureModel, PreTrainedModel):
     def encode_image(self, pixel_values: Tensor) -> Tensor:
         """Encoded images; (n, channels, height, width) -> (n, image size) float32."""
         hidden = self.image_encoder(pixel_values=pixel_values).last_hidden_state
-        return pool_image(hidden, self.config.image_pooling)
+        return self.image_reduction(pool_image(hidden, self.config.image_pooling))
 
     def forward(
         self,

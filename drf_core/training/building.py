@@ -68,6 +68,7 @@ def build_model(
     config["max_text_tokens"] = min(
         config.get("max_text_tokens", DRFConfig().max_text_tokens), most_tokens(text, tokenizer)
     )
+    reduction = config.pop("image_reduction", None)
     drf_config = DRFConfig(
         text_config=text.config.to_dict(),
         vision_config=image.config.to_dict(),
@@ -77,6 +78,7 @@ def build_model(
     )
     probe = DRFModel(drf_config, text, image).eval()
     drf_config.text_feature_size, drf_config.image_feature_size = _feature_sizes(probe, processor)
+    drf_config.image_reduction = reduction
     model = DRFModel(drf_config, text, image)
     read = (processor.token_ids(one, drf_config.max_text_tokens) for one in texts)
     model.token_statistics.fit(read, tokenizer)

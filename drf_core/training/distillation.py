@@ -72,10 +72,9 @@ def look_as_teacher(teacher: DRFModel, corpus: TrainingCorpus) -> TeacherView:
     teacher.config.prior = None
     probabilities = outcomes(teacher, views, [clean_cell(len(corpus))])[0].probabilities
     teacher.config.prior = prior
-    sizes = (teacher.config.text_feature_size, teacher.config.image_feature_size)
+    sizes = teacher.config.encoded_sizes
     text, image = (
-        views[m].features[views[m].present[:, 0], 0, :size]
-        for m, size in zip(MODALITIES, sizes, strict=True)
+        views[m].features[views[m].present[:, 0], 0, : sizes[m]] for m in MODALITIES
     )
     return TeacherView(text, image, present, torch.from_numpy(probabilities).log())
 
@@ -117,7 +116,7 @@ def distil_text_encoder(
         model.text_encoder,
         forward,
         view.text,
-        model.config.text_feature_size,
+        model.config.encoded_sizes["text"],
         settings,
         settings.text_epochs,
         "text",
@@ -135,6 +134,7 @@ def look_at_images(
     """
     config = copy.deepcopy(model.config)
     config.vision_config, config.image_pooling = teacher.config, "mean"
+    config.image_reduction = None
     processor = DRFProcessor(image_processor, corpus.processor.tokenizer)
     seeing = DRFModel(config, model.text_encoder, teacher)
     picture = processor.pixels(Image.new("RGB", (320, 320)))
@@ -160,7 +160,8 @@ def distil_image_encoder(
 
     features (images, size): of the posts with these numbers. The student sees its images flipped
     and shifted at random. folder: of the file that holds their pixels meanwhile. pretrained: it
-    has learned before, and its batch norm stays as it is.
+    has learned before, and its batch norm stays as it is. Where its features are reduced, what
+    distinguishes most of the other's images is kept.
     """
     decoded: list[int] = []
     file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
@@ -183,16 +184,36 @@ def distil_image_encoder(
         return model.encode_image(inputs)
 
     model.image_encoder.to(memory_format=torch.channels_last)
+    size = model.config.encoded_sizes["image"]
+    start = None
+    if pretrained and model.config.image_feature_size == features.shape[1]:
+        # Likely its own teacher at another size: what it says already is where to start.
+        start = torch.eye(size)
+        if model.config.image_reduction:
+            start = _principal_directions(features, size)
+            model.image_reduction.load_state_dict({"weight": start})
     return _distil(
-        model.image_encoder,
+        nn.ModuleList([model.image_encoder, model.image_reduction]),
         forward,
         features[decoded],
-        model.config.image_feature_size,
+        size,
         settings,
         settings.image_epochs,
         "image",
         pretrained=pretrained,
+        start=start,
     )
+
+
+def _principal_directions(features: Tensor, count: int) -> Tensor:
+    """Directions in which features (n, size) vary most, orthonormal; (count, size)."""
+    mean = features.mean(0, dtype=torch.float32)
+    scatter = torch.zeros(len(mean), len(mean))
+    for part in features.split(4096):
+        centred = part.float() - mean
+        scatter += centred.T @ centred
+    _, vectors = torch.linalg.eigh(scatter)
+    return vectors[:, -count:].flip(1).T.contiguous()
 
 
 def _flipped_and_shifted(pixels: Tensor, rng: np.random.Generator) -> Tensor:
@@ -213,6 +234,7 @@ def _distil(
     name: str,
     lengths: np.ndarray | None = None,
     pretrained: bool = False,
+    start: Tensor | None = None,
 ) -> float:
     if len(target) < 2:
         raise UsageError(f"--teacher: there are too few posts with {name} to learn from")
@@ -224,11 +246,12 @@ def _distil(
     scale = (torch.as_tensor(spread) / (len(target) - 1)).sqrt()
     scale = scale.clamp_min(0.05 * float(scale.mean()) + 1e-6)
     head = nn.Linear(size, target.shape[1]).to(device)
-    if pretrained and size == target.shape[1]:
-        # Likely its own teacher at another size: what it says already is where to start.
+    if start is not None:
+        # Of features as they are, or reduced along start (size, features): standardised as the
+        # target is.
         with torch.no_grad():
-            head.weight.copy_(torch.diag(1 / scale))
-            head.bias.copy_(-mean / scale)
+            head.weight.copy_(start.T / scale[:, None])
+            head.bias.copy_(-(start.T @ (start @ mean)) / scale)
     parameters = [*encoder.parameters(), *head.parameters()]
     optimizer = torch.optim.AdamW(
         parameters, settings.learning_rate, weight_decay=settings.weight_decay

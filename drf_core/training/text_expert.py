@@ -128,7 +128,7 @@ class TextExpert:
     ) -> None:
         self.model, self.processor, self.tasks, self.settings = model, processor, tasks, settings
         torch.manual_seed(settings.seed)
-        size = model.config.text_feature_size
+        size = model.config.encoded_sizes["text"]
         labels = {task.head: task.labels for task in tasks}
         self.heads = nn.ModuleDict(
             {

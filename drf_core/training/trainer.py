@@ -86,7 +86,8 @@ class Trainer:
         self.rng = np.random.default_rng(settings.seed)
         torch.manual_seed(settings.seed)
         model.text_encoder.requires_grad_(settings.train_text_encoder)
-        model.image_encoder.requires_grad_(settings.train_image_encoder)
+        for part in (model.image_encoder, model.image_reduction):
+            part.requires_grad_(settings.train_image_encoder)
         fill_queues(model, corpus, self.views, self._kinds(), self.rng)
         model.fit_distributions(standardise=True)
         set_reference(model, self.look_at_validation(model))
@@ -119,7 +120,11 @@ class Trainer:
     def _parameter_groups(self) -> list[dict[str, Any]]:
         encoders = {
             id(p)
-            for part in (self.model.text_encoder, self.model.image_encoder)
+            for part in (
+                self.model.text_encoder,
+                self.model.image_encoder,
+                self.model.image_reduction,
+            )
             for p in part.parameters()
         }
         return [

@@ -9,9 +9,6 @@ import torch
 from drf_core.model.modeling_drf import DRFModel
 from drf_core.model.processing_drf import DRFProcessor
 
-# What may be stored in half precision: everything large whose last digits do not matter.
-_HALVED = ("text_encoder.", "image_encoder.", "paired_queue.", "token_statistics.")
-
 
 def save_checkpoint(
     folder: Path, model: DRFModel, processor: DRFProcessor, half_precision: bool = False
@@ -26,9 +23,7 @@ def save_checkpoint(
     state = model.state_dict()
     if half_precision:
         state = {
-            name: value.half()
-            if name.startswith(_HALVED) and value.dtype == torch.float32
-            else value
+            name: value.half() if value.dtype == torch.float32 and value.numel() > 4096 else value
             for name, value in state.items()
         }
     model.save_pretrained(folder, state_dict=state)

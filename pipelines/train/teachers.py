@@ -28,6 +28,9 @@ from pipelines.train.config import TrainConfig
 from pipelines.train.resume import once
 from schemas.errors import UsageError
 
+# The parts of a model that learn to see.
+_SEEING = ("image_encoder.", "image_reduction.")
+
 
 def judged_tasks(
     args: argparse.Namespace, folder: Path, labels: tuple[str, ...], tasks: list[TextTask]
@@ -85,7 +88,7 @@ def learn_from_teacher(
         encoders = {
             name: value
             for name, value in model.state_dict().items()
-            if name.startswith(("text_encoder.", "image_encoder."))
+            if name.startswith(("text_encoder.", *_SEEING))
         }
         return {**encoders, "teacher_logits": view.logits}
 
@@ -113,6 +116,6 @@ def learn_from_image_teacher(
             model, corpus, target, rows, config.distillation, folder, args.image_encoder != SMALL
         )
         say(f"image encoder distilled from {len(rows)} images, mean cosine {cosine:.3f}")
-        return model.image_encoder.state_dict()
+        return {n: value for n, value in model.state_dict().items() if n.startswith(_SEEING)}
 
-    model.image_encoder.load_state_dict(once(folder / "image_distilled.safetensors", distil))
+    model.load_state_dict(once(folder / "image_distilled.safetensors", distil), strict=False)
