@@ -141,3 +141,12 @@ def test_qualities_are_the_same_inside_autocast(model: DRFModel) -> None:
 def test_a_post_without_any_modality_is_refused(model: DRFModel) -> None:
     with pytest.raises(ValueError, match="at least one modality"):
         model(text_present=torch.tensor([False]), image_present=torch.tensor([False]))
+
+
+def test_a_text_encoders_own_pooler_is_no_part_of_it(model: DRFModel, tmp_path: Path) -> None:
+    assert not [name for name in model.state_dict() if "pooler" in name]
+    # Of a checkpoint that was written while it was.
+    state = model.state_dict() | {"text_encoder.pooler.dense.bias": torch.zeros(32)}
+    model.save_pretrained(tmp_path, state_dict=state)
+    _, report = DRFModel.from_pretrained(tmp_path, output_loading_info=True)
+    assert not report["unexpected_keys"] and not report["missing_keys"]
