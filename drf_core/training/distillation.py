@@ -73,9 +73,7 @@ def look_as_teacher(teacher: DRFModel, corpus: TrainingCorpus) -> TeacherView:
     probabilities = outcomes(teacher, views, [clean_cell(len(corpus))])[0].probabilities
     teacher.config.prior = prior
     sizes = teacher.config.encoded_sizes
-    text, image = (
-        views[m].features[views[m].present[:, 0], 0, : sizes[m]] for m in MODALITIES
-    )
+    text, image = (views[m].features[views[m].present[:, 0], 0, : sizes[m]] for m in MODALITIES)
     return TeacherView(text, image, present, torch.from_numpy(probabilities).log())
 
 

@@ -54,7 +54,7 @@ def taught(seen: Any, epochs: int) -> tuple[DRFModel, torch.Tensor, list[int], f
     teacher, image_processor = load_image_encoder("--image-teacher", str(folder))
     features, rows = look_at_images(teacher, image_processor, model, corpus)
     settings = DistillationSettings(image_epochs=epochs, batch_size=16, learning_rate=1e-4)
-    cosine = distil_image_encoder(model, corpus, features, rows, settings, pretrained=True)
+    cosine = distil_image_encoder(model, corpus, features, rows, settings, folder, pretrained=True)
     return model, features, rows, cosine
 
 
@@ -63,6 +63,7 @@ def test_features_are_reduced_along_what_distinguishes_the_teachers_images(seen:
     assert features.shape[1] == 32
     assert model.config.encoded_sizes["image"] == REDUCED
     directions = model.image_reduction.weight.detach()
+    features = features.float()
     centred = features - features.mean(0)
     kept = (centred @ directions.T).square().sum() / centred.square().sum()
     best = torch.linalg.svdvals(centred)[:REDUCED].square().sum() / centred.square().sum()
