@@ -177,8 +177,9 @@ def parse(
     Raises CorruptInputError, and what the store raises.
     """
     try:
-        with contextlib.closing(_answers(task, fs, path, message, [])) as answers:
-            return next(answers)
+        # To its end: closed before, it would take its child along, one for each file.
+        [answer] = _answers(task, fs, path, message, [])
+        return answer
     except _Unreadable as error:
         raise CorruptInputError(f"{shown} cannot be read ({error}); write it again") from error
 

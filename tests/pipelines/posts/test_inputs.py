@@ -8,6 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from drf_core.decoding.children import Child, Children
+from pipelines.posts import reading
 from pipelines.posts.files import RowGroup
 from pipelines.posts.inputs import list_inputs, read_footer
 from pipelines.posts.names import name_of
@@ -318,3 +320,16 @@ class TestFooters:
 def test_row_groups_are_plain_numbers(nights: Path) -> None:
     (file, _) = list_inputs([str(nights)]).files
     assert file.row_groups == (RowGroup(3, file.row_groups[0].bytes),)
+
+
+def test_files_of_records_are_counted_by_a_few_children(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[Child] = []
+    start = Child.__init__
+    monkeypatch.setattr(Child, "__init__", lambda self: (started.append(self), start(self))[1])
+    monkeypatch.setattr(reading, "_READERS", Children())
+    for number in range(4):
+        (tmp_path / f"{number}.csv").write_text("post_id,text,image\n1,a,\n")
+        assert read_footer(*open_url(str(tmp_path / f"{number}.csv"))).groups[0][0] == 1
+    assert len(started) == 1
