@@ -178,7 +178,7 @@ def read_footer(
         raise CorruptInputError(f"{shown} is empty (0 bytes); write it again")
     tail = read_range(fs, path, max(0, size - _TAIL_BYTES), size)
     if is_records_file(path):
-        said = parse("count_records", fs, path, {"shown": shown}, shown)
+        said = parse("count_records", fs, path, {}, shown)
         return _footer(_identity(fs, path, info, tail), *said)
     if size < 12 or tail[-4:] != b"PAR1":
         kind = kind_of(tail if len(tail) == size else read_range(fs, path, 0, 64))

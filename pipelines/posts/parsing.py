@@ -71,7 +71,7 @@ def read_footer(message: dict[str, Any], buffers: list[Buffer], link: Link) -> N
 def count_records(message: dict[str, Any], buffers: list[Buffer], link: Link) -> None:
     """Answer how many records a file has, and of which types."""
     with _opened(message, buffers, link) as file:
-        found = survey(file, message["name"], message["shown"])
+        found = survey(file, message["name"])
     link.send({"groups": [(found.rows, {"": found.bytes})]}, [memoryview(found.schema.serialize())])
 
 
@@ -99,9 +99,7 @@ def _batches(
     columns, batch_rows = message["columns"], message["batch_rows"]
     if schema is not None:
         row = 0
-        for batch in read_records(
-            file, message["name"], message["shown"], schema, columns, batch_rows
-        ):
+        for batch in read_records(file, message["name"], schema, columns, batch_rows):
             yield row, batch
             row += batch.num_rows
         return

@@ -137,7 +137,6 @@ def read_batches(
     message = {
         "columns": list(dict.fromkeys(columns)),
         "groups": None if row_groups is None else sorted(row_groups),
-        "shown": where,
         "most": dict(most or {}),
         "identity": identity,
     }

@@ -51,17 +51,17 @@ def is_records_file(name: str, in_folder: bool = False) -> bool:
     return _format_of(name) is not None and not (in_folder and plain.endswith(".json"))
 
 
-def survey(file: Any, name: str, shown: str) -> Survey:
+def survey(file: Any, name: str) -> Survey:
     """Count a file's records and find their types.
 
-    file: opened, as it lies in its store; name: that says its format. shown: what messages
-    call the file. A field whose values have no type in common is text.
+    file: opened, as it lies in its store; name: that says its format. A field whose values have
+    no type in common is text.
     Raises CorruptInputError, naming the record; what the store raises passes through.
     """
     types: dict[str, pa.DataType] = {}
     rows = 0
     with _opened(file, name) as (records, plain):
-        for chunk in _chunks(records, shown, _SURVEYED_AT_ONCE):
+        for chunk in _chunks(records, _SURVEYED_AT_ONCE):
             rows += len(chunk)
             for name in dict.fromkeys(name for record in chunk for name in record):
                 values = [record.get(name) for record in chunk]
@@ -73,19 +73,18 @@ def survey(file: Any, name: str, shown: str) -> Survey:
 def read_records(
     file: Any,
     name: str,
-    shown: str,
     schema: pa.Schema,
     columns: Sequence[str],
     batch_rows: int,
 ) -> Iterator[pa.RecordBatch]:
     """Yield all records of a file in batches, in their order.
 
-    file, name: see `survey`. shown: what messages call the file. schema: as `survey` found it.
+    file, name: see `survey`. schema: as `survey` found it.
     columns: those to be read. Raises as `survey` does.
     """
     fields = [schema.field(name) for name in columns]
     with _opened(file, name) as (records, _):
-        for chunk in _chunks(records, shown, batch_rows):
+        for chunk in _chunks(records, batch_rows):
             arrays = [_array([record.get(f.name) for record in chunk], f.type) for f in fields]
             yield pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields))
 
@@ -103,7 +102,7 @@ def _opened(file: Any, name: str) -> Iterator[tuple[Iterator[Record], Any]]:
     yield read(plain, name), plain
 
 
-def _chunks(records: Iterator[Record], shown: str, size: int) -> Iterator[list[Record]]:
+def _chunks(records: Iterator[Record], size: int) -> Iterator[list[Record]]:
     """Yield records by `size`; what a damaged file makes its reader raise names the record."""
     chunk: list[Record] = []
     number = 0
@@ -111,10 +110,7 @@ def _chunks(records: Iterator[Record], shown: str, size: int) -> Iterator[list[R
         try:
             record = next(records, None)
         except _DAMAGE as error:
-            raise CorruptInputError(
-                f"{shown}: record {number} (counted from 0) cannot be read ({_said(error)}); "
-                "write the file again"
-            ) from error
+            raise CorruptInputError(f"record {number}, counted from 0: {_said(error)}") from error
         if record is None:
             break
         number += 1
@@ -142,6 +138,7 @@ def _csv_records(file: Any, path: str) -> Iterator[Record]:
     text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="replace", newline="")
     try:
         header = text.readline()
+        _check_encoding(header)
         if not header.strip():
             raise ValueError("the first line names no columns")
         delimiter = max(_DELIMITERS, key=header.count)
@@ -159,15 +156,36 @@ def _csv_records(file: Any, path: str) -> Iterator[Record]:
 
 
 def _json_records(file: Any, path: str) -> Iterator[Record]:
-    for line in file:
-        if not line.strip():
+    for number, line in enumerate(file):
+        text = line.decode("utf-8-sig" if number == 0 else "utf-8", "replace")
+        if number == 0:
+            _check_encoding(text)
+        if not text.strip():
             continue
-        record = json.loads(line.decode("utf-8", "replace"), parse_constant=_constant)
+        record = json.loads(text, parse_constant=_constant)
+        if "\\ud" in text or "\\uD" in text:
+            record = _repaired(record)
         if isinstance(record, list):
             raise ValueError("an array; write one object a line (JSON Lines)")
         if not isinstance(record, dict):
             raise ValueError("no object")
         yield record
+
+
+def _check_encoding(first_line: str) -> None:
+    """Raise ValueError where a file's first line is no UTF-8 but what spreadsheets write."""
+    if "\0" in first_line:
+        raise ValueError("UTF-16 or UTF-32, or no text at all; write it as UTF-8")
+
+
+def _repaired(record: Any) -> Any:
+    """A record with U+FFFD for each half of an emoji, which JSON can hold and UTF-8 cannot."""
+    text = json.dumps(record, ensure_ascii=False)
+    try:
+        text.encode()
+        return record
+    except UnicodeEncodeError:
+        return json.loads(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
 
 
 def _constant(name: str) -> float | None:

@@ -24,14 +24,14 @@ def written(path: Path, content: str | bytes) -> str:
 
 def surveyed(path: str) -> Survey:
     with open(path, "rb") as file:
-        return survey(file, path, "it")
+        return survey(file, path)
 
 
 def rows(path: str, batch_rows: int = 2) -> list[dict[str, Any]]:
     """The file's records, with the types and the count that the survey promised."""
     found = surveyed(path)
     with open(path, "rb") as file:
-        batches = list(read_records(file, path, "it", found.schema, found.schema.names, batch_rows))
+        batches = list(read_records(file, path, found.schema, found.schema.names, batch_rows))
     assert all(batch.num_rows <= batch_rows for batch in batches)
     table = pa.Table.from_batches(batches, schema=found.schema)
     assert table.num_rows == found.rows
@@ -60,6 +60,16 @@ def test_bytes_that_are_no_utf8_fail_no_file(tmp_path: Path) -> None:
     assert rows(written(tmp_path / "a.csv", b"id,text\n1,caf\xe9\n"))[0]["text"] == "caf\ufffd"
     path = written(tmp_path / "a.jsonl", b'{"id": 1, "text": "caf\xe9"}\n')
     assert rows(path)[0]["text"] == "caf\ufffd"
+
+
+def test_what_json_holds_and_utf8_does_not_fails_no_file(tmp_path: Path) -> None:
+    lines = [
+        '{"id": 1, "text": "\\ud83d cut", "tags": ["\\ude00"]}',
+        '{"id": 2, "text": "\\ud83d\\ude00"}',
+    ]
+    found = rows(written(tmp_path / "a.jsonl", "\ufeff" + "\n".join(lines)))
+    assert found[0] == {"id": 1, "text": "\ufffd cut", "tags": ["\ufffd"]}
+    assert found[1]["text"] == "\U0001f600"
 
 
 @pytest.mark.parametrize("name", ["posts.jsonl", "posts.ndjson.gz", "part-0000.json"])
@@ -104,18 +114,20 @@ def test_avro_has_bytes_and_optional_fields(tmp_path: Path, codec: str) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
-        ("a.csv", "id,text\n1,x\n2,secret,y\n", "record 1 .*3 fields where the first line names 2"),
-        ("a.csv", 'id,text\n1,"secret', "record 0 .*unexpected end of data"),
+        ("a.csv", "id,text\n1,x\n2,secret,y\n", "record 1.*3 fields where the first line names 2"),
+        ("a.csv", 'id,text\n1,"secret', "record 0.*unexpected end of data"),
         ("a.csv", "", "the first line names no columns"),
         ("a.csv", "id,id\n1,2\n", "two columns have one name"),
-        ("a.jsonl", '{"id": 1}\n{"id": "secret', "record 1 .*no JSON: Unterminated string"),
-        ("a.json", '[{"id": "secret"}]', "record 0 .*one object a line"),
-        ("a.jsonl", "3\n", "record 0 .*no object"),
-        ("a.avro", "secret", "record 0 "),
+        ("a.jsonl", '{"id": 1}\n{"id": "secret', "record 1.*no JSON: Unterminated string"),
+        ("a.json", '[{"id": "secret"}]', "record 0.*one object a line"),
+        ("a.jsonl", "3\n", "record 0.*no object"),
+        ("a.csv", "id,text\n1,secret\n".encode("utf-16"), "record 0.*UTF-16 .*write it as UTF-8"),
+        ("a.jsonl", '{"id": "secret"}\n'.encode("utf-16"), "record 0.*write it as UTF-8"),
+        ("a.avro", "secret", "record 0"),
     ],
 )
 def test_damage_is_told_by_record_and_quotes_nothing(
-    tmp_path: Path, name: str, content: str, says: str
+    tmp_path: Path, name: str, content: str | bytes, says: str
 ) -> None:
     path = written(tmp_path / name, content)
     with pytest.raises(CorruptInputError, match=says) as raised:

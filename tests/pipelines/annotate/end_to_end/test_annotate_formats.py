@@ -75,7 +75,7 @@ def test_a_damaged_file_of_records_fails_alone(
     run = annotate(tmp_path / "in", "--column", "image=")
 
     assert run.code == 4
-    assert "b.csv: record 1 (counted from 0) cannot be read (3 fields" in run.err
+    assert "b.csv cannot be read (record 1, counted from 0: 3 fields" in run.err
     assert "secret" not in run.err
     assert output.places() == [("a.jsonl", row) for row in range(3)]
 
