@@ -194,6 +194,8 @@ def add_annotate_arguments(parser: argparse.ArgumentParser) -> None:
     add("--max-image-pixels", type=positive, default=MAX_IMAGE_PIXELS, metavar="N")
     add("--max-image-bytes", type=positive, default=MAX_IMAGE_BYTES, metavar="N")
     add("--part-bytes", type=positive, default=PART_BYTES, metavar="N", help="of a published part")
+    table = "what is published also as Delta tables, below OUTPUT/delta, for who wants snapshots"
+    add("--table", choices=["delta"], help=f"{table} (pip install '.[delta]')")
 
 
 def run_annotate(
@@ -364,6 +366,7 @@ def job_options(arguments: argparse.Namespace, started: datetime) -> JobOptions:
         strict=arguments.strict,
         feature_cache=arguments.feature_cache and _absolute(arguments.feature_cache),
         part_bytes=arguments.part_bytes,
+        table=arguments.table,
     )
 
 

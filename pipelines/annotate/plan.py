@@ -102,7 +102,8 @@ class JobOptions:
     feature_cache: fsspec URL of a folder that keeps encoders' features, None for no cache.
     kept: fields of the kept columns that all parts have (pipelines.posts.kept), None for those
         of each file.
-    part_bytes: published parts are filled up to so many bytes.
+    part_bytes: published parts are filled up to so many bytes. table: "delta" where what is
+        published shall also be Delta tables.
     planned_at: when the input was looked at, seconds since 1970. Where two runs publish one
         file, the one that was planned later has its way.
     """
@@ -130,6 +131,7 @@ class JobOptions:
     feature_cache: str | None = None
     kept: str | None = None
     part_bytes: int = PART_BYTES
+    table: str | None = None
     planned_at: float = dataclasses.field(default_factory=time.time)
 
 

@@ -3,6 +3,7 @@
 annotations/<partition>/part-….parquet, _SUCCESS
 dead_letters/<partition>/part-….parquet, _SUCCESS
 _ledgers/<partition>/000000001.json, 000000002.json, …
+delta/<tree>/_delta_log/…, <partition>/part-….parquet, where tables are wanted
 _runs/<run_id>/manifest.json
 _staging/commits/<key>.json, parts/…, attempts/…, prepared/…, locks/…, faults/…
 
@@ -73,6 +74,11 @@ def ledger_number(name: str) -> int:
     """Return the number of a ledger by its file name, 0 if it is none."""
     digits = name.removesuffix(".json")
     return int(digits) if name.endswith(".json") and digits.isdecimal() else 0
+
+
+def delta_table(tree: str) -> str:
+    """Return where a tree's Delta table lies."""
+    return f"delta/{tree}"
 
 
 def staged_part(tree: str, key: str, attempt: str) -> str:

@@ -27,6 +27,7 @@ from pipelines.annotate.planning.shards import (
     in_generation,
 )
 from pipelines.annotate.publish.decide import decide, displaces
+from pipelines.annotate.publish.delta_table import behind, check_installed
 from pipelines.posts.inputs import InputListing, input_gone
 from pipelines.storage.files import Store, in_parallel, open_store
 from pipelines.storage.redaction import reason_of, redact
@@ -60,6 +61,8 @@ def make_plan(
     cannot be read.
     """
     retry = _known_reasons(retry)
+    if options.table:
+        check_installed()
     store = open_store(options.output)
     wanted = {file.partition for file in listing.files} | {f.partition for f in listing.failed}
     output = _read_output(store, wanted)
@@ -91,11 +94,14 @@ def make_plan(
 
 def _unsettled(plan: Plan, output: _Output) -> Iterator[str]:
     """Yield the partitions that do not hold yet what the plan wants of them."""
+    states = output.partitions.items()
+    ledgers = {name: (state.number, state.ledger) for name, state in states if state.ledger}
+    tables_lack = behind(output.store, ledgers) if plan.options.table else set()
     for partition, task in partition_tasks(plan).items():
         state = output.partition(partition)
         decision = decide(plan.options, task, state, {}, {})
         keys = {shard.key for file in task.files for shard in file.shards}
-        left = keys & output.commits or partition in output.prepared
+        left = keys & output.commits or partition in output.prepared or partition in tables_lack
         if decision.changes(state) or decision.wanting() or left:
             yield partition
 
@@ -135,6 +141,7 @@ class _Output:
     prepared: partitions of which a run that was killed left prepared parts.
     """
 
+    store: Store
     partitions: dict[str, PartitionState]
     commits: set[str]
     prepared: set[str]
@@ -172,7 +179,7 @@ def _read_output(store: Store, wanted: set[str]) -> _Output:
         # One that no ledger names yet may be another run's, at work.
         if layout.part_number(part) <= numbers.get(partition, 0):
             prepared.add(partition)
-    return _Output(states, committed_keys(store), prepared)
+    return _Output(store, states, committed_keys(store), prepared)
 
 
 def _choose(shard: Shard, store: Store, output: _Output, retry: set[str]) -> Shard:

@@ -20,6 +20,7 @@ from pipelines.annotate.output.proof import count_duplicate_ids
 from pipelines.annotate.plan import JobOptions
 from pipelines.annotate.publish.apply import OvertakenError, apply, clear_prepared
 from pipelines.annotate.publish.decide import Decision, FileResult, decide
+from pipelines.annotate.publish.delta_table import mirror
 from pipelines.annotate.publish.gates import what_to_look_at, why_held_back
 from pipelines.annotate.publish.pack import ShardsAtFaultError, pack
 from pipelines.storage.files import OutputError, Store, in_parallel, open_store
@@ -97,6 +98,8 @@ def publish_partition(
                 continue
         else:
             raise PublishError(f"partition {partition or '(none)'}: other runs keep publishing it")
+        if options.table and state.ledger is not None and not decision.lost:
+            mirror(store, partition, state.number, state.ledger)
         warnings = _clear(store, task, decision, state.number)
     if changed:
         look = what_to_look_at(decision.ledger, options, task.usual)
