@@ -62,6 +62,9 @@ _TURNS = {
 # Rows are converted so many pixels at a time: the whole picture in its old and its new form, and
 # what lies between, would be several times its size.
 _PIXELS_AT_ONCE = 1 << 20
+# JPEG's own scales are coarser than resizing: an encoder of 128 pixels gave qualities .02 off on
+# average from images that were decoded at just its size, .003 from twice that.
+_LEAST_DRAFT = 256
 
 _END_OF_JPEG = b"\xff\xd9"
 _FILLER = bytes(range(7, 247, 5)) * 8
@@ -83,9 +86,9 @@ def decode_image(
 
     data: the encoded file. max_pixels, max_bytes: limits checked before any pixel is
     decoded. target: shortest side needed; JPEGs are decoded at the smallest of their built-in
-    scales (1/2, 1/4, 1/8) that is at least as large. more_formats: of MORE_FORMATS. Returns
-    (image, None), or (None, reason) with reason one of missing, too_large, truncated (rows are
-    lacking), undecodable. Raises MemoryError where the process has not enough, or less than
+    scales (1/2, 1/4, 1/8) that is at least as large, and 256. more_formats: of MORE_FORMATS.
+    Returns (image, None), or (None, reason) with reason one of missing, too_large, truncated (rows
+    are lacking), undecodable. Raises MemoryError where the process has not enough, or less than
     `memory` bytes may do: libraries call a lack of it by many names.
     """
     if data is None or len(data) == 0:
@@ -170,7 +173,8 @@ def _loaded(
 
 def _draft(image: Image.Image, target: int | None) -> None:
     if target is not None and image.format == "JPEG":
-        image.draft("RGB", (target, target))
+        side = max(target, _LEAST_DRAFT)
+        image.draft("RGB", (side, side))
 
 
 def _missing_rows(image: Image.Image) -> int:

@@ -106,6 +106,12 @@ def _mutated(post: dict[str, Any], name: str, chance: random.Random) -> dict[str
     return {"post_id": name, "text": "".join(text) or None, "image": bytes(image) or None}
 
 
+def _rows(tree: Path) -> list[dict[str, Any]]:
+    # A tree without rows has no files, and no schema to ask for columns of.
+    found = sorted(tree.rglob("*.parquet"))
+    return ds.dataset(found).to_table().to_pylist() if found else []
+
+
 def _run(night: Path, out: Path, model: str) -> None:
     command = ["annotate", "--input", str(night), "--output", str(out), "--model", model]
     command += ["--max-dead-letter-share", "1", "--no-report"]
@@ -120,18 +126,9 @@ def _run(night: Path, out: Path, model: str) -> None:
     watching = threading.Thread(target=_watch, args=(process, peaks), daemon=True)
     watching.start()
     _, errors = process.communicate()
-    rows = [
-        (row["source_file"], row["source_row"])
-        for tree in ("annotations", "dead_letters")
-        if (out / tree).exists()
-        for row in ds.dataset(out / tree, format="parquet", exclude_invalid_files=True)
-        .to_table(columns=["source_file", "source_row"])
-        .to_pylist()
-    ]
-    lost = Counter[str]()
-    if (out / "dead_letters").exists():
-        table = ds.dataset(out / "dead_letters", format="parquet", exclude_invalid_files=True)
-        lost.update(row["message"] for row in table.to_table(columns=["message"]).to_pylist())
+    told = {tree: _rows(out / tree) for tree in ("annotations", "dead_letters")}
+    rows = [(row["source_file"], row["source_row"]) for tree in told.values() for row in tree]
+    lost = Counter(row["message"] for row in told["dead_letters"])
     by_file = Counter(file for file, _ in rows)
     print(f"{night.name}: exit {process.returncode}, {time.monotonic() - start:.0f} s")
     twice = len(rows) - len(set(rows))
@@ -147,9 +144,7 @@ def _account(night: Path, out: Path) -> None:
     files = {one["source_file"]: one for one in json.loads(manifest.read_text())["files"]}
     written = Counter[str]()
     for tree in ("annotations", "dead_letters"):
-        if (out / tree).exists():
-            table = ds.dataset(out / tree, format="parquet", exclude_invalid_files=True)
-            written.update(table.to_table(columns=["source_file"])["source_file"].to_pylist())
+        written.update(row["source_file"] for row in _rows(out / tree))
     alone = _rows_alone(sorted(night.glob("*.parquet")))
     failed = {name for name, one in files.items() if one["status"] == "failed"}
     unaccounted = [
@@ -188,8 +183,7 @@ def _rows_alone(paths: Sequence[Path]) -> dict[str, int | None]:
 def _judge(night: Path, out: Path, model: str) -> None:
     """Count the posts lost though a modality of theirs can be used, and time each alone."""
     annotator = Annotator.from_pretrained(resolve_model(model), "cpu", decode_seconds=10.0)
-    dead = ds.dataset(out / "dead_letters", format="parquet", exclude_invalid_files=True)
-    letters = set(dead.to_table(columns=["post_id"])["post_id"].to_pylist())
+    letters = {row["post_id"] for row in _rows(out / "dead_letters")}
     lost, seconds = 0, [0.0]
     for path in sorted(night.glob("*.parquet")):
         for post in pq.read_table(path).to_pylist():
