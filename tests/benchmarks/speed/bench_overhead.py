@@ -130,6 +130,7 @@ def _annotations(schema: pa.Schema, file: str, first: int, ids: list[str]) -> pa
     for modality in ("text", "image"):
         values |= {f"{modality}_state": "present", f"{modality}_reason": None}
         values |= {f"{modality}_quality": 0.5, f"{modality}_evidence": 0.5}
+        values |= {f"{modality}_score": -1.0}
         values |= {f"{modality}_damage": None}
     values["text_share_read"] = 1.0
     columns = {

@@ -132,7 +132,8 @@ class Stages:
             results = self._results[start : start + BATCH]
             ids = [f"{start + row}" for row in range(len(results))]
             kept = self._kept.slice(0, len(results))
-            writer.add(build_rows(self._run, "file", start, ids, results, kept, now)[0])
+            rows, _ = build_rows(self._run, "file", start, ids, results, kept, now)
+            writer.add(pa.Table.from_batches([rows]))
         writer.close()
         writer.discard()
 
