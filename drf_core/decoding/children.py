@@ -251,8 +251,9 @@ class Children:
         try:
             yield child
             sound = not child.lost
-        except TaskRaisedError:
-            # Which was told in an orderly way, and ended the task: a night may have many such.
+        except (TaskRaisedError, GeneratorExit):
+            # Which was told in an orderly way, and ended the task: a night may have many such. Or
+            # who asked has had the last answer, and does not come back.
             sound = not child.lost
             raise
         finally:

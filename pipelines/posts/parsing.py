@@ -79,9 +79,9 @@ def read_rows(message: dict[str, Any], buffers: list[Buffer], link: Link) -> Non
     """Answer with batches of rows as they lie in the file, then {"end": true}.
 
     columns: to read. batch_rows: at most so many in a batch. groups: row groups wanted, null for
-    all; first: of the rows wanted. most: bytes of a value that are read, by column. The first
-    buffer: the schema, of a file of records. Each answer has the row of its first one, and the
-    batch as its buffer.
+    all; first: of the rows wanted; end: after their last, null for all. most: bytes of a value
+    that are read, by column. The first buffer: the schema, of a file of records. Each answer has
+    the row of its first one, and the batch as its buffer.
     """
     schema = pa.ipc.read_schema(pa.py_buffer(buffers[0])) if len(buffers[0]) else None
     with _opened(message, buffers[1:], link) as file, _described():
@@ -90,6 +90,8 @@ def read_rows(message: dict[str, Any], buffers: list[Buffer], link: Link) -> Non
             if start < batch.num_rows:
                 rest = batch.slice(start)
                 link.send({"row": row + start}, [_as_stream(_dense(rest, message["most"]))])
+            if message["end"] is not None and row + batch.num_rows >= message["end"]:
+                break
     link.send({"end": True})
 
 

@@ -98,6 +98,7 @@ def read_unit_rows(
         shards[0].first_row,
         most,
         identity,
+        end,
     )
     with contextlib.closing(batches):
         for row, batch in batches:
@@ -107,8 +108,6 @@ def read_unit_rows(
                 if first < last:
                     missing -= last - first
                     yield shard, first, coerce_posts(batch.slice(first - row, last - first), layout)
-            if row + batch.num_rows >= end:
-                break
     if missing:
         raise CorruptInputError(f"{where}: {missing} of them are not in the file; write it again")
 
@@ -124,8 +123,11 @@ def read_batches(
     first: int = 0,
     most: Mapping[str, int] | None = None,
     identity: str | None = None,
+    end: int | None = None,
 ) -> Generator[tuple[int, pa.RecordBatch], None, None]:
-    """Yield (source row of the first row, rows as they lie in the file), from row `first` on.
+    """Yield (source row of the first row, rows as they lie in the file), from `first` to `end`.
+
+    Read to its end it keeps its child for the next file; closed before, it takes it along.
 
     where: what messages call the file or its part. schema: of a file of records, as
     `read_footer` found it. row_groups: those wanted, None for all. most: bytes of a
@@ -139,6 +141,7 @@ def read_batches(
         "groups": None if row_groups is None else sorted(row_groups),
         "most": dict(most or {}),
         "identity": identity,
+        "end": end,
     }
     given = memoryview(schema.serialize()) if schema is not None and is_records_file(path) else b""
     while True:

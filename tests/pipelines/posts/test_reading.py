@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from drf_core.decoding.child import described
-from drf_core.decoding.children import TaskRaisedError
+from drf_core.decoding.children import Child, Children, TaskRaisedError
 from pipelines.annotate.plan import Shard
 from pipelines.posts import parsing, reading
 from pipelines.posts.files import CorruptInputError
@@ -70,6 +70,21 @@ def test_a_shard_gives_its_rows_in_source_order(corpus: Path):
     shard = make_shard(corpus, 15, 20, (0, 1))
     rows = ids_of(read_rows(FS, str(corpus), shard, layout_of(corpus), batch_rows=8))
     assert rows == [(row, f"p{row}") for row in range(15, 35)]
+
+
+def test_one_child_reads_many_shards_also_where_rows_follow(
+    corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[Child] = []
+    start = Child.__init__
+    monkeypatch.setattr(Child, "__init__", lambda self: (started.append(self), start(self))[1])
+    monkeypatch.setattr(reading, "_READERS", Children())
+    for first in (0, 5, 10):
+        batches = list(
+            read_rows(FS, str(corpus), make_shard(corpus, first, 5, (0,)), layout_of(corpus))
+        )
+        assert [row for row, _ in ids_of(batches)] == list(range(first, first + 5))
+    assert len(started) == 1
 
 
 def test_batches_are_no_larger_than_asked(corpus: Path):
