@@ -37,6 +37,7 @@ class Traits:
     """What `DRFConfig` says of a model that whoever asks it must know; see there.
 
     prior: share of each label that its checkpoint assumes. raw_sizes: of features, by modality.
+    images_reduced: whether image features are reduced (`DRFConfig.image_reduction`).
     """
 
     labels: tuple[str, ...]
@@ -45,6 +46,7 @@ class Traits:
     quality_threshold: float
     trained_kinds: Mapping[str, Sequence[str]]
     raw_sizes: Mapping[str, int]
+    images_reduced: bool
 
 
 def traits_of(config: DRFConfig) -> Traits:
@@ -56,6 +58,7 @@ def traits_of(config: DRFConfig) -> Traits:
         config.quality_threshold,
         config.trained_kinds or {},
         config.raw_sizes,
+        bool(config.image_reduction),
     )
 
 

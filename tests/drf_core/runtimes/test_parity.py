@@ -33,7 +33,7 @@ from schemas.posts import MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS
 from tests.conftest import LABELS, SHARED
 
 # Share of posts with the same label.
-LEAST = {"f32": 0.995, "bf16": 0.985}
+LEAST = {"f32": 0.995, "bf16": 0.99}
 # Qualities are ranks among some hundred reference posts, and in a dense part a small change of
 # the features passes several: the mean says what a reader of diagnostics sees.
 # Draft decoding alone moved image qualities by .016 on average on the default checkpoint.
