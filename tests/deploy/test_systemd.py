@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -95,6 +96,24 @@ def test_a_night_without_posts_fails_at_the_deadline(
     script(tmp_path / "bin" / "sleep", "kill $PPID")
     ran = drf_night({**asked, "DRF_DEADLINE": "18:00 1000000 days"}, "2020-11-17")
     assert "are not there yet" in ran.stderr
+
+
+def test_the_settings_that_the_page_shows_are_read_by_the_shell_of_cron(tmp_path: Path) -> None:
+    page = (ROOT / "deploy/README.md").read_text()
+    [settings] = re.findall(r"^```env\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    [line] = re.findall(r"^0 3 \* \* \*  (.*) > /dev/null$", page, re.MULTILINE)
+    told = script(tmp_path / "drf", 'printf "%s|" "$@"')
+    (tmp_path / "annotate.env").write_text(re.sub("^DRF=.*", f"DRF={told}", settings))
+    for place, here in (
+        ("/etc/drf/annotate.env", tmp_path / "annotate.env"),
+        ("/usr/local/lib/drf/drf-night", f"{UNITS / 'drf-night'} 2026-11-17"),
+    ):
+        line = line.replace(place, str(here))
+    ran = subprocess.run(["sh", "-c", line], capture_output=True, text=True, check=True)
+    said = ran.stdout.split("|")
+    assert said[said.index("--input") + 1] == "/srv/exports/2026/11/17"
+    assert said[said.index("--partition") + 1] == "dt={:%Y/%m/%d}"
+    assert said[said.index("--keep") + 1] == "lang,created_at"
 
 
 def test_wrong_usage_is_not_waited_for(environment: dict[str, str], tmp_path: Path) -> None:

@@ -88,6 +88,12 @@ def build_report(
         "why": _why(night) if night else {},
         "evidence": _evidence(subject) if subject else [],
         "run": _run(manifest, nights),
+        "places": {
+            "posts": subject.places[layout.ANNOTATIONS],
+            "lost": subject.places[layout.DEAD_LETTERS],
+        }
+        if subject
+        else {},
         "sql": {}
         if subject is None
         else sql_of_night(

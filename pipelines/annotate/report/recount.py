@@ -10,6 +10,11 @@ from schemas.annotations import MODALITIES
 _VIEW = (
     "CREATE OR REPLACE VIEW {name} AS\nSELECT * FROM read_parquet({places}, union_by_name = true)"
 )
+_PLACES = (
+    "SET VARIABLE {name} = (\n"
+    "  SELECT list_transform(places.{name}, lambda place: {root} || place)\n"
+    "  FROM read_json({report}, maximum_object_size = 1000000000));\n"
+)
 _MOST_PLACES = 12
 
 
@@ -30,7 +35,7 @@ def sql_of_night(
     """
     counted = "" if whole else f"\n{_only_files_of(output, run_id)}"
     found = {
-        "posts": _view("posts", output, places) + counted,
+        "posts": _view("posts", output, run_id, places) + counted,
         "label": "SELECT label, count(*) AS posts, count(*) / sum(count(*)) OVER () AS share\n"
         "FROM posts GROUP BY label ORDER BY label",
         "evidence": "SELECT label, count(*) AS posts, avg(text_evidence::DOUBLE) AS text,\n"
@@ -47,7 +52,7 @@ def sql_of_night(
     }
     if lost:
         found["dead_letters"] = (
-            f"{_view('lost', output, lost)}{counted};\n"
+            f"{_view('lost', output, run_id, lost)}{counted};\n"
             "SELECT reason, count(*) AS posts FROM lost GROUP BY reason ORDER BY reason"
         )
     for m in MODALITIES:
@@ -80,13 +85,15 @@ def sql_of_night(
     return found
 
 
-def _view(name: str, output: str, places: Sequence[str]) -> str:
-    shown = list(places)
-    if len(shown) > _MOST_PLACES:
-        # The folders' common glob instead of a list that nobody reads.
-        tree = shown[0].partition("/")[0]
-        shown = [f"{tree}/**/*.parquet"]
-    listed = ", ".join(_text(f"{output}/{place}") for place in shown)
+def _view(name: str, output: str, run_id: str, places: Sequence[str]) -> str:
+    if len(places) > _MOST_PLACES:
+        # No common glob: beside these lie parts of other nights, and of attempts before.
+        return _PLACES.format(
+            name=name,
+            report=_text(f"{output}/_runs/{run_id}/report.json"),
+            root=_text(f"{output}/"),
+        ) + _VIEW.format(name=name, places=f"getvariable('{name}')")
+    listed = ", ".join(_text(f"{output}/{place}") for place in places)
     return _VIEW.format(name=name, places=f"[{listed}]")
 
 

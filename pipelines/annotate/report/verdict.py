@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,6 +17,15 @@ from schemas.manifest import Manifest
 PUBLISHED, LOOK, HELD_BACK, FAILED = "Published", "Worth a look", "Held back", "Failed"
 
 _MODALITY_NAMES = {"text": "texts", "image": "images"}
+
+# By the limit that was passed.
+_WHY_HELD_BACK = {
+    "--max-dead-letter-share": "too many of its posts could not be annotated",
+    "--max-fetch-failed-share": "the host of too many images did not give them",
+    "--max-recovered-share": "too many of its posts lack a text or an image",
+    "--max-low-quality-share": "too many of its texts or images are of low quality",
+    "--max-label-shift": "its labels moved against the nights before",
+}
 
 # Findings in the sentence; the others stand in the list below it.
 _MOST_FINDINGS = 2
@@ -132,13 +142,10 @@ def _published(manifest: Manifest, night: Night | None, found: Sequence[str]) ->
 
 def _held_back(manifest: Manifest) -> str:
     names = sorted(name for name, status in manifest.partitions.items() if status == "held_back")
-    what = _listed([name or "the night" for name in names])
-    passed = any("more than --max-" in warning for warning in manifest.warnings)
-    why = (
-        "too many of its posts are lost or broken"
-        if passed
-        else "a file failed and --strict was given"
-    )
+    what = _listed([name or "The night" for name in names])
+    passed = set(re.findall("more than (--max-[a-z-]+)", " ".join(manifest.warnings)))
+    whys = [why for option, why in _WHY_HELD_BACK.items() if option in passed]
+    why = " and ".join(whys) or "a file failed and --strict was given"
     were = "was" if len(names) == 1 else "were"
     return f"{what} {were} held back: {why}. Readers see what they saw before."
 
@@ -184,10 +191,14 @@ def next_commands(
         for one in held_back:
             if one["option"]:
                 limits[one["option"]] = max(one["share"], limits.get(one["option"], 0.0))
+        if "--max-fetch-failed-share" in limits:
+            retry = [*without(again, "--retry"), "--retry", "fetch_failed"]
+            why = "When the host is back, this asks for its images again:"
+            found.append({"why": why, "command": shlex.join(retry)})
         if limits:
             command = again
             for option, share in limits.items():
-                least = math.ceil(100 * share + 1e-9) / 100
+                least = min(math.ceil(100 * share + 1e-9) / 100, 1.0)
                 command = [*without(command, option), option, f"{least:g}"]
             found.append(
                 {

@@ -105,6 +105,15 @@ def test_a_host_that_is_down_holds_the_night_back(
     assert run.code == 3
     assert "20 of 20 posts have no image because of its host" in run.err
     assert output.annotations == []
+    page = json.loads(
+        open_store(str(output.root)).read(report_name(run.manifest["run_id"], "json")) or b""
+    )
+    assert page["verdict"]["sentence"].startswith(
+        "The night was held back: the host of too many images did not give them."
+    )
+    again, anyway = (step["command"] for step in page["verdict"]["next"])
+    assert again.endswith("--retry fetch_failed")
+    assert anyway.endswith("--max-fetch-failed-share 1")
     assert annotate(night, *allowed, "--max-fetch-failed-share", "1").code == 0
 
 
@@ -139,6 +148,10 @@ def test_what_is_odd_of_a_night_is_told_and_held_back_where_a_limit_says_so(
         )
         [said] = report["held_back"]
         assert said["option"] == option and said["share"] > 0.4
+        why = "its labels moved against" if "label" in option else "of low quality"
+        assert why in report["verdict"]["sentence"]
+        shown = open_store(str(output.root)).read(report_name(held.manifest["run_id"])) or b""
+        assert all(one in shown.decode() for one in report["verdict"]["findings"][:6])
         assert len(output.annotations) == 60
     told = annotate(next_night).manifest
     assert told["exit_code"] == 0

@@ -3,6 +3,7 @@ from __future__ import annotations
 import html
 import html.parser
 import json
+import os
 import shutil
 import subprocess
 from datetime import datetime, timezone
@@ -218,6 +219,25 @@ def test_a_held_back_night_shows_its_dead_letters_and_the_way_on(
     assert "no_post_id" in Tags(page_of(output)).text.replace(" ", "_")
     text = format_summary(manifest, str(output))
     assert f"{output}/annotations" not in text and "_staging/parts" in text
+
+
+def test_of_many_staged_parts_the_statements_count_those_of_the_night_alone(
+    tmp_path: Path, output: Path
+) -> None:
+    files = write_nights(tmp_path / "in", ["2026-11-17"], files_per_night=14, posts_per_file=2)
+    posts = make_posts(2)
+    posts[0]["post_id"] = None
+    write_posts(files[0], posts)
+    run(output, tmp_path / "in", max_dead_letter_share=0.0)
+    # What was staged of files that are others now lies beside it for some days.
+    for file in files:
+        os.utime(file, (1, 1))
+    run(output, tmp_path / "in", run_id="run-2", max_dead_letter_share=0.0)
+    report = report_of(output, "run-2")
+    connection = duckdb.connect()
+    connection.execute(report["sql"]["posts"])
+    assert connection.execute("SELECT count(*) FROM posts").fetchone() == (27,)
+    assert connection.execute(report["sql"]["dead_letters"]).fetchall() == [("no_post_id", 1)]
 
 
 def test_a_failed_file_is_named_with_what_stays_of_it(corpus: Path, output: Path) -> None:
