@@ -20,15 +20,8 @@ from pipelines.annotate.fetch.arrivals import Arrivals
 from pipelines.annotate.fetch.fetcher import CONCURRENCY, PER_HOST, Fetched, shared_fetcher
 from pipelines.annotate.plan import RowOptions
 from pipelines.annotate.work.model import ModelFailure, ModelOptions
-from pipelines.annotate.work.prepare import (
-    DeadLetter,
-    model_failed,
-    no_post_id,
-    plain_image,
-    plain_value,
-    prepare_post,
-)
-from pipelines.annotate.work.rows import prediction_fields
+from pipelines.annotate.work.prepare import model_failed, plain_image, plain_value, prepare_post
+from pipelines.annotate.work.rows import DeadLetter, no_post_id, prediction_fields
 from pipelines.console.version import package_version
 from pipelines.storage.checkpoints import DEFAULT_MODEL, resolve_model
 from pipelines.storage.redaction import redact

@@ -14,7 +14,7 @@ import signal
 import sys
 from typing import Any
 
-from drf_core.decoding.link import Link, LinkClosedError, link_of
+from drf_core.decoding.child_messages import Link, LinkClosedError, link_of
 
 
 def main(descriptor: int, modules: str) -> None:

@@ -4,7 +4,7 @@ Not a library's pool: in loky one worker that dies breaks the whole executor, an
 deadlines; pebble has those, but gives its workers the parent's environment, secrets included,
 and unpickles what they send, so that who takes over a worker has the parent as well. Here a child
 has a clean environment, a limit of memory and a deadline for each answer, and what it says is
-read as JSON and buffers (link.py). One takes .2 s of a core to start.
+read as JSON and buffers (child_messages.py). One takes .2 s of a core to start.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from drf_core.decoding.link import Buffer, Link, LinkClosedError
+from drf_core.decoding.child_messages import Buffer, Link, LinkClosedError
 
 # What a child may know of its parent's surroundings; no key, token, host or path of credentials.
 _ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "LD_LIBRARY_PATH")

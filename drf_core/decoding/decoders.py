@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from drf_core.decoding.child_messages import Buffer
 from drf_core.decoding.children import (
     Child,
     ChildLostError,
@@ -20,7 +21,6 @@ from drf_core.decoding.children import (
     Limits,
 )
 from drf_core.decoding.containers import open_container
-from drf_core.decoding.link import Buffer
 from drf_core.decoding.preparation import ImageLimits, Preparation, as_message
 from schemas.reasons import ModalityReason
 

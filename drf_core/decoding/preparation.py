@@ -13,8 +13,8 @@ import numpy as np
 from PIL import Image
 
 from drf_core.decoding.child import granted
+from drf_core.decoding.child_messages import Buffer, Link
 from drf_core.decoding.images import decode_image
-from drf_core.decoding.link import Buffer, Link
 from drf_core.decoding.resizing import Resizing, bounded
 from drf_core.decoding.texts import text_reason
 from drf_core.decoding.tokens import TEXT_WINDOWS, TextReader

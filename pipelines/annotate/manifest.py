@@ -11,11 +11,11 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from pipelines.annotate.output import layout
-from pipelines.annotate.output.ledger import Ledger, LedgerFile, read_ledger, sum_counts
-from pipelines.annotate.output.partitions import FileTask, PartitionTask, partition_tasks
+from pipelines.annotate.output.ledger import Ledger, LedgerFile, sum_counts
+from pipelines.annotate.output.partition_state import read_ledger
 from pipelines.annotate.plan import Plan
-from pipelines.annotate.publish.decide import FileResult
-from pipelines.annotate.publish.publish_partition import PartitionResult, why_unpublished
+from pipelines.annotate.publish.partition_tasks import FileTask, PartitionTask, partition_tasks
+from pipelines.annotate.publish.results import FileResult, PartitionResult, why_unpublished
 from pipelines.posts.kept import from_text
 from pipelines.storage.files import OutputError, open_store
 from pipelines.storage.redaction import redact

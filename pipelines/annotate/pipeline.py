@@ -17,16 +17,16 @@ from pipelines.annotate.engines.faults import (
     forget_faults,
 )
 from pipelines.annotate.engines.runners import choose_runner, run_pipeline
-from pipelines.annotate.finish import (
+from pipelines.annotate.plan import JobOptions, Plan, ShardOutcome, WorkUnit
+from pipelines.annotate.progress import show_progress
+from pipelines.annotate.run_steps import (
     ClosedPartition,
     RunStart,
     close_partition,
     close_run,
+    compute,
     partitions_to_publish,
 )
-from pipelines.annotate.here import compute
-from pipelines.annotate.plan import JobOptions, Plan, ShardOutcome, WorkUnit
-from pipelines.annotate.progress import show_progress
 from pipelines.storage.files import open_store
 from schemas.errors import DRFError, UsageError
 

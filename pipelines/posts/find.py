@@ -12,8 +12,8 @@ from fsspec.implementations.local import LocalFileSystem
 
 from pipelines.posts.kinds import files_of_table, is_parquet_name, may_be_parquet, table_format
 from pipelines.posts.names import without_query
-from pipelines.posts.records import KINDS, is_records_file
-from pipelines.storage.backends import checksum, open_url
+from pipelines.posts.record_files import KINDS, is_records_file
+from pipelines.storage.backends import content_checksum, open_url
 from pipelines.storage.files import in_parallel, open_store
 from pipelines.storage.listing import list_files
 from pipelines.storage.redaction import reason_of, redact
@@ -127,7 +127,7 @@ def _files_below(
         name for name, head in zip(unknown, heads, strict=True) if head in (b"PAR1", b"PARE")
     }
     named: dict[str, Mapping[str, Any] | None] = {
-        name: info if checksum_of(info) else None
+        name: info if content_checksum(info) else None
         for name, info in files.items()
         if is_parquet_name(name) or name in by_content or is_records_file(name, in_folder=True)
     }
@@ -160,7 +160,7 @@ def _matches(
             inside = f"{name.rstrip('/')}/".lstrip("/")
             found |= {f"{inside}{inner}": info for inner, info in below.items()}
         else:
-            found[name] = info if checksum_of(info) else None
+            found[name] = info if content_checksum(info) else None
     return dict(sorted(found.items()))
 
 
@@ -219,9 +219,3 @@ def info_of(fs: fsspec.AbstractFileSystem, path: str) -> dict[str, Any]:
 def read_range(fs: fsspec.AbstractFileSystem, path: str, start: int, end: int) -> bytes:
     """Return a part of a file. Raises what the store raises."""
     return bytes(retry(lambda: fs.cat_file(path, start=start, end=end)))
-
-
-def checksum_of(info: Mapping[str, Any]) -> str | None:
-    """Return the content\'s identity by what a store says of a file, None where it has none."""
-    found = checksum(info)
-    return None if found is None else f"{found}:{info['size']}"

@@ -20,12 +20,12 @@ from pipelines.posts.files import (
     RowGroup,
     identity_without_checksum,
 )
-from pipelines.posts.find import checksum_of, find_files, info_of, read_range, tell_skipped
+from pipelines.posts.find import find_files, info_of, read_range, tell_skipped
 from pipelines.posts.kinds import kind_of
 from pipelines.posts.names import as_text, check_names, is_text, name_of, once_each
 from pipelines.posts.reading import parse, parse_buffer
-from pipelines.posts.records import is_records_file
-from pipelines.storage.backends import open_url
+from pipelines.posts.record_files import is_records_file
+from pipelines.storage.backends import content_checksum, open_url
 from pipelines.storage.files import in_parallel
 from pipelines.storage.redaction import reason_of, redact
 from schemas.errors import DRFError, SchemaError, UsageError
@@ -159,7 +159,7 @@ def input_gone(url: str) -> bool:
 
 def checksum_identity(fs: fsspec.AbstractFileSystem, path: str) -> str | None:
     """Return the identity of a file whose store has a checksum of it, without reading it."""
-    return checksum_of(info_of(fs, path))
+    return content_checksum(info_of(fs, path))
 
 
 def read_footer(
@@ -208,7 +208,7 @@ def _footer(identity: str, answer: dict[str, Any], buffers: Sequence[Any]) -> Fo
 def _identity(
     fs: fsspec.AbstractFileSystem, path: str, info: Mapping[str, Any], footer: bytes
 ) -> str:
-    if (found := checksum_of(info)) is not None:
+    if (found := content_checksum(info)) is not None:
         return found
     if isinstance(fs, LocalFileSystem):
         modified = str(os.stat(path).st_mtime_ns)

@@ -19,8 +19,8 @@ from fsspec.implementations.local import LocalFileSystem
 
 from drf_core.decoding.children import ChildLostError, Children, Limits, TaskRaisedError
 from pipelines.posts.files import CorruptInputError, InputChangedError
-from pipelines.posts.find import checksum_of
-from pipelines.posts.records import is_records_file
+from pipelines.posts.record_files import is_records_file
+from pipelines.storage.backends import content_checksum
 from pipelines.storage.retrying import retry
 from schemas.posts import MAX_ID_CHARACTERS, MAX_TEXT_CHARACTERS, PostsLayout, coerce_posts
 
@@ -221,7 +221,7 @@ def _answers(
             # Columns are read in turns, which a store's read-ahead would answer by reading twice.
             options = {"cache_type": "none"} if fs.async_impl else {}
             file = stack.enter_context(fs.open(path, "rb", **options))
-            opened = checksum_of(getattr(file, "details", {}))
+            opened = content_checksum(getattr(file, "details", {}))
             if message.get("identity") and opened not in (None, message["identity"]):
                 raise OSError(errno.ESTALE, "another object took its place")
             size = file.seek(0, 2)

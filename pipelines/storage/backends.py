@@ -141,10 +141,10 @@ def backend_of(protocol: str) -> Backend | None:
     return next((backend for backend in BACKENDS if protocol in backend.protocols), None)
 
 
-def checksum(info: Mapping[str, Any]) -> str | None:
-    """What a listing's entry has of a content checksum, as `name:value`; None without one."""
+def content_checksum(info: Mapping[str, Any]) -> str | None:
+    """What a listing's entry tells of the content, as `name:value:bytes`, if it has a checksum."""
     names = (name for backend in BACKENDS for name in backend.checksums)
-    return next((f"{name}:{info[name]}" for name in names if info.get(name)), None)
+    return next((f"{name}:{info[name]}:{info['size']}" for name in names if info.get(name)), None)
 
 
 def modified(info: Mapping[str, Any]) -> Any:

@@ -19,7 +19,7 @@ import pytest
 import drf_core.annotator
 import pipelines.console.version
 from pipelines.annotate.output import layout
-from pipelines.annotate.output.commits import committed_keys
+from pipelines.annotate.output.commit_records import committed_keys
 from pipelines.cli import main
 from pipelines.sample.command import make_sample
 from pipelines.storage.checkpoints import DEFAULT_MODEL, resolve_model

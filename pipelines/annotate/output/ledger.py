@@ -9,17 +9,11 @@ ledger from commit records.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from pipelines.annotate.output import layout
 from pipelines.annotate.output.histograms import Histograms, sum_histograms
-from pipelines.storage.files import OutputError, Store, in_parallel, to_json
 from schemas.annotations import MODALITIES
-from schemas.records import read_record
-
-LEDGER_VERSION = 3
 
 # The columns whose values are counted as parts are written; `Counts.of` says what becomes of them.
 COUNTED = {"label", "reason", *(f"{m}_{what}" for m in MODALITIES for what in ("state", "reason"))}
@@ -180,65 +174,3 @@ class Ledger:
     def bytes_of(self, name: str) -> int:
         """Return the bytes of a part in both trees."""
         return sum(parts[name].bytes for parts in self.parts.values() if name in parts)
-
-
-def newest_ledger(
-    store: Store, partition: str, listed: int | None = None
-) -> tuple[int, Ledger | None]:
-    """Return the number of a partition's ledger and the ledger; 0 and None where it has none.
-
-    listed: the highest number that a listing has, where it was listed. One that is behind only
-    says where to begin.
-    Raises OutputError where the file is damaged or of another version.
-    """
-    if listed is None:
-        names = store.sizes(layout.partition_folder(layout.LEDGERS, partition))
-        listed = max(map(layout.ledger_number, names), default=0)
-    number, value = listed, None
-    if listed:
-        value = store.read_json(layout.ledger(partition, listed))
-    while not (store.local and listed):
-        following = store.read_json(layout.ledger(partition, number + 1))
-        if following is None:
-            break
-        number, value = number + 1, following
-    if value is None:
-        return number, None
-    try:
-        if value["version"] != LEDGER_VERSION:
-            raise ValueError(f"version {value['version']}, expected {LEDGER_VERSION}")
-        return number, read_record(Ledger, value)
-    except (KeyError, TypeError, ValueError) as error:
-        raise OutputError(
-            f"{store.url}/{layout.ledger(partition, number)} is no ledger this version can read "
-            f"({error}); delete that partition's folders, its input is annotated again"
-        ) from error
-
-
-def read_ledger(store: Store, partition: str) -> Ledger | None:
-    """Return the ledger of a partition, None where it has none; OutputError as newest_ledger."""
-    return newest_ledger(store, partition)[1]
-
-
-def read_ledgers(store: Store) -> dict[str, Ledger]:
-    """Return the ledgers of all partitions of an output that are listed; OutputError as above."""
-    numbers = listed_numbers(store)
-    read = in_parallel(lambda one: newest_ledger(store, one, numbers[one])[1], numbers)
-    return {partition: one for partition, one in zip(numbers, read, strict=True) if one}
-
-
-def listed_numbers(store: Store) -> dict[str, int]:
-    """Return the highest number of each partition's ledgers that a listing has."""
-    numbers: dict[str, int] = {}
-    for path in store.sizes(layout.LEDGERS, recursive=True):
-        partition, _, name = path.rpartition("/")
-        numbers[partition] = max(numbers.get(partition, 0), layout.ledger_number(name))
-    return dict(sorted(numbers.items()))
-
-
-def add_ledger(store: Store, partition: str, number: int, ledger: Ledger) -> bool:
-    """Commit a partition's next ledger; return whether no other run was first."""
-    return store.create(
-        layout.ledger(partition, number),
-        to_json({"version": LEDGER_VERSION, **dataclasses.asdict(ledger)}),
-    )

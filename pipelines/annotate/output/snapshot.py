@@ -7,7 +7,7 @@ import pyarrow.dataset as ds
 from pyarrow.fs import FSSpecHandler, PyFileSystem
 
 from pipelines.annotate.output import layout
-from pipelines.annotate.output.ledger import read_ledgers
+from pipelines.annotate.output.partition_state import read_ledgers
 from pipelines.storage.files import Store, open_store
 from schemas.dead_letters import dead_letters_schema
 

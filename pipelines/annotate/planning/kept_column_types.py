@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from pipelines.annotate.output import layout
 from pipelines.annotate.output.ledger import Ledger
-from pipelines.annotate.output.proof import read_schema
+from pipelines.annotate.output.verify_parts import read_schema
 from pipelines.annotate.plan import JobOptions
 from pipelines.posts.files import FailedFile, InputFile
 from pipelines.posts.inputs import InputListing

@@ -13,9 +13,14 @@ from dataclasses import dataclass
 from itertools import chain, islice
 
 from pipelines.annotate.output import layout
-from pipelines.annotate.output.commits import committed_keys, find_commit
-from pipelines.annotate.output.ledger import Ledger, listed_numbers, newest_ledger
-from pipelines.annotate.output.partitions import PartitionState, partition_tasks, read_partition
+from pipelines.annotate.output.commit_records import committed_keys, find_commit
+from pipelines.annotate.output.ledger import Ledger
+from pipelines.annotate.output.partition_state import (
+    PartitionState,
+    listed_numbers,
+    newest_ledger,
+    read_partition,
+)
 from pipelines.annotate.plan import Earlier, JobOptions, Plan, Shard
 from pipelines.annotate.planning.kept_column_types import settle_kept_columns
 from pipelines.annotate.planning.known_names import keep_names
@@ -28,6 +33,7 @@ from pipelines.annotate.planning.shards import (
 )
 from pipelines.annotate.publish.decide import decide, displaces
 from pipelines.annotate.publish.delta_table import behind, check_installed
+from pipelines.annotate.publish.partition_tasks import partition_tasks
 from pipelines.posts.inputs import InputListing, input_gone
 from pipelines.storage.files import Store, in_parallel, open_store
 from pipelines.storage.redaction import reason_of, redact

@@ -12,8 +12,8 @@ import os
 import shutil
 
 from pipelines.annotate.output import layout
-from pipelines.annotate.output.partitions import PartitionState, success_text
-from pipelines.annotate.publish.exchange import exchange_folders
+from pipelines.annotate.output.partition_state import PartitionState, success_text
+from pipelines.annotate.publish.swap_folders import exchange_folders
 from pipelines.console.signals import uninterrupted
 from pipelines.storage.files import OutputError, Store
 

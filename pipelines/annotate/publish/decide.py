@@ -6,10 +6,12 @@ import dataclasses
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from pipelines.annotate.output.commits import CommitRecord
+from pipelines.annotate.output.commit_records import CommitRecord
 from pipelines.annotate.output.ledger import Ledger, LedgerFile, ShardEntry, UnpublishedFile
-from pipelines.annotate.output.partitions import FileTask, PartitionState, PartitionTask
+from pipelines.annotate.output.partition_state import PartitionState
 from pipelines.annotate.plan import JobOptions
+from pipelines.annotate.publish.partition_tasks import FileTask, PartitionTask
+from pipelines.annotate.publish.results import FileResult
 from pipelines.posts.inputs import checksum_identity, input_gone, read_footer
 from pipelines.posts.names import same_input
 from pipelines.storage.backends import open_url
@@ -23,14 +25,6 @@ _MOST_SMALL = 3
 
 _LOST = "its published part was gone or damaged; run again with that input"
 _ORPHAN = "its input is gone and its posts are still published; --prune removes them"
-
-
-@dataclass(frozen=True)
-class FileResult:
-    """What became of one input file; status as in the manifest. error: one readable line."""
-
-    status: str
-    error: str | None = None
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from pipelines.annotate.output import layout
 from pipelines.annotate.output.ledger import Ledger
-from pipelines.annotate.output.proof import read_schema
+from pipelines.annotate.output.verify_parts import read_schema
 from pipelines.storage.files import OutputError, Store, in_parallel
 from pipelines.storage.redaction import reason_of
 from schemas.errors import UsageError

@@ -9,26 +9,25 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.annotate.output import layout
-from pipelines.annotate.output.commits import CommitRecord
+from pipelines.annotate.output.commit_records import CommitRecord
 from pipelines.annotate.output.ledger import Ledger, Part, ShardEntry
 from pipelines.annotate.output.part_writer import PartWriter
-from pipelines.annotate.output.partitions import PartitionState
-from pipelines.annotate.output.proof import (
+from pipelines.annotate.output.partition_state import PartitionState
+from pipelines.annotate.output.stored_file import StoredFile
+from pipelines.annotate.output.verify_parts import (
     RowRanges,
     Shards,
     file_fault,
     open_part,
     prove_part,
 )
-from pipelines.annotate.output.stored_file import StoredFile
-from pipelines.annotate.publish.decide import Decision
 from pipelines.storage.files import OutputError, Store, in_parallel
 from pipelines.storage.redaction import reason_of
 
@@ -129,17 +128,22 @@ class Packed:
 
 
 def pack(
-    store: Store, partition: str, state: PartitionState, decision: Decision, part_bytes: int
+    store: Store,
+    partition: str,
+    state: PartitionState,
+    ledger: Ledger,
+    added: Mapping[str, Sequence[CommitRecord]],
+    moved: Sequence[str],
+    part_bytes: int,
 ) -> Packed:
-    """Write and prove the parts that the ledger of a decision lacks.
+    """Write and prove the parts that a decided ledger lacks.
 
-    Raises ShardsAtFaultError where a staged shard is not what was committed, OutputError where
-    a published part is not, or the store refuses.
+    added, moved: as in decide.Decision. Raises ShardsAtFaultError where a staged shard is not
+    what was committed, OutputError where a published part is not, or the store refuses.
     """
-    ledger = decision.ledger
     faults = {
         record.entry.key: fault
-        for name, records in decision.added.items()
+        for name, records in added.items()
         if (fault := file_fault(name, ledger.files[name]))
         for record in records
     }
@@ -147,9 +151,9 @@ def pack(
         raise ShardsAtFaultError(faults)
     packed = Packed(store, partition, state.number + 1, part_bytes)
     try:
-        for name in decision.moved:
+        for name in moved:
             packed.add(*_rest_of_part(store, partition, state, ledger, name))
-        for records in _batches(decision.added):
+        for records in _batches(added):
             read = in_parallel(lambda record: _read_shard(store, record), records)
             if faults := {r.entry.key: f for r, (_, f) in zip(records, read, strict=True) if f}:
                 raise ShardsAtFaultError(faults)

@@ -10,19 +10,20 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
 
-from pipelines.annotate.output.commits import CommitRecord, clear_shards, find_commit
-from pipelines.annotate.output.ledger import UnpublishedFile, add_ledger
+from pipelines.annotate.output.clear_staging import clear_shards
+from pipelines.annotate.output.commit_records import CommitRecord, find_commit
 from pipelines.annotate.output.locks import partition_lock
-from pipelines.annotate.output.partitions import PartitionState, PartitionTask, read_partition
-from pipelines.annotate.output.proof import count_duplicate_ids
+from pipelines.annotate.output.partition_state import PartitionState, add_ledger, read_partition
+from pipelines.annotate.output.verify_parts import count_duplicate_ids
 from pipelines.annotate.plan import JobOptions
 from pipelines.annotate.publish.apply import OvertakenError, apply, clear_prepared
-from pipelines.annotate.publish.decide import Decision, FileResult, decide
+from pipelines.annotate.publish.decide import Decision, decide
 from pipelines.annotate.publish.delta_table import mirror
 from pipelines.annotate.publish.gates import what_to_look_at, why_held_back
 from pipelines.annotate.publish.pack import ShardsAtFaultError, pack
+from pipelines.annotate.publish.partition_tasks import PartitionTask
+from pipelines.annotate.publish.results import FileResult, PartitionResult, why_unpublished
 from pipelines.storage.files import OutputError, Store, in_parallel, open_store
 
 # Of so many runs that publish one partition at once, each in turn commits first.
@@ -31,24 +32,6 @@ _TRIES = 20
 
 class PublishError(OutputError):
     """A partition could not be published, or not be proven; it stays as it was."""
-
-
-@dataclass(frozen=True)
-class PartitionResult:
-    """What became of a partition.
-
-    status: published or up_to_date (it says _SUCCESS), failed (it has failed files), orphaned
-    (it holds posts of files that are gone), incomplete (something else is missing), held_back
-    (nothing was changed). files: by source_file, those of the task. message: why it is not
-    complete.
-    """
-
-    partition: str
-    status: str
-    files: Mapping[str, FileResult] = field(default_factory=dict)
-    pruned: tuple[str, ...] = ()
-    message: str | None = None
-    warnings: tuple[str, ...] = ()
 
 
 def publish_partition(
@@ -136,7 +119,8 @@ def _commit(
         return state
     number = state.number + 1
     try:
-        packed = pack(store, partition, state, decision, part_bytes)
+        added, moved = decision.added, decision.moved
+        packed = pack(store, partition, state, decision.ledger, added, moved, part_bytes)
         ledger = packed.in_ledger(decision.ledger)
         new = {(tree, name) for tree, parts in packed.parts.items() for name in parts}
         named = {(tree, name) for tree, parts in ledger.parts.items() for name in parts}
@@ -204,14 +188,6 @@ def describe(decision: Decision, changed: bool) -> tuple[str, str | None]:
     if unpublished:
         return "failed", why_unpublished(unpublished)
     return "published" if changed else "up_to_date", None
-
-
-def why_unpublished(unpublished: Mapping[str, UnpublishedFile]) -> str:
-    """Return why a partition is not complete. unpublished: of its ledger, not empty."""
-    name, first = next(iter(unpublished.items()))
-    error = f"{name}: {first.error}" if first.gone else first.error
-    more = f" (and {len(unpublished) - 1} more files)" if len(unpublished) > 1 else ""
-    return f"no _SUCCESS: {error}{more}"
 
 
 def _results(

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pipelines.annotate.output.ledger import LedgerFile, read_ledgers
+from pipelines.annotate.output.ledger import LedgerFile
+from pipelines.annotate.output.partition_state import read_ledgers
 from pipelines.posts.inputs import Footer, read_footer
 from pipelines.posts.reading import read_unit_rows
 from pipelines.storage.backends import open_url

@@ -11,8 +11,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
-from pipelines.annotate.work.prepare import DeadLetter
-from pipelines.annotate.work.rows import AsBefore, Result
+from pipelines.annotate.work.rows import AsBefore, DeadLetter, Result
 from schemas.annotations import MODALITIES
 
 _NAMESPACE = "drf"

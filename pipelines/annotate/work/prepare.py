@@ -4,40 +4,15 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from drf_core.annotator import Annotator, PreparedPost
 from pipelines.annotate.plan import RowOptions
 from pipelines.annotate.work.feature_cache import FeatureCache
-from schemas.posts import MAX_ID_CHARACTERS
+from pipelines.annotate.work.rows import DeadLetter
 from schemas.reasons import DeadLetterReason, ModalityReason
-
-
-@dataclass(frozen=True)
-class DeadLetter:
-    """Why a post cannot be annotated; the message never quotes the post.
-
-    lost: why its modalities could not be used, so that --retry finds it by those reasons.
-    """
-
-    stage: str
-    reason: DeadLetterReason
-    message: str
-    lost: tuple[str, ...] = ()
-
-
-def no_post_id(post_id: str | None) -> DeadLetter | None:
-    """A dead letter for a post whose id is null or blank, else None."""
-    if post_id is None:
-        return DeadLetter("check", DeadLetterReason.NO_POST_ID, "post_id is null")
-    if not post_id.strip():
-        return DeadLetter("check", DeadLetterReason.NO_POST_ID, "post_id is blank")
-    if len(post_id) > MAX_ID_CHARACTERS:
-        long = f"post_id is longer than {MAX_ID_CHARACTERS:,} characters"
-        return DeadLetter("check", DeadLetterReason.NO_POST_ID, long)
-    return None
 
 
 def plain_value(value: Any, kinds: tuple[type, ...]) -> Any:

@@ -11,9 +11,35 @@ from typing import Any
 import pyarrow as pa
 
 from drf_core.annotator import Prediction
-from pipelines.annotate.work.prepare import DeadLetter
 from schemas.annotations import ANNOTATIONS_SCHEMA_VERSION, MODALITIES, annotations_schema
 from schemas.dead_letters import dead_letters_schema
+from schemas.posts import MAX_ID_CHARACTERS
+from schemas.reasons import DeadLetterReason
+
+
+@dataclass(frozen=True)
+class DeadLetter:
+    """Why a post cannot be annotated; the message never quotes the post.
+
+    lost: why its modalities could not be used, so that --retry finds it by those reasons.
+    """
+
+    stage: str
+    reason: DeadLetterReason
+    message: str
+    lost: tuple[str, ...] = ()
+
+
+def no_post_id(post_id: str | None) -> DeadLetter | None:
+    """A dead letter for a post whose id is null or blank, else None."""
+    if post_id is None:
+        return DeadLetter("check", DeadLetterReason.NO_POST_ID, "post_id is null")
+    if not post_id.strip():
+        return DeadLetter("check", DeadLetterReason.NO_POST_ID, "post_id is blank")
+    if len(post_id) > MAX_ID_CHARACTERS:
+        long = f"post_id is longer than {MAX_ID_CHARACTERS:,} characters"
+        return DeadLetter("check", DeadLetterReason.NO_POST_ID, long)
+    return None
 
 
 class AsBefore:

@@ -16,9 +16,8 @@ from drf_core.pooling import pool_pictures
 from pipelines.annotate.fetch.arrivals import Arrivals
 from pipelines.annotate.fetch.fetcher import Fetched
 from pipelines.annotate.plan import RowOptions, Shard
-from pipelines.annotate.work.contents import Content, contents_of, views
-from pipelines.annotate.work.prepare import DeadLetter, no_post_id
-from pipelines.annotate.work.rows import AS_BEFORE, Result
+from pipelines.annotate.work.content_keys import Content, contents_of, views
+from pipelines.annotate.work.rows import AS_BEFORE, DeadLetter, Result, no_post_id
 from pipelines.posts.files import CorruptInputError, InputChangedError
 from pipelines.posts.inputs import read_footer
 from pipelines.posts.kept import conform

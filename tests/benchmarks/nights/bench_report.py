@@ -33,14 +33,8 @@ import pyarrow.parquet as pq
 from PIL import Image, ImageFilter
 
 from pipelines.annotate.output.histograms import BINS, count_histograms
-from pipelines.annotate.output.ledger import (
-    Counts,
-    Ledger,
-    LedgerFile,
-    Part,
-    ShardEntry,
-    add_ledger,
-)
+from pipelines.annotate.output.ledger import Counts, Ledger, LedgerFile, Part, ShardEntry
+from pipelines.annotate.output.partition_state import add_ledger
 from pipelines.annotate.report.build import build_report
 from pipelines.annotate.report.compare import compare_nights, compare_with_reference
 from pipelines.annotate.report.gather import gather_nights

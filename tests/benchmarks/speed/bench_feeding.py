@@ -34,7 +34,7 @@ from drf_core.decoding.images import decode_image
 from drf_core.decoding.resizing import Resizing, whole_pixels
 from drf_core.model.processing_drf import DRFProcessor
 from drf_core.runtimes.choice import available_cores
-from pipelines.annotate.work import unit
+from pipelines.annotate.work import annotate_unit
 from pipelines.cli import main as drf
 from schemas.posts import MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS
 from tests.benchmarks.many_posts import Originals
@@ -171,7 +171,7 @@ def runs(model: str, originals: Originals, folder: Path, count: int, rounds: int
         began = Cost(time.perf_counter(), time.process_time())
         with (
             contextlib.redirect_stdout(io.StringIO()),
-            patch.object(unit, "available_cores", lambda: threads),
+            patch.object(annotate_unit, "available_cores", lambda: threads),
         ):
             if drf(arguments):
                 sys.exit("drf annotate failed")

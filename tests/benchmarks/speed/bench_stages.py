@@ -23,8 +23,7 @@ import pyarrow.parquet as pq
 
 from drf_core.annotator import Annotator, PreparedPost
 from pipelines.annotate.output.part_writer import CountingPartWriter
-from pipelines.annotate.work.prepare import DeadLetter
-from pipelines.annotate.work.rows import Result, RunColumns, build_rows
+from pipelines.annotate.work.rows import DeadLetter, Result, RunColumns, build_rows
 from pipelines.storage.files import open_store
 from schemas.annotations import annotations_schema
 from schemas.posts import PostColumns, check_posts_schema, coerce_posts, kept_columns

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.annotate.manifest import build_manifest, read_manifest, write_manifest
-from pipelines.annotate.output.partitions import partition_tasks
+from pipelines.annotate.publish.partition_tasks import partition_tasks
 from pipelines.annotate.publish.publish_partition import publish_partition
 from pipelines.storage.files import open_store
 from schemas.manifest import Manifest, from_json

@@ -9,7 +9,7 @@ import pytest
 from drf_core.annotator import ModalityPrediction, Prediction
 from pipelines.annotate.metrics_file import format_metrics, write_metrics
 from pipelines.annotate.work.beam_metrics import count_batch, count_results
-from pipelines.annotate.work.prepare import no_post_id
+from pipelines.annotate.work.rows import no_post_id
 from schemas.errors import DRFError
 from schemas.manifest import Manifest, Totals
 from schemas.reasons import ModalityReason

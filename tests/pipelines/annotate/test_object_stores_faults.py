@@ -15,7 +15,7 @@ import fsspec
 import pytest
 
 from pipelines.annotate.output import layout
-from pipelines.annotate.output.commits import committed_keys
+from pipelines.annotate.output.commit_records import committed_keys
 from pipelines.storage import retrying
 from pipelines.storage.files import Store, open_store
 from pipelines.storage.retrying import retry

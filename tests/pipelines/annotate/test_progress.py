@@ -11,11 +11,11 @@ import pytest
 from pipelines.annotate import progress
 from pipelines.annotate.output import attempts
 from pipelines.annotate.output.attempts import start_attempt
-from pipelines.annotate.output.commits import clear_shards
+from pipelines.annotate.output.clear_staging import clear_shards
 from pipelines.annotate.plan import Plan
 from pipelines.annotate.planning.make_plan import make_plan
 from pipelines.annotate.progress import ProgressReader, Standing, describe, show_progress
-from pipelines.annotate.work.unit import annotate_unit
+from pipelines.annotate.work.annotate_unit import annotate_unit
 from pipelines.posts.inputs import list_inputs
 from pipelines.storage.files import open_store
 from tests.data.corpora import make_posts, write_posts

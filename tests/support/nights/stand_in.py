@@ -22,11 +22,13 @@ from fsspec.spec import AbstractFileSystem
 from pipelines.annotate.manifest import build_manifest
 from pipelines.annotate.output import layout
 from pipelines.annotate.output.attempts import start_attempt
-from pipelines.annotate.output.commits import CommitRecord, StagedShard
-from pipelines.annotate.output.partitions import partition_tasks
+from pipelines.annotate.output.commit_records import CommitRecord
+from pipelines.annotate.output.staged_shard import StagedShard
 from pipelines.annotate.plan import JobOptions, Plan, Shard
 from pipelines.annotate.planning.make_plan import make_plan
-from pipelines.annotate.publish.publish_partition import PartitionResult, publish_partition
+from pipelines.annotate.publish.partition_tasks import partition_tasks
+from pipelines.annotate.publish.publish_partition import publish_partition
+from pipelines.annotate.publish.results import PartitionResult
 from pipelines.posts.inputs import list_inputs
 from pipelines.storage.files import Store, open_store
 from schemas.dead_letters import dead_letters_schema

@@ -9,9 +9,9 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from pipelines.annotate.output import layout
-from pipelines.annotate.output.commits import find_commit
+from pipelines.annotate.output.commit_records import find_commit
 from pipelines.annotate.plan import JobOptions, Shard, ShardOutcome, WorkUnit
-from pipelines.annotate.work.unit import annotate_unit
+from pipelines.annotate.work.annotate_unit import annotate_unit
 from pipelines.posts.inputs import read_footer
 from pipelines.storage.backends import open_url
 from pipelines.storage.files import open_store

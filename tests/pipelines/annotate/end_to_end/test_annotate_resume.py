@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 
 from pipelines.annotate.output import layout
-from pipelines.annotate.output.commits import committed_keys
+from pipelines.annotate.output.commit_records import committed_keys
 from pipelines.storage.files import open_store
 from tests.data.corpora import make_posts, write_nights, write_posts
 from tests.support.running import SLOW, Output, Run, annotate_arguments, start_drf

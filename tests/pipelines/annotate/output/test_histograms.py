@@ -14,7 +14,7 @@ from pipelines.annotate.output.histograms import (
     count_histograms,
     sum_histograms,
 )
-from pipelines.annotate.output.ledger import read_ledger
+from pipelines.annotate.output.partition_state import read_ledger
 from pipelines.storage.files import open_store
 from tests.data.corpora import write_nights
 from tests.support.nights.stand_in import run_job

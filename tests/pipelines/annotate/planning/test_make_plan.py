@@ -11,15 +11,8 @@ import pytest
 
 from pipelines.annotate.manifest import build_manifest, write_manifest
 from pipelines.annotate.output import layout
-from pipelines.annotate.output.ledger import (
-    Counts,
-    Ledger,
-    LedgerFile,
-    Part,
-    ShardEntry,
-    add_ledger,
-)
-from pipelines.annotate.output.partitions import success_text
+from pipelines.annotate.output.ledger import Counts, Ledger, LedgerFile, Part, ShardEntry
+from pipelines.annotate.output.partition_state import add_ledger, success_text
 from pipelines.annotate.plan import RowOptions, Shard
 from pipelines.annotate.planning.make_plan import describe_plan, make_plan
 from pipelines.annotate.planning.shards import cut_shards

@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.annotate.output import layout
-from pipelines.annotate.output.ledger import Counts, ShardEntry, read_ledger
+from pipelines.annotate.output.ledger import Counts, ShardEntry
+from pipelines.annotate.output.partition_state import read_ledger
 from pipelines.annotate.plan import Plan
 from pipelines.annotate.publish.pack import Packed
 from pipelines.annotate.publish.publish_partition import PublishError

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipelines import read_annotations
-from pipelines.annotate.output.partitions import partition_tasks
+from pipelines.annotate.publish.partition_tasks import partition_tasks
 from pipelines.annotate.publish.publish_partition import PublishError, publish_partition
 from tests.data.corpora import damage_footer, make_posts, write_posts
 from tests.support.nights.published_night import (

@@ -13,14 +13,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.annotate.finish import RunStart, close_here
 from pipelines.annotate.output import layout
 from pipelines.annotate.output.attempts import start_attempt
-from pipelines.annotate.output.commits import StagedShard
-from pipelines.annotate.output.ledger import read_ledger
+from pipelines.annotate.output.partition_state import read_ledger
 from pipelines.annotate.output.snapshot import read_annotations
+from pipelines.annotate.output.staged_shard import StagedShard
 from pipelines.annotate.plan import Plan
 from pipelines.annotate.publish.publish_partition import PublishError
+from pipelines.annotate.run_steps import RunStart, close_here
 from pipelines.storage.files import open_store
 from schemas.dead_letters import dead_letters_schema
 from schemas.manifest import Manifest

@@ -13,11 +13,11 @@ from typing import Any
 import duckdb
 import pytest
 
-from pipelines.annotate.finish import RunStart, close_partition, close_run
-from pipelines.annotate.output.partitions import partition_tasks
+from pipelines.annotate.publish.partition_tasks import partition_tasks
 from pipelines.annotate.report import write
 from pipelines.annotate.report.model_facts import ModelFacts
 from pipelines.annotate.report.pages.render import render_report, shown
+from pipelines.annotate.run_steps import RunStart, close_partition, close_run
 from pipelines.annotate.summary import format_summary
 from schemas.manifest import Manifest
 from tests.data.corpora import damage_footer, make_posts, write_nights, write_posts

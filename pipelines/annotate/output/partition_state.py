@@ -2,50 +2,16 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
 from pipelines.annotate.output import layout
-from pipelines.annotate.output.ledger import Ledger, Part, ShardEntry, newest_ledger
-from pipelines.annotate.plan import Plan, Shard
-from pipelines.posts.files import FailedFile
-from pipelines.posts.names import partition_of
-from pipelines.storage.files import OutputError, Store, in_parallel
-
-
-@dataclass(frozen=True)
-class FileTask:
-    """An input file that a run wants published. rows: by its footer when it was planned."""
-
-    path: str
-    source_file: str
-    identity: str
-    rows: int
-    shards: tuple[Shard, ...]
-
-
-@dataclass(frozen=True)
-class PartitionTask:
-    """What a run wants of a partition.
-
-    files: to be published. failed: what could not be read. orphans: source files whose input
-    is gone; prune: their parts shall go. Files that it does not name stay as they are. usual:
-    labels of the last nights before it, counted.
-    """
-
-    partition: str
-    files: tuple[FileTask, ...] = ()
-    failed: tuple[FailedFile, ...] = ()
-    orphans: tuple[str, ...] = ()
-    prune: bool = False
-    usual: Mapping[str, int] = field(default_factory=dict)
-
-    def paths(self) -> dict[str, str]:
-        """Return the input files that are there, with their paths, by source_file."""
-        readable = {file.source_file: file.path for file in self.files}
-        return readable | {file.source_file: file.path for file in self.failed}
+from pipelines.annotate.output.ledger import Ledger, Part, ShardEntry
+from pipelines.annotate.plan import Shard
+from pipelines.storage.files import OutputError, Store, in_parallel, to_json
+from schemas.records import read_record
 
 
 @dataclass(frozen=True)
@@ -197,30 +163,66 @@ def success_text(partition: str, number: int) -> bytes:
     return f"{layout.ledger(partition, number)}\n".encode()
 
 
-def partition_tasks(plan: Plan) -> dict[str, PartitionTask]:
-    """Return what a plan wants, for every partition that it touches, also the settled ones."""
-    files: dict[str, list[FileTask]] = defaultdict(list)
-    failed: dict[str, list[FailedFile]] = defaultdict(list)
-    orphans: dict[str, list[str]] = defaultdict(list)
-    for file in plan.files:
-        shards = plan.shards[file.source_file]
-        task = FileTask(file.path, file.source_file, file.identity, file.rows, shards)
-        files[file.partition].append(task)
-    for failure in plan.failed_files:
-        failed[failure.partition].append(failure)
-    for source_file in plan.orphans:
-        partition = partition_of(source_file)
-        # A night whose whole input was put away is complete; one written anew is not.
-        if plan.prune or partition in files or partition in failed:
-            orphans[partition].append(source_file)
-    return {
-        partition: PartitionTask(
-            partition,
-            tuple(files.get(partition, ())),
-            tuple(failed.get(partition, ())),
-            tuple(orphans.get(partition, ())),
-            plan.prune,
-            plan.usual.get(partition, {}),
-        )
-        for partition in sorted({*files, *failed, *orphans})
-    }
+LEDGER_VERSION = 3
+
+
+def newest_ledger(
+    store: Store, partition: str, listed: int | None = None
+) -> tuple[int, Ledger | None]:
+    """Return the number of a partition's ledger and the ledger; 0 and None where it has none.
+
+    listed: the highest number that a listing has, where it was listed. One that is behind only
+    says where to begin.
+    Raises OutputError where the file is damaged or of another version.
+    """
+    if listed is None:
+        names = store.sizes(layout.partition_folder(layout.LEDGERS, partition))
+        listed = max(map(layout.ledger_number, names), default=0)
+    number, value = listed, None
+    if listed:
+        value = store.read_json(layout.ledger(partition, listed))
+    while not (store.local and listed):
+        following = store.read_json(layout.ledger(partition, number + 1))
+        if following is None:
+            break
+        number, value = number + 1, following
+    if value is None:
+        return number, None
+    try:
+        if value["version"] != LEDGER_VERSION:
+            raise ValueError(f"version {value['version']}, expected {LEDGER_VERSION}")
+        return number, read_record(Ledger, value)
+    except (KeyError, TypeError, ValueError) as error:
+        raise OutputError(
+            f"{store.url}/{layout.ledger(partition, number)} is no ledger this version can read "
+            f"({error}); delete that partition's folders, its input is annotated again"
+        ) from error
+
+
+def read_ledger(store: Store, partition: str) -> Ledger | None:
+    """Return the ledger of a partition, None where it has none; OutputError as newest_ledger."""
+    return newest_ledger(store, partition)[1]
+
+
+def read_ledgers(store: Store) -> dict[str, Ledger]:
+    """Return the ledgers of all partitions of an output that are listed; OutputError as above."""
+    numbers = listed_numbers(store)
+    read = in_parallel(lambda one: newest_ledger(store, one, numbers[one])[1], numbers)
+    return {partition: one for partition, one in zip(numbers, read, strict=True) if one}
+
+
+def listed_numbers(store: Store) -> dict[str, int]:
+    """Return the highest number of each partition's ledgers that a listing has."""
+    numbers: dict[str, int] = {}
+    for path in store.sizes(layout.LEDGERS, recursive=True):
+        partition, _, name = path.rpartition("/")
+        numbers[partition] = max(numbers.get(partition, 0), layout.ledger_number(name))
+    return dict(sorted(numbers.items()))
+
+
+def add_ledger(store: Store, partition: str, number: int, ledger: Ledger) -> bool:
+    """Commit a partition's next ledger; return whether no other run was first."""
+    return store.create(
+        layout.ledger(partition, number),
+        to_json({"version": LEDGER_VERSION, **dataclasses.asdict(ledger)}),
+    )

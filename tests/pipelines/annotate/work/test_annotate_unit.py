@@ -15,9 +15,9 @@ import pytest
 from drf_core.annotator import Annotator
 from pipelines.annotate.output import layout
 from pipelines.annotate.output.attempts import list_attempts
-from pipelines.annotate.output.commits import committed_keys
+from pipelines.annotate.output.commit_records import committed_keys
 from pipelines.annotate.plan import JobOptions, RowOptions
-from pipelines.annotate.work import stream, unit
+from pipelines.annotate.work import annotate_unit, stream
 from pipelines.storage.files import open_store
 from tests.data.corpora import faulty_posts, make_posts, odd_posts, write_posts
 from tests.support.nights.work_units import (
@@ -176,7 +176,7 @@ def test_rows_of_one_content_are_not_all_held_until_a_batch_is_full(
 ) -> None:
     written: list[int] = []
     read: list[int] = []
-    chunk, write = stream._chunk, unit._Annotation._write
+    chunk, write = stream._chunk, annotate_unit._Annotation._write
 
     def reading(*arguments: Any) -> Any:
         read.append(arguments[2])
@@ -186,9 +186,9 @@ def test_rows_of_one_content_are_not_all_held_until_a_batch_is_full(
         write(annotation, item)
         written.append(max(read) - item.first_row)
 
-    monkeypatch.setattr(unit, "_MOST_HELD", 1 << 20)
+    monkeypatch.setattr(annotate_unit, "_MOST_HELD", 1 << 20)
     monkeypatch.setattr(stream, "_chunk", reading)
-    monkeypatch.setattr(unit._Annotation, "_write", writing)
+    monkeypatch.setattr(annotate_unit._Annotation, "_write", writing)
     # In the file one value, of which each batch is a megabyte.
     posts = [{"post_id": f"p{n}", "text": "sunny", "page": "x" * 10_000} for n in range(4000)]
     types = dict.fromkeys(("post_id", "text", "page"), pa.string()) | {"image": pa.binary()}

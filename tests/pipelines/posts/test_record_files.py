@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 
 from pipelines.posts.files import CorruptInputError
-from pipelines.posts.records import Survey, is_records_file, read_records, survey
+from pipelines.posts.record_files import Survey, is_records_file, read_records, survey
 
 
 def written(path: Path, content: str | bytes) -> str:

@@ -1,23 +1,25 @@
-"""The end of a run: each partition published, then one manifest. Needs no Beam.
-
-The pipeline's last steps call it, and so does the client where nothing is to be computed.
+"""The steps of a run, the same in this process and on an engine: each work unit computed, each
+partition published, then one report and one manifest. Needs no Beam.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any
 
 from pipelines.annotate.manifest import build_manifest, write_manifest
 from pipelines.annotate.output.attempts import forget_attempts
-from pipelines.annotate.output.partitions import PartitionTask, partition_tasks
-from pipelines.annotate.plan import JobOptions, Plan, ShardOutcome
-from pipelines.annotate.publish.publish_partition import PartitionResult, publish_partition
+from pipelines.annotate.plan import JobOptions, Plan, ShardOutcome, WorkUnit
+from pipelines.annotate.progress import show_progress
+from pipelines.annotate.publish.partition_tasks import PartitionTask, partition_tasks
+from pipelines.annotate.publish.publish_partition import publish_partition
+from pipelines.annotate.publish.results import PartitionResult
 from pipelines.annotate.report.model_facts import ModelFacts
+from pipelines.annotate.work.checks import check_worker
 from pipelines.storage.files import OutputError, open_store
 from pipelines.storage.redaction import reason_of
 from schemas.manifest import Manifest
@@ -56,6 +58,15 @@ class ClosedPartition:
     ended: float = 0.0
     fetched: Mapping[tuple[str, str], int] = field(default_factory=dict)
     counts: Mapping[str, int] = field(default_factory=dict)
+
+
+def compute(unit: WorkUnit, options: JobOptions) -> Iterator[ShardOutcome]:
+    """A work unit's outcomes, on a worker where everything is as planned."""
+    check_worker(options)
+    # Not before, and not on a client whose workers are elsewhere: it brings the model along.
+    from pipelines.annotate.work.annotate_unit import annotate_unit
+
+    yield from annotate_unit(unit, options)
 
 
 def partitions_to_publish(plan: Plan) -> list[PartitionTask]:
@@ -175,3 +186,10 @@ def close_here(plan: Plan, outcomes: Sequence[ShardOutcome], start: RunStart) ->
         for task in partitions_to_publish(plan)
     ]
     return close_run(plan, closed, start)
+
+
+def run_here(plan: Plan, start: RunStart) -> Manifest:
+    """Compute and publish what is planned in this process, as the pipeline does on an engine."""
+    with show_progress(plan):
+        outcomes = [o for unit in plan.units for o in compute(unit, plan.options)]
+        return close_here(plan, outcomes, start)

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.annotate.output.ledger import Part
-from pipelines.annotate.output.proof import count_duplicate_ids
+from pipelines.annotate.output.verify_parts import count_duplicate_ids
 from pipelines.storage.files import open_store
 
 

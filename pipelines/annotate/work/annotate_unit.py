@@ -18,14 +18,15 @@ from drf_core.runtimes.choice import available_cores
 from pipelines.annotate.fetch.arrivals import Arrivals
 from pipelines.annotate.fetch.fetcher import shared_fetcher
 from pipelines.annotate.output.attempts import Attempt, past_attempts, start_attempt
-from pipelines.annotate.output.commits import CommitRecord, StagedShard, find_commit
+from pipelines.annotate.output.commit_records import CommitRecord, find_commit
+from pipelines.annotate.output.staged_shard import StagedShard
 from pipelines.annotate.plan import JobOptions, Shard, ShardOutcome, WorkUnit
 from pipelines.annotate.work.beam_metrics import count_batch, count_results
 from pipelines.annotate.work.earlier import EarlierRows, read_earlier
 from pipelines.annotate.work.feature_cache import FeatureCache, open_cache
 from pipelines.annotate.work.model import ModelFailure, load_model, model_options, predict
-from pipelines.annotate.work.prepare import DeadLetter, model_failed, prepare_post
-from pipelines.annotate.work.rows import RunColumns, build_rows
+from pipelines.annotate.work.prepare import model_failed, prepare_post
+from pipelines.annotate.work.rows import DeadLetter, RunColumns, build_rows
 from pipelines.annotate.work.stream import (
     Answer,
     Arrival,

@@ -10,119 +10,18 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 import pyarrow as pa
 
 from pipelines.annotate.output import layout
-from pipelines.annotate.output.attempts import Attempt, list_attempts
-from pipelines.annotate.output.ledger import Counts, Part, ShardEntry
+from pipelines.annotate.output.attempts import Attempt
+from pipelines.annotate.output.commit_records import CommitRecord, find_commit
+from pipelines.annotate.output.ledger import Counts, ShardEntry
 from pipelines.annotate.output.part_writer import CountingPartWriter
 from pipelines.annotate.plan import JobOptions, Shard
-from pipelines.storage.files import TEMPORARY, Store, to_json
+from pipelines.storage.files import Store, to_json
 from schemas.annotations import annotations_schema
 from schemas.dead_letters import dead_letters_schema
-from schemas.records import read_record
-
-
-@dataclass(frozen=True)
-class CommitRecord:
-    """One committed shard, from commit to publishing.
-
-    attempt: in its staged parts' names. parts: by tree, those that have rows.
-    """
-
-    source_file: str
-    identity: str
-    run_id: str
-    attempt: str
-    entry: ShardEntry
-    parts: dict[str, Part]
-
-    def staged(self, tree: str) -> str:
-        """Return where its part of a tree is staged."""
-        return layout.staged_part(tree, self.entry.key, self.attempt)
-
-
-def find_commit(store: Store, key: str) -> CommitRecord | None:
-    """Return a shard's commit record, None where it is not committed.
-
-    A record whose parts are not staged any more (it is published, or somebody emptied the
-    staging folder) commits nothing.
-    """
-    value = store.read_json(layout.commit_record(key))
-    try:
-        record = read_record(CommitRecord, value)
-    except ValueError:
-        # There is none, or one that another version of this package wrote.
-        return None
-    staged = all(store.size(record.staged(t)) == part.bytes for t, part in record.parts.items())
-    return record if staged and record.entry.key == key else None
-
-
-def committed_keys(store: Store) -> set[str]:
-    """Return the keys of all commit records, their parts unchecked."""
-    return {name.removesuffix(".json") for name in store.sizes(layout.COMMITS)}
-
-
-def clear_shards(store: Store, keys: Iterable[str]) -> None:
-    """Remove what the staging folder holds of published shards, but for attempts at work.
-
-    Commit records go last: as long as one is there, somebody will clear the rest.
-    """
-    keys = set(keys)
-    attempts = list_attempts(store, keys)
-    at_work = {state.attempt for state in attempts if state.alive()}
-    left = [
-        layout.attempt_record(state.key, state.attempt)
-        for state in attempts
-        if state.attempt not in at_work
-    ]
-    for name in store.sizes(layout.STAGED_PARTS):
-        key, attempt, *_ = name.split(".")
-        if key in keys and attempt not in at_work:
-            left.append(f"{layout.STAGED_PARTS}/{name}")
-    store.for_each(store.remove, left)
-    records = [layout.commit_record(key) for key in keys & committed_keys(store)]
-    store.for_each(store.remove, records)
-
-
-def sweep_staging(store: Store, older_than_seconds: float = 7 * 86_400) -> int:
-    """Remove what nobody will ask for again; return how many files.
-
-    That is: attempts' leftovers, commits that no plan has published for so long, parts that no
-    ledger came to name, and ledgers but the newest of each partition. What is younger may
-    belong to a run at work.
-    """
-    swept = (layout.STAGED_PARTS, layout.COMMITS, layout.ATTEMPTS, layout.FAULTS, TEMPORARY)
-    folders = tuple(f"{folder}/" for folder in swept)
-    staged = store.ages(layout.STAGING, recursive=True)
-    ledgers = store.ages(layout.LEDGERS, recursive=True)
-    newest: dict[str, int] = {}
-    for name in ledgers:
-        partition, _, file = name.rpartition("/")
-        newest[partition] = max(newest.get(partition, 0), layout.ledger_number(file))
-
-    def unwanted(name: str) -> bool:
-        for tree in layout.TREES:
-            if name.startswith(f"{layout.prepared(tree)}/"):
-                partition, _, part = name[len(layout.prepared(tree)) + 1 :].rpartition("/")
-                return layout.part_number(part) > newest.get(partition, 0)
-        return name.startswith(folders)
-
-    old = [
-        f"{layout.STAGING}/{name}"
-        for name, age in staged.items()
-        if age > older_than_seconds and unwanted(f"{layout.STAGING}/{name}")
-    ]
-    old += [
-        f"{layout.LEDGERS}/{name}"
-        for name, age in ledgers.items()
-        if age > older_than_seconds
-        and layout.ledger_number(name.rpartition("/")[2]) < newest[name.rpartition("/")[0]]
-    ]
-    store.for_each(store.remove, old)
-    return len(old)
 
 
 class StagedShard:
