@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from collections import defaultdict
 from pathlib import Path
@@ -33,10 +34,11 @@ ORDERS = {
 }
 
 
-def imported(path: Path) -> set[str]:
+def imported(path: Path, later: bool = True) -> set[str]:
     """Modules of this package that a module imports, at its top or later."""
     names = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree) if later else tree.body:
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -79,6 +81,18 @@ def test_no_room_calls_in_a_circle() -> None:
     while free := {room for room in left if not rooms[room] & left}:
         left -= free
     assert not left
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_few_floors_of_imports_stand_on_each_other(package: str) -> None:
+    imports = {name: imported(path, later=False) for name, path in MODULES.items()}
+
+    @functools.cache
+    def floor(name: str) -> int:
+        below = (other for other in imports[name] if other.startswith(package))
+        return 1 + max(map(floor, below), default=0)
+
+    assert max(floor(name) for name in MODULES if name.startswith(package)) <= 9
 
 
 def test_rooms_and_modules_are_small() -> None:
