@@ -45,9 +45,11 @@ def _serve(link: Link, start: int) -> bool:
         getattr(importlib.import_module(module), name)(message, buffers, link)
     except LinkClosedError:
         raise
-    except MemoryError:
+    except MemoryError as error:
         del buffers
-        link.send({"error": "memory", "granted": granted(limit)})
+        # What a library says of its allocations is nobody's news.
+        what = str(error) if type(error) is MemoryError else ""
+        link.send({"error": "memory", "granted": granted(limit), "what": what})
     except BaseException as error:
         # A Rust library's panic is no Exception; whatever it is, it concerns this task alone.
         link.send(described(error))

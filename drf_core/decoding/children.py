@@ -57,14 +57,17 @@ class ChildLostError(Exception):
     """A child died, overran its time or ran out of memory at a task.
 
     why: "died", "timed_out" or "memory" (and lives). signal: that it died of, where that was not
-    ours. used: seconds of a processor, for this answer.
+    ours. used: seconds of a processor, for this answer. what: took the memory, if the task said.
     """
 
-    def __init__(self, why: str, signal: int | None = None, used: float = 0.0) -> None:
+    def __init__(
+        self, why: str, signal: int | None = None, used: float = 0.0, what: str = ""
+    ) -> None:
         super().__init__(why)
         self.why = why
         self.signal = signal
         self.used = used
+        self.what = what
 
 
 class ChildrenStoppedError(Exception):
@@ -174,7 +177,7 @@ class Child:
                 raise MemoryError(
                     "the limits of this process (ulimit -v) leave too little memory to decode in"
                 )
-            raise ChildLostError("memory")
+            raise ChildLostError("memory", what=str(message.get("what", "")))
         if "error" in message:
             raise TaskRaisedError(message)
         return message, buffers

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import io
+import itertools
 import os
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -24,6 +25,7 @@ from pipelines.posts.record_files import is_records_file, read_records, survey
 # file, what stays in the processor's cache is read fastest.
 _BUFFER_BYTES = 4 << 20
 _LOCAL_BUFFER_BYTES = 256 << 10
+_PIECE_BYTES = 32 << 20
 _BATCH_BYTES = 32 << 20
 # What a dictionary's values may come to on all rows of a batch.
 _MOST_REPEATED_BYTES = 256 << 20
@@ -121,20 +123,38 @@ def _batches(
         if needed and metadata.num_rows:
             row_bytes = max(1, metadata.total_byte_size // metadata.num_rows)
             first_row = row
-            for batch in parquet.iter_batches(
+            batches = parquet.iter_batches(
                 min(batch_rows, max(1, _BATCH_BYTES // row_bytes)),
                 row_groups=[group],
                 columns=columns,
                 use_threads=False,
-            ):
-                yield first_row, batch
-                first_row += batch.num_rows
+            )
+            try:
+                for batch in batches:
+                    yield first_row, batch
+                    first_row += batch.num_rows
+            except MemoryError as error:
+                raise MemoryError(
+                    f"column {_largest(metadata, columns)!r} of row group {group}"
+                ) from error
             if first_row != row + metadata.num_rows:
                 raise CorruptInputError(
                     f"row group {group} has {first_row - row} rows, its footer says "
                     f"{metadata.num_rows}"
                 )
         row += metadata.num_rows
+
+
+def _largest(group: pq.RowGroupMetaData, columns: Sequence[str]) -> str:
+    """The column of a row group that has the most bytes, of those that are read."""
+    leaves = [group.column(index) for index in range(group.num_columns)]
+    sizes = {
+        name: leaf.total_uncompressed_size
+        for name in columns
+        for leaf in leaves
+        if f"{leaf.path_in_schema}.".startswith(f"{name}.")
+    }
+    return max(sizes, key=sizes.__getitem__, default="")
 
 
 def _typed(schema: pa.Schema, valued: set[str]) -> pa.Schema:
@@ -167,16 +187,18 @@ def _normal_type(type_: pa.DataType) -> pa.DataType:
         return _normal_type(type_.value_type)
     if pa.types.is_large_string(type_) or type_ == pa.string_view():
         return pa.string()
-    if pa.types.is_large_binary(type_) or type_ == pa.binary_view():
+    if _is_bytes(type_):
         return pa.binary()
     return type_
 
 
-def _dense(batch: pa.RecordBatch, most: dict[str, int]) -> pa.RecordBatch:
-    """A batch in its normal types; MemoryError where few bytes make too many of it.
+def _is_bytes(type_: pa.DataType) -> bool:
+    known = pa.types.is_binary(type_) or pa.types.is_large_binary(type_)
+    return known or type_ == pa.binary_view()
 
-    most: bytes of a value that are read, by column.
-    """
+
+def _dense(batch: pa.RecordBatch, most: dict[str, int]) -> pa.RecordBatch:
+    """A batch in its normal types; MemoryError where few bytes make too many of it."""
     columns = []
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
         if name in most:
@@ -194,17 +216,39 @@ def _dense(batch: pa.RecordBatch, most: dict[str, int]) -> pa.RecordBatch:
 
 
 def _cut(column: pa.Array, most: int) -> pa.Array:
-    """A column of texts without what lies behind their first bytes."""
-    if pa.types.is_dictionary(column.type):
+    """A column without what lies behind its values' first bytes, in whatever they are nested.
+
+    Of texts four times as many are left: so many has a character, and base64 for an image's byte.
+    """
+    type_ = column.type
+    if column.nbytes <= most:
+        return column
+    if pa.types.is_dictionary(type_):
         values = _cut(column.dictionary, most)
         return pa.DictionaryArray.from_arrays(column.indices, values)
-    if not pa.types.is_string(column.type) and not pa.types.is_large_string(column.type):
+    if pa.types.is_struct(type_):
+        # flatten, unlike field, knows of slices.
+        parts = [_cut(part, most) for part in column.flatten()]
+        return pa.StructArray.from_arrays(parts, fields=list(type_), mask=column.is_null())
+    if pa.types.is_list(type_) or pa.types.is_large_list(type_):
+        lengths = pc.fill_null(pc.list_value_length(column), 0).to_pylist()
+        ends = list(itertools.accumulate(lengths, initial=0))
+        values = _cut(column.flatten(), most)
+        return type(column).from_arrays(ends, values, type=type_, mask=column.is_null())
+    is_text = pa.types.is_string(type_) or pa.types.is_large_string(type_)
+    if type_ == pa.string_view():
+        is_text, column = True, column.cast(pa.binary_view())
+    elif not is_text and not _is_bytes(type_):
         return column
-    if (pc.max(pc.binary_length(column)).as_py() or 0) <= most:
-        return column
-    cut = pc.binary_slice(column.cast(pa.large_binary()), 0, most).to_pylist()
-    texts = [None if value is None else value.decode("utf-8", "ignore") for value in cut]
-    return pa.array(texts, column.type)
+    most *= 4 if is_text else 1
+    raw = column.cast(pa.large_binary())
+    if (pc.max(pc.binary_length(raw)).as_py() or 0) <= most:
+        return raw.cast(type_)
+    cut = pc.binary_slice(raw, 0, most)
+    if not is_text:
+        return cut.cast(type_)
+    texts = [None if v is None else v.decode("utf-8", "ignore") for v in cut.to_pylist()]
+    return pa.array(texts, type_)
 
 
 def _repaired(column: pa.Array) -> pa.Array:
@@ -287,14 +331,17 @@ class _ParentsFile(io.RawIOBase):
         return self._position
 
     def readinto(self, into: Any) -> int:
-        size = max(0, min(len(into), self._size - self._position))
-        if size:
+        done = 0
+        # A piece at a time: the parent, whose memory is not bounded, holds what it reads.
+        while size := max(0, min(len(into) - done, self._size - self._position, _PIECE_BYTES)):
             self._link.send({"read": [self._position, size]})
             _, (data,) = self._link.receive()
-            size = len(data)
-            into[:size] = data
-            self._position += size
-        return size
+            into[done : done + len(data)] = data
+            self._position += len(data)
+            done += len(data)
+            if len(data) < size:
+                break
+        return done
 
 
 @contextlib.contextmanager

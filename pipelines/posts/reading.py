@@ -31,6 +31,9 @@ _WHOLE_BYTES = 4 << 20
 _FEWER = 16
 
 _LIMITS = Limits(seconds=60.0, memory=768 << 20)
+# For a row that is not read in those by itself. pyarrow holds a value three times, and whatever
+# lies in one page or dictionary with it; more would not leave a process of 2 GB room for a model.
+_LARGE_LIMITS = Limits(seconds=60.0, memory=1280 << 20)
 _READERS = Children()
 _TASKS = "pipelines.posts.parsing"
 
@@ -65,6 +68,7 @@ def read_unit_rows(
     batch_rows: int = 128,
     schema: pa.Schema | None = None,
     identity: str | None = None,
+    max_image_bytes: int | None = None,
 ) -> Iterator[tuple[_Range, int, pa.RecordBatch]]:
     """Yield (shard, source row of the first post, posts) over shards of one file in one pass.
 
@@ -72,6 +76,8 @@ def read_unit_rows(
     over. batch_rows: at most so many posts in a batch, fewer where rows are large. Batches
     are coerced (schemas.posts.coerce_posts) and lie in one shard each. schema: of a file of
     records, as `read_footer` found it. identity: of the file as it was looked at.
+    max_image_bytes: above which an image is no image any more; its beginning is read, as that of
+    a text or id that is too long.
     Raises CorruptInputError where a page is damaged or rows are missing, InputChangedError where
     another file lies there by now; what was yielded before is sound. What the store raises passes
     through.
@@ -85,7 +91,10 @@ def read_unit_rows(
     groups = {group for shard in shards for group in shard.row_groups}
     most = {layout.columns.post_id: 4 * (MAX_ID_CHARACTERS + 1)}
     if layout.columns.text is not None:
-        most[layout.columns.text] = 4 * MAX_TEXT_CHARACTERS
+        most[layout.columns.text] = MAX_TEXT_CHARACTERS
+    if max_image_bytes is not None:
+        images = (layout.columns.image, layout.columns.image_uri)
+        most |= {name: max_image_bytes + 1 for name in images if name is not None}
     most = {name: size for name, size in most.items() if name not in _names(layout.keep)}
     batches = read_batches(
         fs,
@@ -131,9 +140,10 @@ def read_batches(
 
     where: what messages call the file or its part. schema: of a file of records, as
     `read_footer` found it. row_groups: those wanted, None for all. most: bytes of a
-    value that are read, by column of texts.
+    value that are read, by column; of a text four times as many.
     A batch that cannot be read is read in smaller ones: a dictionary may hold few bytes that
-    many rows are made of. Raises CorruptInputError, InputChangedError unless the file has the
+    many rows are made of. A row that is not read by itself may take more memory.
+    Raises CorruptInputError, InputChangedError unless the file has the
     identity that is given, and what the store raises.
     """
     message = {
@@ -144,10 +154,12 @@ def read_batches(
         "end": end,
     }
     given = memoryview(schema.serialize()) if schema is not None and is_records_file(path) else b""
+    limits = _LIMITS
     while True:
         asked = {**message, "first": first, "batch_rows": batch_rows}
         try:
-            with contextlib.closing(_answers("read_rows", fs, path, asked, [given])) as answers:
+            answers = _answers("read_rows", fs, path, asked, [given], limits)
+            with contextlib.closing(answers):
                 for answer, buffers in answers:
                     if "end" in answer:
                         return
@@ -155,10 +167,12 @@ def read_batches(
                     yield answer["row"], batch
                     first = answer["row"] + batch.num_rows
         except _Unreadable as error:
-            if batch_rows == 1 or error.lasting:
+            if error.lasting or limits is _LARGE_LIMITS:
                 raise CorruptInputError(
                     f"{where} cannot be read ({error}); write the file again"
                 ) from error
+            if batch_rows == 1:
+                limits = _LARGE_LIMITS
             batch_rows = max(1, batch_rows // _FEWER)
         except OSError as error:
             # The second is what s3fs raises for an object that was overwritten.
@@ -191,7 +205,7 @@ def parse_buffer(
 ) -> tuple[dict[str, Any], list[Any]]:
     """Return the one answer of a task that looks at a buffer. Raises CorruptInputError."""
     try:
-        with _explained(), _READERS.borrow() as child:
+        with _explained(_LIMITS), _READERS.borrow() as child:
             child.ask(f"{_TASKS}:{task}", message, [buffer], _LIMITS)
             return child.answer()
     except _Unreadable as error:
@@ -212,6 +226,7 @@ def _answers(
     path: str,
     message: dict[str, Any],
     buffers: Sequence[Any],
+    limits: Limits = _LIMITS,
 ) -> Generator[tuple[dict[str, Any], list[Any]], None, None]:
     """Yield a task's answers, and read for it what lies in a store."""
     with contextlib.ExitStack() as stack:
@@ -230,9 +245,9 @@ def _answers(
                 whole = [retry(file.read)]
         local = path if file is None else ""
         asked = {**message, "path": local, "name": path, "size": size}
-        stack.enter_context(_explained())
+        stack.enter_context(_explained(limits))
         child = stack.enter_context(_READERS.borrow())
-        child.ask(f"{_TASKS}:{task}", asked, [*buffers, *whole], _LIMITS)
+        child.ask(f"{_TASKS}:{task}", asked, [*buffers, *whole], limits)
         done = False
         try:
             while True:
@@ -269,7 +284,7 @@ def _batch(buffer: Any, where: str) -> pa.RecordBatch:
 
 
 @contextlib.contextmanager
-def _explained() -> Iterator[None]:
+def _explained(limits: Limits) -> Iterator[None]:
     """Turn what a child's end says of the content into one line; let the machine's faults pass."""
     try:
         yield
@@ -281,7 +296,8 @@ def _explained() -> Iterator[None]:
         raise _Unreadable(f"{error.type}: {error.text}") from error
     except ChildLostError as error:
         why = {
-            "timed_out": f"it takes more than {_LIMITS.seconds:.0f} seconds",
-            "memory": f"it takes more than {_LIMITS.memory >> 20} MB of memory",
+            "timed_out": f"it takes more than {limits.seconds:.0f} seconds",
+            "memory": f"{error.what or 'it'} takes more than {limits.memory >> 20:,} MB of memory: "
+            "leave its largest values out",
         }.get(error.why, "its reader crashed")
         raise _Unreadable(why, lasting=error.why == "timed_out") from error

@@ -64,8 +64,16 @@ def read_shards(shards: Sequence[Shard], rows: RowOptions) -> Posts:
     if footer.rows == 0:
         return PostsLayout((), rows.columns), ()
     layout = check_posts_schema(footer.schema, rows.columns, rows.keep, first.source_file)
-    identity = first.identity
-    return layout, read_unit_rows(fs, path, shards, layout, schema=footer.schema, identity=identity)
+    batches = read_unit_rows(
+        fs,
+        path,
+        shards,
+        layout,
+        schema=footer.schema,
+        identity=first.identity,
+        max_image_bytes=rows.max_image_bytes,
+    )
+    return layout, batches
 
 
 LASTING_ERRORS = (InputChangedError, CorruptInputError, SchemaError)

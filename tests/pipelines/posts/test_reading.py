@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from drf_core.decoding.child import described
-from drf_core.decoding.children import Child, Children, TaskRaisedError
+from drf_core.decoding.children import Child, Children, Limits, TaskRaisedError
 from pipelines.annotate.plan import Shard
 from pipelines.posts import parsing, reading
 from pipelines.posts.files import CorruptInputError
@@ -261,7 +261,7 @@ def test_a_disk_that_fails_is_not_taken_for_a_corrupt_file(tmp_path: Path):
         with pytest.raises(OSError, match="Bad file descriptor") as raised, parsing._described():
             list(batches)
     # So a child says it, and so its parent raises it.
-    with pytest.raises(OSError, match="Bad file descriptor"), reading._explained():
+    with pytest.raises(OSError, match="Bad file descriptor"), reading._explained(Limits()):
         raise TaskRaisedError(described(raised.value))
 
 
