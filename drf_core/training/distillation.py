@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
@@ -42,9 +43,9 @@ class DistillationSettings:
     text_epochs: int = 8
     image_epochs: int = 20
     unlabelled_posts: int = 0
-    batch_size: int = 64
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.01
+    batch_size: PositiveInt = 64
+    learning_rate: NonNegativeFloat = 1e-3
+    weight_decay: NonNegativeFloat = 0.01
     seed: int = 0
 
 

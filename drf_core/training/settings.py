@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
+
+from pydantic import NonNegativeFloat, PositiveInt
 
 from drf_core.corpus.disruption import (
     IMAGE_DAMAGES,
@@ -32,43 +34,28 @@ class TrainingSettings:
     its features are made once.
     """
 
-    epochs: int = 8
-    batch_size: int = 64
-    learning_rate: float = 1e-3
-    encoder_learning_rate: float = 3e-5
-    weight_decay: float = 0.05
-    ema_decay: float = 0.99
-    distillation_weight: float = 0.5
-    unimodal_weight: float = 0.3
-    sample_weight: float = 0.3
-    distribution_weight: float = 0.1
-    disrupted_share: float = 0.5
+    epochs: PositiveInt = 8
+    batch_size: PositiveInt = 64
+    learning_rate: NonNegativeFloat = 1e-3
+    encoder_learning_rate: NonNegativeFloat = 3e-5
+    weight_decay: NonNegativeFloat = 0.05
+    ema_decay: NonNegativeFloat = 0.99
+    distillation_weight: NonNegativeFloat = 0.5
+    unimodal_weight: NonNegativeFloat = 0.3
+    sample_weight: NonNegativeFloat = 0.3
+    distribution_weight: NonNegativeFloat = 0.1
+    disrupted_share: NonNegativeFloat = 0.5
     train_text_encoder: bool = True
     train_image_encoder: bool = False
-    views_per_kind: int = 1
+    views_per_kind: PositiveInt = 1
     choose_epoch: bool = True
-    patience: int = 3
+    patience: PositiveInt = 3
     seed: int = 0
     text_kinds: list[str] = field(default_factory=lambda: list(TRAINED_TEXT_KINDS))
     image_kinds: list[str] = field(default_factory=lambda: list(TRAINED_IMAGE_KINDS))
 
     def __post_init__(self) -> None:
-        """Raise TrainingError for a value that makes no sense."""
-        for name in ("epochs", "batch_size", "views_per_kind", "patience"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise TrainingError(
-                    f"training.{name}: {value!r} is not a whole number of at least 1"
-                )
-        for part in fields(self):
-            value = getattr(self, part.name)
-            if isinstance(part.default, bool) and not isinstance(value, bool):
-                raise TrainingError(f"training.{part.name}: {value!r} is not true or false")
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            if isinstance(part.default, float) and not (number and value >= 0):
-                raise TrainingError(
-                    f"training.{part.name}: {value!r} is not a number of at least 0"
-                )
+        """Raise TrainingError for a kind of damage that there is not."""
         for kinds, known in (("text_kinds", TEXT_DAMAGES), ("image_kinds", IMAGE_DAMAGES)):
             given = getattr(self, kinds)
             wrong = [kind for kind in given if kind not in known]

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
@@ -47,8 +48,8 @@ class TextTask:
     texts: Sequence[str]
     targets: Tensor | None
     labels: tuple[str, ...]
-    passes: int = 3
-    weight: float = 1.0
+    passes: PositiveInt = 3
+    weight: NonNegativeFloat = 1.0
     ends: float = 1.0
     adjusted: bool = True
     judged: Tensor | None = None
@@ -65,8 +66,8 @@ class TextTask:
 class TaskSettings:
     """Of one task: see `TextTask`. posts: how many are drawn at random, 0 for all."""
 
-    passes: int = 3
-    weight: float = 1.0
+    passes: PositiveInt = 3
+    weight: NonNegativeFloat = 1.0
     ends: float = 1.0
     posts: int = 0
 
@@ -78,16 +79,16 @@ class TextExpertSettings:
     save_steps: how often the state is written, in steps. tasks: by name.
     """
 
-    batch_size: int = 64
-    learning_rate: float = 7e-5
-    head_learning_rate: float = 1e-3
-    weight_decay: float = 0.01
-    damaged_share: float = 0.15
+    batch_size: PositiveInt = 64
+    learning_rate: NonNegativeFloat = 7e-5
+    head_learning_rate: NonNegativeFloat = 1e-3
+    weight_decay: NonNegativeFloat = 0.01
+    damaged_share: NonNegativeFloat = 0.15
     damage_kinds: tuple[str, ...] = ("corrupt", "typos", "no_vowels")
-    max_tokens: int = 64
-    save_steps: int = 100
+    max_tokens: PositiveInt = 64
+    save_steps: PositiveInt = 100
     seed: int = 0
-    tasks: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    tasks: Mapping[str, Mapping[str, int | float]] = field(default_factory=dict)
 
     def task(self, name: str) -> TaskSettings:
         """Settings of a task; raises TrainingError for a value that it has not."""

@@ -15,6 +15,7 @@ from drf_core.training.settings import TrainingSettings
 from drf_core.training.shrinking import shrink_images, shrink_text_encoder
 from drf_core.training.text_expert import TextExpertSettings
 from schemas.errors import UsageError
+from schemas.records import read_record
 
 # What the encoders decide, and no configuration.
 _DECIDED = ("self", "kwargs", "text_config", "vision_config", "text_feature_size",
@@ -86,10 +87,12 @@ def train_config(path: str, given: Mapping[str, Any], seed: int) -> TrainConfig:
     _check_names(where, "model.", given.get("model", {}), known_names(DRFConfig))
 
     def settings(name: str, kind: type[_Section]) -> _Section:
-        known = known_names(kind)
         values = given.get(name, {})
-        _check_names(where, f"{name}.", values, known)
-        return kind(**({"seed": seed} if "seed" in known else {}) | values)
+        _check_names(where, f"{name}.", values, known_names(kind))
+        try:
+            return read_record(kind, {"seed": seed} | values, written=True)
+        except ValueError as error:
+            raise UsageError(f"{where}: {name}.{error}") from error
 
     return TrainConfig(
         given.get("model", {}),

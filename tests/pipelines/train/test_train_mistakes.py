@@ -54,20 +54,34 @@ def test_a_mistake_gets_one_clear_line(
         ('{"card": 3}', "section 'card' is not an object"),
         ("[1]", "not a JSON object"),
         ("{", "not valid JSON"),
-        ('{"training": {"epochs": "3"}}', "training.epochs: '3' is not a whole number"),
-        ('{"training": {"batch_size": 0}}', "training.batch_size: 0 is not a whole number"),
+        (
+            '{"training": {"epochs": "3"}}',
+            "training.epochs: Input should be a valid integer (it is '3')",
+        ),
+        (
+            '{"training": {"batch_size": 0}}',
+            "training.batch_size: Input should be greater than 0 (it is 0)",
+        ),
         (
             '{"training": {"learning_rate": "1e-3"}}',
-            "training.learning_rate: '1e-3' is not a number",
+            "training.learning_rate: Input should be a valid number (it is '1e-3')",
         ),
         (
             '{"training": {"weight_decay": -1}}',
-            "training.weight_decay: -1 is not a number of at least",
+            "training.weight_decay: Input should be greater than or equal to 0 (it is -1)",
         ),
-        ('{"training": {"train_text_encoder": "no"}}', "'no' is not true or false"),
+        (
+            '{"training": {"train_text_encoder": "no"}}',
+            "should be a valid boolean (it is 'no')",
+        ),
         ('{"training": {"image_kinds": ["blurr"]}}', "training.image_kinds: 'blurr'"),
         ('{"training": {"text_kinds": []}}', "training.text_kinds: 'an empty list'"),
         ('{"shrink": {"text": {"layer": 3}}}', "unknown value shrink.text.layer"),
+        (
+            '{"distillation": {"image_epochs": "four"}}',
+            "distillation.image_epochs: Input should be a valid integer (it is 'four')",
+        ),
+        ('{"card": {"language": "en"}}', "card.language: Input should be a valid"),
         ('{"text_expert": {"passes": 3}}', "unknown value text_expert.passes"),
     ],
 )
