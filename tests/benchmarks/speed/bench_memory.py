@@ -5,7 +5,8 @@
 Resident memory of the process and its children, sampled; the peak should not grow with the
 corpus. Copies of real posts at original size (many_posts.py), removed after each run. What a
 quarter of the run held is the median of its samples, the first without start-up: a leak would
-make it rise. Another load on the machine makes this slower, not larger.
+make it rise. --no-model has posts go through the job with a model that answers at once: what the
+job itself holds, of many more posts. Another load on the machine makes this slower, not larger.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.benchmarks.many_posts import Originals
-from tests.benchmarks.processes import Finished, aim, annotate, machine, table
+from tests.benchmarks.processes import Finished, aim, drf_annotate, machine, run, table
 
 TARGET = 1.2
+_NO_MODEL = "tests.benchmarks.speed.noop_annotate"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -28,6 +30,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", default="default", help="a checkpoint folder")
     parser.add_argument("--posts", help="originals: a file or folder; default: the real nights")
     parser.add_argument("--sizes", type=int, nargs="+", default=[2_000, 20_000, 100_000])
+    parser.add_argument("--no-model", action="store_true")
     parser.add_argument("options", nargs="*", help="further options of drf annotate, after --")
     arguments = parser.parse_args(argv)
     rows: list[list[object]] = [
@@ -40,7 +43,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         for size in arguments.sizes:
             with tempfile.TemporaryDirectory(dir=folder) as of_size:
                 posts = originals.write(Path(of_size) / "posts", size)
-                finished = annotate(arguments.model, posts, *arguments.options)
+                options = drf_annotate(
+                    arguments.model, posts, Path(of_size) / "output", *arguments.options
+                )
+                finished = (
+                    run("-m", _NO_MODEL, *options[2:]) if arguments.no_model else run(*options)
+                )
             peaks.append(finished.peak)
             held = " ".join(f"{median:.0f}" for median in quarters(finished))
             times = f"{finished.peak / peaks[0]:.2f}"

@@ -105,7 +105,7 @@ def with_ray(model: str, posts: str, output: Path) -> None:
 
     cores = len(os.sched_getaffinity(0))
     # Its workers yield to whatever else runs, which on a quiet machine changes nothing.
-    os.environ["RAY_worker_niceness"] = "0"
+    os.environ.update(RAY_worker_niceness="0")
     ray.init(num_cpus=cores + 1, include_dashboard=False, log_to_driver=False)
     ray.data.read_parquet(posts, columns=_COLUMNS).map_batches(
         Script,
