@@ -42,12 +42,15 @@ _EXPECTED = {
     "or a list of those",
     "image_uri": _TEXT_TYPES,
 }
+# The column that says of a row what was broken about it, so that it has no values.
+BROKEN = "(broken)"
 _COERCED = pa.schema(
     [
         pa.field("post_id", pa.string()),
         pa.field("text", pa.large_string()),
         pa.field("image", pa.large_binary()),
         pa.field("image_uri", pa.large_string()),
+        pa.field(BROKEN, pa.string()),
     ]
 )
 _MEDIUM = [_COERCED.field("image"), _COERCED.field("image_uri")]
@@ -178,9 +181,9 @@ def coerce_posts(batch: pa.RecordBatch, layout: PostsLayout) -> pa.RecordBatch:
     """Return the posts in the one form that jobs work on.
 
     Columns, in this order: post_id (string), text (large_string), image (large_binary),
-    image_uri (large_string), all null where the file has none, then the kept columns as they
-    were read. One that is called like a role stands as `keep.NAME` here; `kept_columns` gives
-    them back under their own names.
+    image_uri (large_string), BROKEN (string), all null where the file has none, then the kept
+    columns as they were read. One that is called like a role stands as `keep.NAME` here;
+    `kept_columns` gives them back under their own names.
 
     Of struct<bytes, path>, path becomes image_uri where bytes is null; what text stands for an
     image is told in `schemas.image_columns`; of a list, the first value counts. With all_media
@@ -193,6 +196,9 @@ def coerce_posts(batch: pa.RecordBatch, layout: PostsLayout) -> pa.RecordBatch:
     if columns.text is not None:
         text = _strings(_column(batch, columns.text, "text"), pa.large_string())
     media = [_medium(batch, columns, place) for place in range(_most_media(batch, columns))]
+    broken = pa.nulls(rows, pa.string())
+    if BROKEN in batch.schema.names:
+        broken = batch.column(BROKEN)
     kept = [batch.column(field.name) for field in layout.keep]
     fields = [
         # One without a value has no type by its footer, and any in its pages.
@@ -204,14 +210,14 @@ def coerce_posts(batch: pa.RecordBatch, layout: PostsLayout) -> pa.RecordBatch:
     more = [array for medium in media[1:] for array in medium]
     named = [f.with_name(f"{f.name}.{n}") for n in range(1, len(media)) for f in _MEDIUM]
     return pa.RecordBatch.from_arrays(
-        [ids, text, *media[0], *kept, *more],
+        [ids, text, *media[0], broken, *kept, *more],
         schema=pa.schema([*_COERCED, *fields, *named]),
     )
 
 
 def media_of(batch: pa.RecordBatch, layout: PostsLayout) -> list[tuple[pa.Array, pa.Array]]:
     """Images and addresses of a coerced batch, by their place in the posts' lists."""
-    more = batch.columns[len(ROLES) + len(layout.keep) :]
+    more = batch.columns[len(_COERCED) + len(layout.keep) :]
     first = (batch.column("image"), batch.column("image_uri"))
     return [first, *zip(more[::2], more[1::2], strict=True)]
 
@@ -253,7 +259,7 @@ def _medium(batch: pa.RecordBatch, columns: PostColumns, place: int) -> tuple[pa
 
 def kept_columns(batch: pa.RecordBatch, layout: PostsLayout) -> pa.RecordBatch:
     """Return the kept columns of a coerced batch alone, under the names they came with."""
-    columns = batch.columns[len(ROLES) : len(ROLES) + len(layout.keep)]
+    columns = batch.columns[len(_COERCED) : len(_COERCED) + len(layout.keep)]
     fields = [f.with_type(c.type) for f, c in zip(layout.keep, columns, strict=True)]
     return pa.RecordBatch.from_arrays(columns, schema=pa.schema(fields))
 

@@ -50,8 +50,9 @@ FETCH_REASONS = (
 
 
 class DeadLetterReason(_Reason):
-    """Of a post that could not be annotated."""
+    """Of a post that could not be annotated. BROKEN_RECORD: a line or block of its file is none."""
 
+    BROKEN_RECORD = "broken_record"
     NO_USABLE_MODALITY = "no_usable_modality"
     NO_POST_ID = "no_post_id"
     MODEL_FAILED = "model_failed"

@@ -22,7 +22,7 @@ from pipelines.posts.splits import SPLITS, assign_splits
 from pipelines.storage.backends import open_url
 from pipelines.storage.redaction import redact
 from schemas.errors import SchemaError, UsageError
-from schemas.posts import PostColumns, check_posts_schema, coerce_posts
+from schemas.posts import BROKEN, PostColumns, check_posts_schema, coerce_posts
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -127,6 +127,9 @@ def _read_file(
     wanted = dict.fromkeys([*layout.read, *keep])
     for first, batch in read_batches(fs, path, name, list(wanted), 256, schema):
         posts = coerce_posts(batch, layout).to_pydict()
+        for row, why in enumerate(posts[BROKEN], first):
+            if why is not None:
+                raise CorruptInputError(f"{name}: record {row}, counted from 0: {why}")
         labels = _labels(batch, label_column, schema)
         images = _images(posts["image"], posts["image_uri"], columns.image_folder, name, first)
         values = zip(posts["post_id"], posts["text"], images, labels, strict=True)

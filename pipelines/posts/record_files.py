@@ -5,6 +5,10 @@ and not from the first ones. That is why neither Arrow's JSON reader serves (it 
 look like dates for dates, and refuses a field that turns up late) nor its CSV reader's types.
 A column of CSV is text, whatever it holds, so that it has one type in every night's file; an
 empty field is null.
+
+A record that is none (a ragged row, a line that is no JSON, a damaged block of Avro) is a row like
+others, with what is wrong with it in place of its values. It costs itself, as long as most are
+sound; what breaks the file itself (a cut gzip, UTF-16) fails the file.
 """
 
 from __future__ import annotations
@@ -13,9 +17,10 @@ import contextlib
 import csv
 import gzip
 import io
+import itertools
 import json
-import sys
 import zlib
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,12 +28,28 @@ from typing import Any
 import pyarrow as pa
 
 from pipelines.posts.files import CorruptInputError
+from schemas.posts import BROKEN
 
-Record = dict[str, Any]
+
+@dataclass(frozen=True)
+class Broken:
+    """A record that is none. why: one line that quotes nothing of it."""
+
+    why: str
+
+
+Record = dict[str, Any] | Broken
 
 # The larger it is, the less it costs; the smaller, the less of a file is held.
 _SURVEYED_AT_ONCE = 256
 _DELIMITERS = ",;\t|"
+# Of a record; the reader of CSV takes four bytes for each character, and twice as many to grow.
+_MOST_CHARACTERS = 64 << 20
+_TOO_LONG = f"a record of more than {_MOST_CHARACTERS:,} characters"
+# Avro's blocks say how many records they hold; with more for each byte they are wrong.
+_MOST_RECORDS_PER_BYTE = 2_000
+_AVRO_MARKER_BYTES = 16
+_MOST_BLOCK_BYTES = 1 << 30
 # What the readers raise where a file is damaged; a store's faults are other errors.
 _DAMAGE = (ValueError, EOFError, LookupError, zlib.error, gzip.BadGzipFile, csv.Error)
 
@@ -56,17 +77,27 @@ def survey(file: Any, name: str) -> Survey:
 
     file: opened, as it lies in its store; name: that says its format. A field whose values have
     no type in common is text.
-    Raises CorruptInputError, naming the record; what the store raises passes through.
+    Raises CorruptInputError, naming the record, where the file is damaged or most of its records
+    are; what the store raises passes through.
     """
     types: dict[str, pa.DataType] = {}
-    rows = 0
+    rows = broken = 0
+    first = ""
     with _opened(file, name) as (records, plain):
         for chunk in _chunks(records, _SURVEYED_AT_ONCE):
+            sound = [record for record in chunk if isinstance(record, dict)]
+            for row, record in enumerate(chunk):
+                if isinstance(record, Broken):
+                    first = first or f"record {rows + row}, counted from 0: {record.why}"
             rows += len(chunk)
-            for name in dict.fromkeys(name for record in chunk for name in record):
-                values = [record.get(name) for record in chunk]
+            broken += len(chunk) - len(sound)
+            for name in dict.fromkeys(name for record in sound for name in record):
+                values = [record.get(name) for record in sound]
                 types[name] = _common_type(types.get(name, pa.null()), values)
         size = plain.tell()
+    if broken > rows // 2:
+        # Another format, delimiter or header than was taken for its own.
+        raise CorruptInputError(f"{first}; {broken:,} of {rows:,} records are broken")
     return Survey(pa.schema(list(types.items())), rows, size)
 
 
@@ -80,13 +111,17 @@ def read_records(
     """Yield all records of a file in batches, in their order.
 
     file, name: see `survey`. schema: as `survey` found it.
-    columns: those to be read. Raises as `survey` does.
+    columns: those to be read. Where records are broken, the column BROKEN says why, and theirs are
+    null. Raises as `survey` does.
     """
     fields = [schema.field(name) for name in columns]
     with _opened(file, name) as (records, _):
         for chunk in _chunks(records, batch_rows):
-            arrays = [_array([record.get(f.name) for record in chunk], f.type) for f in fields]
-            yield pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields))
+            why = [record.why if isinstance(record, Broken) else None for record in chunk]
+            sound = [record if isinstance(record, dict) else {} for record in chunk]
+            arrays = [_array([record.get(f.name) for record in sound], f.type) for f in fields]
+            batch = pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields))
+            yield batch.append_column(BROKEN, pa.array(why, pa.string())) if any(why) else batch
 
 
 def _format_of(name: str) -> Callable[[Any, str], Iterator[Record]] | None:
@@ -133,7 +168,7 @@ def _said(error: Exception) -> str:
 
 def _csv_records(file: Any, path: str) -> Iterator[Record]:
     # A field may be an image in base64.
-    csv.field_size_limit(sys.maxsize)
+    csv.field_size_limit(_MOST_CHARACTERS)
     # What is no UTF-8 becomes U+FFFD, as in Parquet, instead of failing the file.
     text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="replace", newline="")
     try:
@@ -145,31 +180,93 @@ def _csv_records(file: Any, path: str) -> Iterator[Record]:
         names = next(csv.reader([header], delimiter=delimiter))
         if len(set(names)) < len(names):
             raise ValueError("two columns have one name")
-        for values in csv.reader(text, delimiter=delimiter, strict=True):
-            if not values:
-                continue
-            if len(values) != len(names):
-                raise ValueError(f"{len(values)} fields where the first line names {len(names)}")
-            yield {name: value or None for name, value in zip(names, values, strict=True)}
+        lines = _Lines(text)
+        records = csv.reader(lines, delimiter=delimiter, strict=True)
+        while True:
+            lines.begin()
+            try:
+                values, why = next(records, None), ""
+            except csv.Error as error:
+                values, why = [], _said(error)
+            if values is None:
+                return
+            if len(values) == len(names):
+                yield {name: value or None for name, value in zip(names, values, strict=True)}
+            elif values or why:
+                fields = f"{len(values)} fields where the first line names {len(names)}"
+                yield Broken(why or fields)
+                # A quote that nobody closed took the lines that follow for its own.
+                lines.again()
     finally:
         text.detach()
 
 
+class _Lines:
+    """A text's lines for a reader of CSV, which raises csv.Error where a record is too long."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+        self._waiting: deque[str] = deque()
+        self.begin()
+
+    def begin(self) -> None:
+        """The next line begins a record."""
+        self._of_record: list[str] = []
+        self._characters = 0
+
+    def again(self) -> None:
+        """Give the lines behind the record's first once more."""
+        self._waiting.extendleft(reversed(self._of_record[1:]))
+
+    def __iter__(self) -> _Lines:
+        return self
+
+    def __next__(self) -> str:
+        line = self._waiting.popleft() if self._waiting else _line(self._file)
+        if line == "":
+            raise StopIteration
+        self._of_record.append(line or "")
+        self._characters += len(line or "")
+        if line is None or self._characters > _MOST_CHARACTERS:
+            raise csv.Error(_TOO_LONG)
+        return str(line)
+
+
+def _line(file: Any) -> Any:
+    """The next line of a file of text or bytes, None in place of one that is too long."""
+    line = file.readline(_MOST_CHARACTERS)
+    if len(line) < _MOST_CHARACTERS:
+        return line
+    ends = ("\n", "\r") if isinstance(line, str) else b"\n"
+    while line and not line.endswith(ends):
+        line = file.readline(_MOST_CHARACTERS)
+    return None
+
+
 def _json_records(file: Any, path: str) -> Iterator[Record]:
-    for number, line in enumerate(file):
+    for number in itertools.count():
+        line = _line(file)
+        if line is None:
+            yield Broken(_TOO_LONG)
+            continue
+        if not line:
+            return
         text = line.decode("utf-8-sig" if number == 0 else "utf-8", "replace")
         if number == 0:
             _check_encoding(text)
         if not text.strip():
             continue
-        record = json.loads(text, parse_constant=_constant)
-        if "\\ud" in text or "\\uD" in text:
-            record = _repaired(record)
+        try:
+            record = json.loads(text, parse_constant=_constant)
+            if "\\ud" in text or "\\uD" in text:
+                record = _repaired(record)
+        except (ValueError, RecursionError) as error:
+            yield Broken(_said(error))
+            continue
         if isinstance(record, list):
-            raise ValueError("an array; write one object a line (JSON Lines)")
-        if not isinstance(record, dict):
-            raise ValueError("no object")
-        yield record
+            yield Broken("an array; write one object a line (JSON Lines)")
+        else:
+            yield record if isinstance(record, dict) else Broken("no object")
 
 
 def _check_encoding(first_line: str) -> None:
@@ -196,10 +293,51 @@ def _constant(name: str) -> float | None:
 def _avro_records(file: Any, path: str) -> Iterator[Record]:
     import fastavro
 
-    for record in fastavro.reader(file):
-        if not isinstance(record, dict):
+    fastavro.block_reader(file)
+    size = file.tell()
+    file.seek(0)
+    header = file.read(size)
+    while block := _avro_block(file, header[-_AVRO_MARKER_BYTES:]):
+        count, content = block
+        try:
+            # By itself, so that what is behind it can be read.
+            records = list(fastavro.reader(io.BytesIO(header + content)))
+        except Exception as error:
+            broken = Broken(f"in a block that cannot be read: {_said(error)}")
+            yield from itertools.repeat(broken, count)
+            continue
+        if records and not isinstance(records[0], dict):
             raise ValueError("no record of fields")
-        yield record
+        yield from (record for record in records if isinstance(record, dict))
+
+
+def _avro_block(file: Any, marker: bytes) -> tuple[int, bytes] | None:
+    """The number of records of the next block, and the block as it lies there; None at the end.
+
+    A block: how many records, how many bytes, those, and the marker that the header ends with
+    (https://avro.apache.org/docs/1.12.0/specification/#object-container-files).
+    """
+    count, content = _avro_long(file)
+    if not content:
+        return None
+    size, more = _avro_long(file)
+    if not 0 <= size <= _MOST_BLOCK_BYTES or not 0 <= count <= _MOST_RECORDS_PER_BYTE * size:
+        raise ValueError("the size of a block is wrong")
+    rest = file.read(size + _AVRO_MARKER_BYTES)
+    if len(rest) < size + _AVRO_MARKER_BYTES or not rest.endswith(marker):
+        raise ValueError("a block is cut short, or its size is wrong")
+    return count, content + more + rest
+
+
+def _avro_long(file: Any) -> tuple[int, bytes]:
+    """The next integer as Avro writes it (zigzag, seven bits a byte), and its bytes, if any."""
+    value, content = 0, b""
+    for shift in range(0, 70, 7):
+        content += (byte := file.read(1))
+        value |= (byte[0] & 0x7F if byte else 0) << shift
+        if not byte or byte[0] < 0x80:
+            break
+    return (value >> 1) ^ -(value & 1), content
 
 
 _FORMATS: dict[str, Callable[[Any, str], Iterator[Record]]] = {

@@ -13,6 +13,7 @@ import pytest
 
 from schemas.errors import DRFError, SchemaError, UsageError
 from schemas.posts import (
+    BROKEN,
     PostColumns,
     check_posts_schema,
     coerce_posts,
@@ -60,12 +61,14 @@ def test_every_text_type_is_accepted_everywhere(type_: pa.DataType):
         pa.large_string(),
         pa.large_binary(),
         pa.large_string(),
+        pa.string(),
     ]
     assert posts.to_pydict() == {
         "post_id": ["a", "ü", None],
         "text": ["😡", None, ""],
         "image": [None, None, None],
         "image_uri": ["s3://b/1", None, None],
+        BROKEN: [None] * 3,
     }
 
 
@@ -127,7 +130,7 @@ def test_an_image_uri_column_goes_before_the_path_of_the_struct():
 def test_columns_of_nulls_only_are_accepted_as_their_writers_type_them():
     nulls = pa.nulls(3)
     posts = coerced({"post_id": IDS, "text": nulls, "image": nulls, "image_uri": nulls})
-    assert [column.null_count for column in posts.columns] == [1, 3, 3, 3]
+    assert [column.null_count for column in posts.columns] == [1, 3, 3, 3, 3]
     image = pa.array([{"bytes": None, "path": "p"}])
     posts = coerced({"post_id": IDS[:1], "text": nulls[:1], "image": image})
     assert posts.column("image_uri").to_pylist() == ["p"]

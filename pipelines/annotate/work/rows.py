@@ -30,6 +30,11 @@ class DeadLetter:
     lost: tuple[str, ...] = ()
 
 
+def broken_record(why: str) -> DeadLetter:
+    """A dead letter for a row that its file has no values of."""
+    return DeadLetter("check", DeadLetterReason.BROKEN_RECORD, why)
+
+
 def no_post_id(post_id: str | None) -> DeadLetter | None:
     """A dead letter for a post whose id is null or blank, else None."""
     if post_id is None:

@@ -17,14 +17,14 @@ from pipelines.annotate.fetch.arrivals import Arrivals
 from pipelines.annotate.fetch.fetcher import Fetched
 from pipelines.annotate.plan import RowOptions, Shard
 from pipelines.annotate.work.content_keys import Content, contents_of, views
-from pipelines.annotate.work.rows import AS_BEFORE, DeadLetter, Result, no_post_id
+from pipelines.annotate.work.rows import AS_BEFORE, DeadLetter, Result, broken_record, no_post_id
 from pipelines.posts.files import CorruptInputError, InputChangedError
 from pipelines.posts.inputs import read_footer
 from pipelines.posts.kept import conform
 from pipelines.posts.reading import read_unit_rows
 from pipelines.storage.backends import open_url
 from schemas.errors import SchemaError
-from schemas.posts import PostsLayout, check_posts_schema, kept_columns, media_of
+from schemas.posts import BROKEN, PostsLayout, check_posts_schema, kept_columns, media_of
 
 # What a worker reads and prepares while the model runs: enough to keep it fed, and the bound
 # on what it holds, whatever the size of its work unit.
@@ -289,7 +289,8 @@ def _chunk(
     own = kept_columns(posts, layout)
     if kept is not None:
         own = conform(own, kept, posts.num_rows, shard.source_file)
-    post_ids, texts = (posts.column(name).to_pylist() for name in ("post_id", "text"))
+    columns = (posts.column(name).to_pylist() for name in ("post_id", "text", BROKEN))
+    post_ids, texts, broken = columns
     media = [(views(images), uris.to_pylist()) for images, uris in media_of(posts, layout)]
     contents = [contents_of(texts, images, uris) for images, uris in media]
     of_rows: list[Answer | PooledAnswer] = []
@@ -308,7 +309,8 @@ def _chunk(
         if wanted is not None and first_row + row not in wanted:
             of_rows.append(Answer(result=AS_BEFORE))
             continue
-        if (letter := no_post_id(post_id)) is not None:
+        letter = no_post_id(post_id) if broken[row] is None else broken_record(broken[row])
+        if letter is not None:
             of_rows.append(Answer(result=letter))
             continue
         held = [n for n, (images, uris) in enumerate(media[1:], 1) if images[row] or uris[row]]

@@ -12,8 +12,10 @@ import fastavro
 import pyarrow as pa
 import pytest
 
+from pipelines.posts import record_files
 from pipelines.posts.files import CorruptInputError
 from pipelines.posts.record_files import Survey, is_records_file, read_records, survey
+from schemas.posts import BROKEN
 
 
 def written(path: Path, content: str | bytes) -> str:
@@ -27,13 +29,14 @@ def surveyed(path: str) -> Survey:
         return survey(file, path)
 
 
-def rows(path: str, batch_rows: int = 2) -> list[dict[str, Any]]:
+def rows_of(path: str, batch_rows: int = 2) -> list[dict[str, Any]]:
     """The file's records, with the types and the count that the survey promised."""
     found = surveyed(path)
     with open(path, "rb") as file:
         batches = list(read_records(file, path, found.schema, found.schema.names, batch_rows))
     assert all(batch.num_rows <= batch_rows for batch in batches)
-    table = pa.Table.from_batches(batches, schema=found.schema)
+    names = found.schema.names
+    table = pa.Table.from_batches([one.select(names) for one in batches], schema=found.schema)
     assert table.num_rows == found.rows
     return table.to_pylist()
 
@@ -42,7 +45,7 @@ def rows(path: str, batch_rows: int = 2) -> list[dict[str, Any]]:
 def test_csv_is_text_and_an_empty_field_null(tmp_path: Path, name: str) -> None:
     content = '\ufeffid,text\n007,"two\nlines, ""quoted"""\n\n2026-11-20,\n8,caf\xe9'
     path = written(tmp_path / name, content)
-    assert rows(path) == [
+    assert rows_of(path) == [
         {"id": "007", "text": 'two\nlines, "quoted"'},
         {"id": "2026-11-20", "text": None},
         {"id": "8", "text": "café"},
@@ -53,13 +56,13 @@ def test_csv_is_text_and_an_empty_field_null(tmp_path: Path, name: str) -> None:
 def test_the_first_line_tells_what_separates_fields(tmp_path: Path, delimiter: str) -> None:
     with open(tmp_path / "posts.csv", "w", newline="") as file:
         csv.writer(file, delimiter=delimiter).writerows([["id", "text"], ["1", "a,b;c\td"]])
-    assert rows(str(tmp_path / "posts.csv")) == [{"id": "1", "text": "a,b;c\td"}]
+    assert rows_of(str(tmp_path / "posts.csv")) == [{"id": "1", "text": "a,b;c\td"}]
 
 
 def test_bytes_that_are_no_utf8_fail_no_file(tmp_path: Path) -> None:
-    assert rows(written(tmp_path / "a.csv", b"id,text\n1,caf\xe9\n"))[0]["text"] == "caf\ufffd"
+    assert rows_of(written(tmp_path / "a.csv", b"id,text\n1,caf\xe9\n"))[0]["text"] == "caf\ufffd"
     path = written(tmp_path / "a.jsonl", b'{"id": 1, "text": "caf\xe9"}\n')
-    assert rows(path)[0]["text"] == "caf\ufffd"
+    assert rows_of(path)[0]["text"] == "caf\ufffd"
 
 
 def test_what_json_holds_and_utf8_does_not_fails_no_file(tmp_path: Path) -> None:
@@ -67,7 +70,7 @@ def test_what_json_holds_and_utf8_does_not_fails_no_file(tmp_path: Path) -> None
         '{"id": 1, "text": "\\ud83d cut", "tags": ["\\ude00"]}',
         '{"id": 2, "text": "\\ud83d\\ude00"}',
     ]
-    found = rows(written(tmp_path / "a.jsonl", "\ufeff" + "\n".join(lines)))
+    found = rows_of(written(tmp_path / "a.jsonl", "\ufeff" + "\n".join(lines)))
     assert found[0] == {"id": 1, "text": "\ufffd cut", "tags": ["\ufffd"]}
     assert found[1]["text"] == "\U0001f600"
 
@@ -77,7 +80,7 @@ def test_json_fields_may_come_late_and_texts_stay_texts(tmp_path: Path, name: st
     records = [{"id": n, "text": "2026-11-20 10:00:00"} for n in range(300)]
     records.append({"id": 300, "text": "late", "lang": "en", "score": float("nan")})
     path = written(tmp_path / name, "\n\n".join(json.dumps(record) for record in records))
-    found = rows(path, batch_rows=128)
+    found = rows_of(path, batch_rows=128)
     assert len(found) == 301
     assert found[0] == {"id": 0, "text": "2026-11-20 10:00:00", "lang": None, "score": None}
     assert found[300]["lang"] == "en"
@@ -87,7 +90,7 @@ def test_json_fields_may_come_late_and_texts_stay_texts(tmp_path: Path, name: st
 def test_json_values_of_many_types_become_text(tmp_path: Path) -> None:
     values: list[Any] = [7, "007", None, {"a": [1]}, 10**30]
     path = written(tmp_path / "posts.jsonl", "\n".join(json.dumps({"id": v}) for v in values))
-    assert [row["id"] for row in rows(path)] == ["7", "007", None, '{"a": [1]}', str(10**30)]
+    assert [row["id"] for row in rows_of(path)] == ["7", "007", None, '{"a": [1]}', str(10**30)]
 
 
 def test_lists_and_objects_keep_their_shape(tmp_path: Path) -> None:
@@ -95,7 +98,7 @@ def test_lists_and_objects_keep_their_shape(tmp_path: Path) -> None:
         tmp_path / "posts.jsonl",
         '{"media": ["a.jpg"], "user": {"id": 1}}\n{"media": [], "user": {"id": 2.5, "x": null}}\n',
     )
-    assert rows(path)[0] == {"media": ["a.jpg"], "user": {"id": 1.0, "x": None}}
+    assert rows_of(path)[0] == {"media": ["a.jpg"], "user": {"id": 1.0, "x": None}}
 
 
 @pytest.mark.parametrize("codec", ["null", "deflate"])
@@ -108,17 +111,17 @@ def test_avro_has_bytes_and_optional_fields(tmp_path: Path, codec: str) -> None:
     records = [{"id": n, "text": None, "image": bytes([n])} for n in range(5)]
     with open(tmp_path / "posts.avro", "wb") as file:
         fastavro.writer(file, {"type": "record", "name": "P", "fields": fields}, records, codec)
-    assert rows(str(tmp_path / "posts.avro")) == records
+    assert rows_of(str(tmp_path / "posts.avro")) == records
 
 
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
-        ("a.csv", "id,text\n1,x\n2,secret,y\n", "record 1.*3 fields where the first line names 2"),
-        ("a.csv", 'id,text\n1,"secret', "record 0.*unexpected end of data"),
+        ("a.csv", "id,text\n1,secret,y\n", "record 0.*3 fields where the first line names 2"),
+        ("a.csv", 'id,text\n1,"secret', "record 0.*unexpected end of data; 1 of 1 records"),
         ("a.csv", "", "the first line names no columns"),
         ("a.csv", "id,id\n1,2\n", "two columns have one name"),
-        ("a.jsonl", '{"id": 1}\n{"id": "secret', "record 1.*no JSON: Unterminated string"),
+        ("a.jsonl", '{"id": 1}\n{"id": "secret\n{"id', "record 1.*no JSON: .*; 2 of 3 records"),
         ("a.json", '[{"id": "secret"}]', "record 0.*one object a line"),
         ("a.jsonl", "3\n", "record 0.*no object"),
         ("a.csv", "id,text\n1,secret\n".encode("utf-16"), "record 0.*UTF-16 .*write it as UTF-8"),
@@ -145,3 +148,91 @@ def test_a_compressed_file_that_was_cut_short_is_damaged(tmp_path: Path) -> None
 def test_other_files_are_no_records() -> None:
     names = ("a.parquet", "a.gz", "csv", "a.txt", "a.csv.zip", "a.CSV.GZ")
     assert [is_records_file(name) for name in names] == [False] * 5 + [True]
+
+
+def broken(path: str) -> list[str | None]:
+    """What is wrong with each record, None with those that are sound."""
+    found = surveyed(path)
+    with open(path, "rb") as file:
+        batches = list(read_records(file, path, found.schema, found.schema.names, 3))
+    said = [
+        batch.column(BROKEN).to_pylist()
+        if BROKEN in batch.schema.names
+        else [None] * batch.num_rows
+        for batch in batches
+    ]
+    assert sum(map(len, said)) == found.rows
+    return [why for some in said for why in some]
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("2,secret,y", "3 fields where the first line names 2"),
+        ("2", "1 fields where"),
+        ('2,"secret"x', "',' expected after '\"'"),
+        # Which would take the rest of the file for its own; or up to the next quote.
+        ('2,"secret', "unexpected end of data"),
+        ('2,"secret\n3,c\n4,"d"', "',' expected after '\"'"),
+        ("2," + "x" * 4_000, "a record of more than"),
+        ('2,"' + ("x" * 400 + "\n") * 9, "a record of more than"),
+    ],
+)
+def test_a_row_of_csv_that_is_none_costs_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, says: str
+) -> None:
+    monkeypatch.setattr(record_files, "_MOST_CHARACTERS", 3_000)
+    sound = [f"{n},text {n}" for n in range(200, 300)]
+    path = written(tmp_path / "a.csv", "\n".join(["id,text", "1,a", line, *sound]))
+    found = broken(path)
+    assert found[1] is not None and says in found[1] and "secret" not in found[1]
+    assert found[-100:] == [None] * 100 and found[0] is None
+    ids = [record["id"] for record in rows_of(path)]
+    assert ids[0] == "1" and ids[-100:] == [str(n) for n in range(200, 300)]
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ('{"id": "secret"', "no JSON: Expecting ',' delimiter at character 1"),
+        ('["secret"]', "an array; write one object a line"),
+        ("7", "no object"),
+        ("[" * 99_999, "maximum recursion depth exceeded"),
+        ('{"id": ' + "9" * 9_999 + "}", "Exceeds the limit"),
+        ('{"id": "' + "x" * 300_000 + '"}', "a record of more than"),
+    ],
+)
+def test_a_line_of_json_that_is_none_costs_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, says: str
+) -> None:
+    monkeypatch.setattr(record_files, "_MOST_CHARACTERS", 200_000)
+    lines = [f'{{"id": {n}}}' for n in range(5)]
+    path = written(tmp_path / "a.jsonl", "\n".join([*lines[:2], line, *lines[2:]]))
+    found = broken(path)
+    assert [why is None for why in found] == [True, True, False, True, True, True]
+    assert says in str(found[2]) and "secret" not in str(found[2])
+    assert [record["id"] for record in rows_of(path)] == [0, 1, None, 2, 3, 4]
+
+
+@pytest.mark.parametrize("codec", ["null", "deflate"])
+def test_a_damaged_block_of_avro_costs_its_records(tmp_path: Path, codec: str) -> None:
+    schema = {"type": "record", "name": "P", "fields": [{"name": "text", "type": "string"}]}
+    records = [{"text": f"{n:04} secret" * 30} for n in range(200)]
+    with open(tmp_path / "a.avro", "wb") as file:
+        fastavro.writer(file, schema, records, codec, sync_interval=4_000)
+    with open(tmp_path / "a.avro", "rb") as file:
+        blocks = list(fastavro.block_reader(file))
+    content = bytearray((tmp_path / "a.avro").read_bytes())
+    # The size of its first text, or what deflate begins with: after number and size of records.
+    content[blocks[3].offset + 4] ^= 0x7F
+    path = written(tmp_path / "b.avro", bytes(content))
+    before = sum(block.num_records for block in blocks[:3])
+    damaged = range(before, before + blocks[3].num_records)
+    found = broken(path)
+    assert {row for row, why in enumerate(found) if why is not None} == set(damaged)
+    assert "in a block that cannot be read" in str(found[before])
+    expected = [{"text": None} if n in damaged else record for n, record in enumerate(records)]
+    assert rows_of(path) == expected
+    content[blocks[4].offset + blocks[4].size - 3] ^= 1
+    with pytest.raises(CorruptInputError, match=r"record \d+.*a block is cut short, or its size"):
+        surveyed(written(tmp_path / "c.avro", bytes(content)))

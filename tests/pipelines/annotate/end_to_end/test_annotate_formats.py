@@ -65,17 +65,47 @@ def test_records_are_posts_like_any_other(
     ]
 
 
+def test_a_broken_record_is_a_dead_letter_and_nothing_else(
+    tmp_path: Path, annotate: Annotate, output: Output
+) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    write_jsonl(folder / "a.jsonl", make_posts(30))
+    with open(folder / "a.jsonl", "a") as file:
+        file.write('\n{"post_id": "secret')
+    rows = [f"{n},text {n},en" for n in range(40)]
+    rows[7] = "7,secret, and more,en"
+    (folder / "b.csv").write_text("\n".join(["post_id,text,lang", *rows]))
+    arguments = (folder, "--column", "image=", "--keep", "lang")
+
+    run = annotate(*arguments)
+
+    assert run.code == 0, run.err
+    assert output.places() == [("a.jsonl", n) for n in range(31)] + [
+        ("b.csv", n) for n in range(40)
+    ]
+    letters = {(row["source_file"], row["source_row"]): row for row in output.dead_letters}
+    assert {place: row["reason"] for place, row in letters.items()} == {
+        ("a.jsonl", 30): "broken_record",
+        ("b.csv", 7): "broken_record",
+    }
+    assert letters["b.csv", 7]["message"] == "4 fields where the first line names 3"
+    assert "secret" not in str(letters)
+    assert run.manifest["totals"]["dead_letter_reasons"] == {"broken_record": 2}
+    assert annotate(*arguments).manifest["computed_rows"] == 0
+
+
 def test_a_damaged_file_of_records_fails_alone(
     tmp_path: Path, annotate: Annotate, output: Output
 ) -> None:
     (tmp_path / "in").mkdir()
     write_jsonl(tmp_path / "in" / "a.jsonl", make_posts(3))
-    (tmp_path / "in" / "b.csv").write_text("post_id,text\n1,x\n2,secret,y\n")
+    (tmp_path / "in" / "b.csv").write_text("post_id,text\n1,secret,y\n2,secret,y\n")
 
     run = annotate(tmp_path / "in", "--column", "image=")
 
     assert run.code == 4
-    assert "b.csv cannot be read (record 1, counted from 0: 3 fields" in run.err
+    assert "b.csv cannot be read (record 0, counted from 0: 3 fields" in run.err
     assert "secret" not in run.err
     assert output.places() == [("a.jsonl", row) for row in range(3)]
 
