@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pyarrow as pa
 import pyarrow.dataset as ds
-from pyarrow.fs import FSSpecHandler, PyFileSystem
 
 from pipelines.annotate.output import layout
 from pipelines.annotate.output.partition_state import read_ledgers
@@ -35,12 +34,7 @@ def read_annotations(url: str, tree: str = layout.ANNOTATIONS) -> ds.Dataset:
         # Without files nobody can tell which labels annotations would have.
         lost = tree == layout.DEAD_LETTERS
         return ds.dataset(dead_letters_schema().empty_table() if lost else pa.table({}))
-    return ds.dataset(
-        paths,
-        format="parquet",
-        filesystem=PyFileSystem(FSSpecHandler(store.fs)),
-        partitioning="hive",
-    )
+    return ds.dataset(paths, format="parquet", filesystem=store.fs, partitioning="hive")
 
 
 def _names(store: Store, tree: str) -> list[str]:

@@ -11,11 +11,10 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from pipelines.annotate.manifest import read_manifest
 from pipelines.annotate.output import layout
-from pipelines.annotate.output.stored_file import StoredFile
+from pipelines.annotate.output.stored_file import StoredFile, read_rows
 from pipelines.annotate.report.build import build_report, run_line
 from pipelines.annotate.report.gather import RunNight, gather_nights
 from pipelines.annotate.report.history import RunLine, append_to_index, nights_of, read_index
@@ -31,6 +30,7 @@ from pipelines.annotate.report.write import report_name, save_report, write_inde
 from pipelines.console.options import positive
 from pipelines.storage.checkpoints import resolve_model
 from pipelines.storage.files import OutputError, Store, open_store
+from pipelines.storage.redaction import redact
 from schemas.annotations import MODALITIES
 from schemas.errors import DRFError, UsageError
 from schemas.manifest import Manifest, from_json
@@ -233,10 +233,8 @@ def _find_rows(store: Store, tree: str, post_id: str) -> list[dict[str, Any]]:
     for name, size in sorted(store.sizes(tree, recursive=True).items()):
         if not layout.part_number(name.rpartition("/")[2]):
             continue
-        # The row groups that cannot hold the id are not read: their statistics say so.
         file = StoredFile(store, f"{tree}/{name}", size)
-        table = pq.read_table(file, filters=[("post_id", "=", post_id)])
-        found += table.to_pylist()
+        found += read_rows(file, "post_id", post_id).to_pylist()
     return found
 
 
@@ -288,8 +286,7 @@ def _write_image(store: Store, row: dict[str, Any], path: str) -> None:
     if post is None:
         raise OutputError(f"the post cannot be read again: {'; '.join(problems)}")
     if post.image is None:
-        raise OutputError(
-            f"the post came without an image{'; it names an address' if post.image_uri else ''}"
-        )
+        where = f": it lies at {redact(post.image_uri)}" if post.image_uri else ""
+        raise OutputError(f"--image {path}: no image came with the post{where}")
     with open(path, "wb") as file:
         file.write(post.image)

@@ -160,7 +160,8 @@ def held_back_letters(store: Store, records: Iterable[CommitRecord]) -> list[dic
     dead = [record for record in records if layout.DEAD_LETTERS in record.parts]
     for record in dead[:_MOST_PARTS]:
         part = record.parts[layout.DEAD_LETTERS]
-        table = pq.read_table(StoredFile(store, record.staged(layout.DEAD_LETTERS), part.bytes))
+        file = StoredFile(store, record.staged(layout.DEAD_LETTERS), part.bytes)
+        table = pq.ParquetFile(file, pre_buffer=False).read(use_threads=False)
         letters += table.slice(0, _MOST_LETTERS - len(letters)).to_pylist()
         if len(letters) >= _MOST_LETTERS:
             break

@@ -7,10 +7,9 @@ from collections.abc import Set
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from pipelines.annotate.output import layout
-from pipelines.annotate.output.stored_file import StoredFile
+from pipelines.annotate.output.stored_file import StoredFile, read_rows
 from pipelines.annotate.plan import Shard
 from pipelines.storage.files import OutputError, Store
 from schemas.annotations import MODALITIES
@@ -77,13 +76,14 @@ def read_earlier(store: Store, shard: Shard) -> EarlierRows | None:
     tables = {tree: schema.empty_table() for tree, schema in held.items()}
     try:
         for tree, place in shard.earlier.parts:
-            tables[tree] = pq.read_table(
-                StoredFile(store, place, store.size(place) or 0),
-                filters=[
-                    ("source_file", "=", shard.source_file),
-                    ("source_row", ">=", shard.first_row),
-                    ("source_row", "<", shard.first_row + shard.rows),
-                ],
+            file = StoredFile(store, place, store.size(place) or 0)
+            rows = read_rows(file, "source_file", shard.source_file)
+            end = shard.first_row + shard.rows
+            tables[tree] = rows.filter(
+                pc.and_(
+                    pc.greater_equal(rows["source_row"], shard.first_row),
+                    pc.less(rows["source_row"], end),
+                )
             )
     except (OutputError, OSError, pa.ArrowException):
         return None

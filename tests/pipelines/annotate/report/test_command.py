@@ -4,6 +4,7 @@ import base64
 import io
 import re
 import shutil
+import threading
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from pipelines.annotate.output.stored_file import StoredFile
 from pipelines.annotate.report.gallery import thumbnail
 from pipelines.cli import main
 from tests.data.corpora import make_posts, write_nights, write_posts
@@ -118,8 +120,18 @@ def test_pictures_are_made_anew() -> None:
 
 
 def test_a_post_is_shown_with_its_reasons_and_its_image(
-    output: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    output: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    read, threads = StoredFile.read, set()
+
+    def watched(self: StoredFile, size: int | None = -1) -> bytes:
+        threads.add(threading.current_thread())
+        return read(self, size)
+
+    monkeypatch.setattr(StoredFile, "read", watched)
     posts = make_posts(10)
     target = tmp_path / "post.img"
     assert main(["show", str(output), str(posts[1]["post_id"]), "--image", str(target)]) == 0
@@ -128,3 +140,5 @@ def test_a_post_is_shown_with_its_reasons_and_its_image(
     assert re.search(r"image +present \(quality 0.50", shown)
     assert f"{NIGHT}, row 1" in shown
     assert target.read_bytes() == posts[1]["image"]
+    # A thread of Arrow's that holds a Python file when the interpreter ends aborts the command.
+    assert threads == {threading.current_thread()}
