@@ -21,6 +21,7 @@ _MOST_PARTS = 1 << 16
 _MOST_TAGS = 512
 _ORIENTATION = 0x0112
 
+_BRANDS = tuple(b"ftyp" + brand for brand in (b"avif", b"avis", b"heic", b"heix", b"mif1"))
 _PNG = b"\x89PNG\r\n\x1a\n"
 # Bits of a sample by IHDR's colour type, for tRNS: 0 grey, 2 colour.
 _TRANSPARENCY_BYTES = {0: 2, 2: 6}
@@ -33,7 +34,8 @@ class Container:
     data: the file with its pixels alone, of animations the first frame. format: as Pillow calls it,
     None for what is none of those known here. size: width and height as the header has them, None
     where it has none. orientation: EXIF's, 1 to 8, 1 where there is none. bits: of a PNG's sample.
-    in_rows: whether it is decoded row by row, at a smaller scale, too.
+    in_rows: whether it is decoded row by row, at a smaller scale, too. cut: whether it is made of
+    boxes, AVIF or JPEG 2000, and ends before the last of them does.
     """
 
     data: bytes | memoryview
@@ -42,6 +44,7 @@ class Container:
     orientation: int = 1
     bits: int = 8
     in_rows: bool = False
+    cut: bool = False
 
     @property
     def memory(self) -> int:
@@ -63,6 +66,10 @@ def open_container(data: bytes | memoryview) -> Container:
             return _webp(view)
         if head[:6] in (b"GIF87a", b"GIF89a"):
             return _gif(view)
+        if head[4:8] == b"jP  " or head[4:12] in _BRANDS:
+            return Container(data, cut=_ends_in_a_box(view))
+        if head.startswith(b"\xff\x4f\xff\x51"):
+            return Container(data, cut=not _ends_as_a_codestream(view))
     except _NoPictureError:
         return Container(b"")
     except (struct.error, IndexError, ValueError):
@@ -225,6 +232,28 @@ def _checksum_fits(view: memoryview, place: int, length: int) -> bool:
     return length > 1024 or zlib.crc32(view[place + 4 : end]) == expected
 
 
+def _ends_in_a_box(view: memoryview) -> bool:
+    """Whether a file ends before its last box: each its length, its name and what it holds."""
+    place = 0
+    for _ in _parts():
+        if place + 8 > len(view):
+            break
+        length, name = struct.unpack_from(">I4s", view, place)
+        if length == 1:
+            (length,) = struct.unpack_from(">Q", view, place + 8)
+        if length == 0:
+            return name == b"jp2c" and not _ends_as_a_codestream(view)
+        if length < 8:
+            return False
+        # A picture's header is boxes, too, and may have as many.
+        place += 8 if name == b"jp2h" else length
+    return place != len(view)
+
+
+def _ends_as_a_codestream(view: memoryview) -> bool:
+    return bytes(view[-2:]) == b"\xff\xd9"
+
+
 def _webp(view: memoryview) -> Container:
     kind, start = bytes(view[12:16]), 20
     size = None
@@ -236,16 +265,27 @@ def _webp(view: memoryview) -> Container:
     elif kind == b"VP8 ":
         size = tuple(value & 0x3FFF for value in struct.unpack_from("<HH", view, start + 6))
     orientation = 1
+    kept: list[bytes | memoryview] = []
+    data: bytes | memoryview = view
     place = 12
     for _ in _parts():
         if place + 8 > len(view):
             break
         (length,) = struct.unpack_from("<I", view, place + 4)
-        if bytes(view[place : place + 4]) == b"EXIF":
+        name, end = bytes(view[place : place + 4]), place + 8 + length + length % 2
+        if name == b"EXIF":
             orientation = orientation_of(view[place + 8 : place + 8 + length])
             break
-        place += 8 + length + length % 2
-    return Container(view, "WEBP", size, orientation)  # type: ignore[arg-type]
+        if name == b"VP8X":
+            # Of what it says will come: that some of it is transparent, and that frames do.
+            kept = [view[place : place + 8], bytes([view[place + 8] & 0x12]), view[place + 9 : end]]
+        if kept and name in (b"ANIM", b"ANMF") and data is view:
+            kept.append(view[place:end])
+        if kept and name == b"ANMF" and data is view and end <= len(view):
+            body = b"".join(kept)
+            data = b"RIFF" + struct.pack("<I", 4 + len(body)) + b"WEBP" + body
+        place = end
+    return Container(data, "WEBP", size, orientation)  # type: ignore[arg-type]
 
 
 def _gif(view: memoryview) -> Container:

@@ -104,7 +104,8 @@ def decode_image(
         try:
             image = _open(container, more_formats)
         except _BROKEN:
-            if _ends_early(container):
+            # Of a format that nobody asked for, how it ends does not matter.
+            if (container.cut and more_formats) or _ends_early(container):
                 return None, ModalityReason.TRUNCATED
             raise
         if image.size[0] * image.size[1] > max_pixels:
@@ -166,7 +167,7 @@ def _loaded(
         return again
     if image.format == "JPEG" and (whole := _without_end_mark(open_again, container)) is not None:
         return whole
-    if missing < again.size[1] or _ends_early(container):
+    if missing < again.size[1] or container.cut or _ends_early(container):
         raise _TruncatedError
     raise OSError("no row could be decoded")
 
@@ -192,7 +193,8 @@ def _missing_rows(image: Image.Image) -> int:
         image.im.paste(untouched, (left, top, right, bottom))
 
     image.load_prepare = prepare_and_mark  # type: ignore[attr-defined]
-    interlaced = bool(image.info.get("interlace"))
+    # What comes in passes or tiles leaves holes in rows that were reached.
+    with_holes = bool(image.info.get("interlace")) or image.format in ("JPEG2000", "TIFF")
     try:
         image.load()
         return 0
@@ -205,7 +207,7 @@ def _missing_rows(image: Image.Image) -> int:
     reached = np.flatnonzero(~rows)
     if len(reached) == 0:
         return image.size[1]
-    if interlaced:
+    if with_holes:
         return int(marked.reshape(*marked.shape[:2], -1).all(-1).any(1).sum())
     return int(reached[0]) + len(rows) - 1 - int(reached[-1])
 

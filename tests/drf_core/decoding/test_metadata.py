@@ -16,6 +16,7 @@ from drf_core.decoding.containers import orientation_of
 from drf_core.decoding.images import decode_image
 
 LIMITS = {"max_pixels": 1_000_000, "max_bytes": 30_000_000}
+MORE = ("avif", "jpeg2000", "tiff")
 
 
 def picture(width: int = 64, height: int = 48) -> Image.Image:
@@ -141,6 +142,7 @@ def test_a_gif_of_comments_takes_no_longer_than_its_size() -> None:
         ("PNG", 33, chunk(b"IDAT", b"")),
         ("WEBP", 12, b"none" + bytes(4)),
         ("GIF", -1, b"\x21\xfe\0"),
+        ("JPEG2000", 12, b"\0\0\0\x08none"),
     ],
 )
 def test_a_file_of_nothing_but_empty_parts_is_no_picture(
@@ -150,7 +152,7 @@ def test_a_file_of_nothing_but_empty_parts_is_no_picture(
     place = plain.index(b",\0\0\0\0@\0") if form == "GIF" else place
     data = plain[:place] + part * (10_000_000 // len(part)) + plain[place:]
     start = time.process_time()
-    assert decode_image(data, **LIMITS) == (None, "undecodable")
+    assert decode_image(data, **LIMITS, more_formats=MORE) == (None, "undecodable")
     assert time.process_time() - start < 1
 
 
@@ -179,6 +181,16 @@ def test_a_picture_is_truncated_when_rows_are_lacking() -> None:
     # Some have their last row first, some say at the start how long they are.
     for data in (encoded(noise, "BMP"), encoded(noise, "WEBP")):
         assert decode_image(data[: len(data) // 2], **LIMITS)[1] == "truncated"
+    # Some give no row, or tiles: of the last row of tiles all but one is there here.
+    options = {"AVIF": {}, "JPEG2000": {"no_jp2": True}, "JPEG 2000": {"tile_size": (64, 64)}}
+    for name, option in options.items():
+        data = encoded(noise, name.replace(" ", ""), **option)
+        for share in (0.3, 0.6, 0.97):
+            cut = data[: int(len(data) * share)]
+            assert decode_image(cut, **LIMITS, more_formats=MORE)[1] == "truncated", (name, share)
+            # Nobody asked for what it is.
+            assert decode_image(cut, **LIMITS)[1] == "undecodable"
+        assert decode_image(data, **LIMITS, more_formats=MORE)[1] is None
     png = encoded(noise, "PNG")
     assert decode_image(png[:-14], **LIMITS)[1] is None
     # Of a progressive picture the first scan shows every row.
@@ -187,10 +199,35 @@ def test_a_picture_is_truncated_when_rows_are_lacking() -> None:
     assert decode_image(scans[: len(scans) // 3], **LIMITS)[1] == "truncated"
 
 
+@pytest.mark.parametrize("lossless", [False, True])
+def test_of_an_animated_webp_the_first_frame_is_enough(lossless: bool) -> None:
+    frames = [picture(120, 90).rotate(angle) for angle in (0, 40, 80)]
+    data = encoded(
+        frames[0],
+        "WEBP",
+        save_all=True,
+        append_images=frames[1:],
+        lossless=lossless,
+        exif=Image.Exif(),
+        icc_profile=b"no profile",
+    )
+    with Image.open(io.BytesIO(data)) as plain:
+        expected = np.asarray(plain.convert("RGB"))
+    second = data.index(b"ANMF", data.index(b"ANMF") + 4)
+    for cut in (data, data[: second + 20], data[:second]):
+        assert np.array_equal(np.asarray(decoded(cut)), expected)
+    for length in (second - 1, second // 2):
+        assert decode_image(data[:length], **LIMITS)[1] == "truncated"
+
+
 def test_what_no_decoder_understands_is_not_truncated() -> None:
     twelve_bits = bytearray(encoded(picture(), "JPEG"))
     twelve_bits[twelve_bits.index(b"\xff\xc0") + 4] = 12
     assert decode_image(bytes(twelve_bits), **LIMITS) == (None, "undecodable")
+    # Whole, but of bytes that are no picture; and a film, cut short.
+    boxes = struct.pack(">I", 16) + b"ftypavif" + bytes(4) + struct.pack(">I", 8) + b"mdat"
+    for data in (boxes, b"\0\0\0\x20ftypisom" + bytes(9)):
+        assert decode_image(data, **LIMITS, more_formats=MORE) == (None, "undecodable")
     # A chunk before the header: what stands in the header's place is no size.
     plain = encoded(picture(), "PNG")
     assert decoded(plain[:8] + chunk(b"CgBI", b"P\0 \6") + plain[8:]).size == (64, 48)
