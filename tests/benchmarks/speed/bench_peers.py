@@ -1,6 +1,6 @@
 """`drf annotate` beside what one would use instead: same checkpoint, same posts, in turns.
 
-    pip install -r tests/benchmarks/speed/peers.txt        # in an environment of its own
+    pip install -r tests/benchmarks/peers.txt        # in an environment of its own
     python -m tests.benchmarks.speed.bench_peers --model DIR [--count 1000] [--rounds 3]
 
 The plain script, `Dataset.map` and Ray Data's `map_batches` over the same function, the bare loop
