@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import fsspec
 import pyarrow as pa
@@ -31,6 +31,8 @@ from pipelines.storage.redaction import reason_of, redact
 from schemas.errors import DRFError, SchemaError, UsageError
 from schemas.missing_columns import describe_missing
 from schemas.posts import ROLES, PostColumns, check_posts_schema
+
+_Result = TypeVar("_Result")
 
 # One read of this size gets most footers whole.
 _TAIL_BYTES = 64 * 1024
@@ -115,11 +117,8 @@ def list_inputs(
                 infos[url] = info
     named, warnings = once_each(listed)
     check_names(named, keep)
-    # A disk answers at once; more threads would only wait for each other.
-    looked_at = in_parallel(
-        lambda url: _look_at(url, infos.get(url), *named[url], columns, keep),
-        named,
-        workers=16 if any("://" in url for url in named) else 2,
+    looked_at = for_each_input(
+        lambda url: _look_at(url, infos.get(url), *named[url], columns, keep), named
     )
     _check_columns([one for one in looked_at if one.counts], columns, keep, option)
     looked_at.sort(key=lambda one: one.file.source_file)
@@ -145,6 +144,14 @@ def input_identity(fs: fsspec.AbstractFileSystem, path: str) -> str:
     of the footer. Raises FileNotFoundError, OSError, or DRFError where it is no Parquet file.
     """
     return read_footer(fs, path).identity
+
+
+def for_each_input(function: Callable[[str], _Result], urls: Collection[str]) -> list[_Result]:
+    """Return function(url) for input files, in order; many at once where a store answers slowly.
+
+    A disk answers at once: more threads would only wait for each other, each with a child process.
+    """
+    return in_parallel(function, urls, workers=16 if any("://" in url for url in urls) else 2)
 
 
 def input_gone(url: str) -> bool:

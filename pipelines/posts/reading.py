@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import threading
 from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol, TypeVar
@@ -35,6 +36,8 @@ _LIMITS = Limits(seconds=60.0, memory=768 << 20)
 # lies in one page or dictionary with it; more would not leave a process of 2 GB room for a model.
 _LARGE_LIMITS = Limits(seconds=60.0, memory=1280 << 20)
 _READERS = Children()
+# Footers come many at once from a store; a child reads one in some milliseconds.
+_FOOTERS_AT_ONCE = threading.Semaphore(2)
 _TASKS = "pipelines.posts.parsing"
 
 
@@ -205,7 +208,7 @@ def parse_buffer(
 ) -> tuple[dict[str, Any], list[Any]]:
     """Return the one answer of a task that looks at a buffer. Raises CorruptInputError."""
     try:
-        with _explained(_LIMITS), _READERS.borrow() as child:
+        with _explained(_LIMITS), _FOOTERS_AT_ONCE, _READERS.borrow() as child:
             child.ask(f"{_TASKS}:{task}", message, [buffer], _LIMITS)
             return child.answer()
     except _Unreadable as error:

@@ -21,6 +21,7 @@ from pipelines.annotate.fetch import fetcher
 from pipelines.sample.command import make_sample
 from tests.benchmarks import processes
 from tests.benchmarks.many_posts import Originals, changed_image, read_posts
+from tests.benchmarks.peers import bench_peers
 from tests.benchmarks.speed import (
     bench_addresses,
     bench_corpus,
@@ -28,7 +29,6 @@ from tests.benchmarks.speed import (
     bench_gpu,
     bench_memory,
     bench_overhead,
-    bench_peers,
     bench_stages,
     bench_startup,
     bench_ways,

@@ -12,10 +12,9 @@ from pipelines.annotate.output.partition_state import PartitionState
 from pipelines.annotate.plan import JobOptions
 from pipelines.annotate.publish.partition_tasks import FileTask, PartitionTask
 from pipelines.annotate.publish.results import FileResult
-from pipelines.posts.inputs import checksum_identity, input_gone, read_footer
+from pipelines.posts.inputs import checksum_identity, for_each_input, input_gone, read_footer
 from pipelines.posts.names import same_input
 from pipelines.storage.backends import open_url
-from pipelines.storage.files import in_parallel
 from pipelines.storage.redaction import reason_of, redact
 from schemas.errors import DRFError
 
@@ -90,7 +89,8 @@ def decide(
             continue
         files[name] = LedgerFile(shown, file.identity, file.rows, entries, options.planned_at)
         added[name] = new
-    changed = in_parallel(_why_changed, [f for f in task.files if f.source_file in added])
+    planned = {file.path: file for file in task.files if file.source_file in added}
+    changed = for_each_input(lambda path: _why_changed(planned[path]), planned)
     for name, error in zip(list(added), changed, strict=True):
         if error is not None:
             problems[name] = FileResult("failed", error)

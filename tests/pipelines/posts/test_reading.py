@@ -20,7 +20,9 @@ from drf_core.decoding.children import Child, Children, Limits, TaskRaisedError
 from pipelines.annotate.plan import Shard
 from pipelines.posts import parsing, reading
 from pipelines.posts.files import CorruptInputError
+from pipelines.posts.inputs import read_footer
 from pipelines.posts.reading import read_unit_rows
+from pipelines.storage.files import in_parallel
 from schemas.posts import BROKEN, PostColumns, check_posts_schema
 from tests.data import corpora
 
@@ -85,6 +87,18 @@ def test_one_child_reads_many_shards_also_where_rows_follow(
         )
         assert [row for row, _ in ids_of(batches)] == list(range(first, first + 5))
     assert len(started) == 1
+
+
+def test_two_children_read_however_many_footers_at_once(
+    corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[Child] = []
+    start = Child.__init__
+    monkeypatch.setattr(Child, "__init__", lambda self: (started.append(self), start(self))[1])
+    monkeypatch.setattr(reading, "_READERS", Children())
+    footers = in_parallel(lambda _: read_footer(FS, str(corpus)), range(16), workers=16)
+    assert {footer.rows for footer in footers} == {pq.read_metadata(corpus).num_rows}
+    assert len(started) <= 2
 
 
 def test_batches_are_no_larger_than_asked(corpus: Path):

@@ -3,7 +3,7 @@
 It annotates with the same checkpoint as `drf annotate`, one batch of 32 after the other, and
 prints its start-up and its loop in seconds, and the loop's processor time, as JSON. A post with a
 broken half gets a black image or an empty text, as such scripts do. --engine has Hugging Face's
-datasets or Ray Data call the same function (peers.txt); --output: where labels are written.
+datasets or Ray Data call the same function (requirements.txt); --output: where labels are written.
 """
 
 from __future__ import annotations

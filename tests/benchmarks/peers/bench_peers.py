@@ -1,7 +1,7 @@
 """`drf annotate` beside what one would use instead: same checkpoint, same posts, in turns.
 
-    pip install -r tests/benchmarks/peers.txt        # in an environment of its own
-    python -m tests.benchmarks.speed.bench_peers --model DIR [--count 1000] [--rounds 3]
+    pip install -r tests/benchmarks/peers/requirements.txt        # in an environment of its own
+    python -m tests.benchmarks.peers.bench_peers --model DIR [--count 1000] [--rounds 3]
 
 The plain script, `Dataset.map` and Ray Data's `map_batches` over the same function, the bare loop
 (plain_script.py, bare_loop.py). Speed is that of the posts beside a run on one, which is the
@@ -32,7 +32,7 @@ import pyarrow.dataset as ds
 from tests.benchmarks.many_posts import Originals, read_posts, write_posts
 from tests.benchmarks.processes import drf_annotate, heading, in_turns, ratio, resident, table
 
-_MODULES = "tests.benchmarks.speed"
+_MODULES = "tests.benchmarks.peers"
 
 
 @dataclass(frozen=True)
