@@ -135,7 +135,8 @@ def _write_training_posts(store: Store, answers: list[dict[str, Any]], path: str
         ]
     )
     pq.write_table(pa.Table.from_pylist(kept, schema), path)
-    return path
+    behind = sum(post.image is None and post.image_uri is not None for post in posts.values())
+    return f"{path}{f', without the images of {behind} posts: addresses' if behind else ''}"
 
 
 def _run_id(store: Store, asked: str | None) -> str:

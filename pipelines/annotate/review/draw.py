@@ -23,13 +23,14 @@ class Drawn:
 
 
 def draw_posts(confidence: np.ndarray, quality: np.ndarray, most: int, seed: int) -> Drawn:
-    """Draw up to `most` posts without replacement, each with a chance of its own.
+    """Draw `most` posts, or all of fewer, without replacement, each with a chance of its own.
 
     confidence (posts,): of the label. quality (posts,): the lower of both modalities'.
 
     A post's chance is the sum of three: alike for all, more for the uncertain, more for the
-    strange. Poisson sampling takes each by its chance, independently, so that 1 / chance weighs
-    an answer back to all posts without bias.
+    strange. Systematic sampling in random order takes each by its chance, and `most` in all: of
+    all chances laid end to end, those are drawn in which a step of one ends. 1 / chance weighs an
+    answer back to all posts without bias.
     """
     posts = len(confidence)
     if posts <= most:
@@ -44,7 +45,9 @@ def draw_posts(confidence: np.ndarray, quality: np.ndarray, most: int, seed: int
     )
     chance = _capped(expected.sum(0), most)
     rng = np.random.default_rng(seed)
-    rows = np.flatnonzero(rng.random(posts) < chance)
+    order = rng.permutation(posts)
+    steps = np.floor(np.cumsum(chance[order]) + rng.random())
+    rows = np.sort(order[np.diff(steps, prepend=0.0) > 0])
     # Each is named for one of the three, as often as that one was what drew it.
     parted = np.cumsum(expected[:, rows] / expected[:, rows].sum(0), axis=0)
     named = (rng.random(len(rows)) > parted).sum(0)
