@@ -21,7 +21,7 @@ from pipelines.annotate.fetch import fetcher
 from pipelines.sample.command import make_sample
 from tests.benchmarks import processes
 from tests.benchmarks.many_posts import Originals, changed_image, read_posts
-from tests.benchmarks.peers import bench_peers
+from tests.benchmarks.peers import bench_downloads, bench_peers
 from tests.benchmarks.speed import (
     bench_addresses,
     bench_corpus,
@@ -97,17 +97,24 @@ def figures(page: str) -> dict[str, list[float]]:
     }
 
 
-def test_the_job_stands_beside_what_one_would_use_instead(
-    bench: Bench, sample: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def sampled(arguments: Sequence[str], most: float | None = None) -> tuple[float, float, float]:
+@pytest.fixture
+def sampled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is measured beside each other runs in this process."""
+
+    def here(arguments: Sequence[str], most: float | None = None) -> tuple[float, float, float]:
         began, used = time.perf_counter(), time.process_time()
-        with (Path(os.devnull)).open("w") as nowhere:
+        with Path(os.devnull).open("w") as nowhere:
             status, _ = in_this_process(arguments, {}, nowhere, 0.1)
         assert not status
         return time.perf_counter() - began, time.process_time() - used, 1.0
 
-    monkeypatch.setattr(bench_peers, "sampled", sampled)
+    monkeypatch.setattr(bench_peers, "sampled", here)
+    monkeypatch.setattr(bench_downloads, "sampled", here)
+
+
+def test_the_job_stands_beside_what_one_would_use_instead(
+    bench: Bench, sample: Path, sampled: None
+) -> None:
     names = ("drf annotate", "bare loop", "plain script")
     page = bench(
         bench_peers.main, "--posts", str(sample), *("--count", "90", "--rounds", "1"),
@@ -118,6 +125,18 @@ def test_the_job_stands_beside_what_one_would_use_instead(
     assert all(f"drf annotate / {name}, rate: " in page for name in names[1:])
     # What is done already is not done again, but by the script.
     assert figures(losses)["drf annotate"][:3] == figures(losses)["plain script"][:3] == [0, 0, 0]
+
+
+def test_posts_behind_addresses_stand_beside_the_same_with_bytes(
+    bench: Bench, sample: Path, sampled: None
+) -> None:
+    names = ("drf annotate, addresses", "drf annotate, bytes")
+    page = bench(
+        bench_downloads.main, "--posts", str(sample), *("--count", "40", "--rounds", "1"),
+        *("--latency", "0.01", "--only", *names),
+    )  # fmt: skip
+    assert [len(row) for row in figures(page).values()] == [4, 4]
+    assert f"{names[0]} / {names[1]}, rate: " in page
 
 
 def test_every_stage_is_measured_and_has_its_share(bench: Bench, sample: Path) -> None:

@@ -87,11 +87,13 @@ def main(argv: Sequence[str] | None = None) -> None:
             for name, command in commands(arguments.model).items()
             if not arguments.only or name in arguments.only
         }
+        # Encoders are converted once.
+        sampled(drf_annotate(arguments.model, one, root / "first"))
         measures = in_turns(
             arguments.rounds,
             {name: partial(measure, c, one, many, arguments.count) for name, c in asked.items()},
         )
-        _speed(measures)
+        show_speed(measures)
         broken = root / "broken"
         broken.mkdir()
         posts = [{**p, "post_id": f"p{n}"} for n, p in enumerate(read_posts(many))]
@@ -177,7 +179,8 @@ def _rows(output: Path, posts: Path) -> tuple[int, int]:
     return len(wanted - found.keys()), sum(n > 1 for n in found.values())
 
 
-def _speed(measures: dict[str, list[Measure]]) -> None:
+def show_speed(measures: dict[str, list[Measure]]) -> None:
+    """Print a table of medians, and the first measured against each other."""
     rows: list[list[object]] = [["", "posts/s", "CPU ms/post", "start-up s", "peak MB"]]
     for name, rounds in measures.items():
         rate, cpu, startup, peak = (

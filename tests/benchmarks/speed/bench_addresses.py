@@ -25,7 +25,7 @@ from pipelines.annotate.fetch.fetcher import ImageFetcher
 from tests.benchmarks.many_posts import Originals
 from tests.benchmarks.processes import table
 
-_HOSTS = 10
+HOSTS = 10
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -41,13 +41,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     images = [post["image"] for post in originals.posts if post["image"]]
     ports: multiprocessing.Queue[int] = multiprocessing.Queue()
     server = multiprocessing.Process(
-        target=_serve, args=(images, arguments.latency, ports), daemon=True
+        target=serve, args=(images, arguments.latency, ports), daemon=True
     )
     server.start()
     port = ports.get()
-    hosts = [f"http://127.0.0.{host + 2}:{port}" for host in range(_HOSTS)]
-    silent = f"http://127.0.0.{_HOSTS + 2}:{port}"
-    plain = [f"{hosts[i % _HOSTS]}/{i}.jpg" for i in range(arguments.count)]
+    hosts = [f"http://127.0.0.{host + 2}:{port}" for host in range(HOSTS)]
+    silent = f"http://127.0.0.{HOSTS + 2}:{port}"
+    plain = [f"{hosts[i % HOSTS]}/{i}.jpg" for i in range(arguments.count)]
     some_silent = [f"{silent}/{i}" if i % 10 == 0 else url for i, url in enumerate(plain)]
     retweets = [plain[i // 30] for i in range(arguments.count)]
     rows: list[list[object]] = [["", "images/s", "CPU ms/image", "seconds", "requests"]]
@@ -83,12 +83,12 @@ def fetch(prefixes: Sequence[str], urls: Sequence[str]) -> tuple[float, float, i
     return seconds, cpu, had, requests
 
 
-def _serve(images: list[bytes], latency: float, ports: multiprocessing.Queue[int]) -> None:
+def serve(images: list[bytes], latency: float, ports: multiprocessing.Queue[int]) -> None:
     """Answers any path with an image after a while; the host after the last one never does."""
     from aiohttp import web
 
     async def answer(request: web.Request) -> web.Response:
-        silent = request.host.startswith(f"127.0.0.{_HOSTS + 2}:")
+        silent = request.host.startswith(f"127.0.0.{HOSTS + 2}:")
         await asyncio.sleep(3600 if silent else latency)
         number = int(request.path.strip("/").partition(".")[0])
         return web.Response(body=images[number % len(images)], content_type="image/jpeg")
