@@ -175,6 +175,7 @@ class Trainer:
             track(told, self.epoch)
             if state is not None:
                 self.save(state)
+        report("fitting qualities and confidence to the epoch that was best")
         self.finish()
 
     def _validate(self) -> dict[str, float]:

@@ -285,6 +285,7 @@ def _train(
     if args.reference:
         given, model.config.reference_files = _read_reference(args, folder)
         reference = TrainingCorpus(given, processor, tokens)
+    say("fitting the distributions of damaged and undamaged features")
     trainer = Trainer(
         model, corpus, validation, settings, views, validation_views, logits, reference
     )
@@ -292,6 +293,7 @@ def _train(
     seen, judged = trainer.look_at_validation(model), validation
     if corpora.test:
         judged = TrainingCorpus(corpora.test, processor, tokens)
+        say(f"judging the checkpoint by {len(judged)} test posts")
         seen = {m: encode_views(model, judged, m, ["corrupt"], EVALUATION_SEED) for m in seen}
     prior = judged.priors(len(corpora.labels)).mean(0).numpy()
     figures = evaluate(model, seen, judged.labels.numpy())

@@ -10,6 +10,7 @@ import pytest
 from drf_core.annotator import Annotator
 from pipelines.annotate.plan import JobOptions
 from pipelines.cli import main
+from tests.data.corpora import make_posts, write_posts
 from tests.support.running import Output, Run, annotate_arguments, job_options
 from tests.support.training_runs import write_training_corpus
 
@@ -17,6 +18,11 @@ from tests.support.training_runs import write_training_corpus
 @pytest.fixture
 def output(tmp_path: Path) -> Output:
     return Output(tmp_path / "out")
+
+
+@pytest.fixture
+def posts(tmp_path: Path) -> Path:
+    return write_posts(tmp_path / "in" / "posts.parquet", make_posts(3))
 
 
 @pytest.fixture

@@ -21,11 +21,6 @@ ROOT = Path(__file__).resolve().parents[2]
 Drf = Callable[..., Run]
 
 
-@pytest.fixture
-def posts(tmp_path: Path) -> Path:
-    return write_posts(tmp_path / "in" / "posts.parquet", make_posts(3))
-
-
 def write_nothing_usable(path: Path) -> None:
     write_posts(path, [{"post_id": "lost", "text": None, "image": None}])
 

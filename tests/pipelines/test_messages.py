@@ -14,31 +14,11 @@ import pytest
 from pipelines.annotate.engines.runners import as_one_line
 from pipelines.annotate.plan import Plan
 from pipelines.storage.redaction import one_line
-from tests.data.corpora import make_posts, write_posts
 from tests.support.running import Output, Run, annotate_arguments
 
 ROOT = Path(__file__).resolve().parents[2]
 
-
 Drf = Callable[..., Run]
-
-
-@pytest.fixture
-def posts(tmp_path: Path) -> Path:
-    return write_posts(tmp_path / "in" / "posts.parquet", make_posts(3))
-
-
-def write_nothing_usable(path: Path) -> None:
-    write_posts(path, [{"post_id": "lost", "text": None, "image": None}])
-
-
-def usage_error(run: Run) -> str:
-    """The one line of a run that could not be carried out as it was written."""
-    assert run.code == 2, run
-    assert run.out == ""
-    [line] = run.err.splitlines()
-    assert line.startswith("drf: error: ")
-    return line
 
 
 @pytest.mark.parametrize("option", ["--input", "--output", "--model"])

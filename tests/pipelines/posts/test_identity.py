@@ -16,24 +16,10 @@ from schemas.errors import UsageError
 from tests.data.corpora import (
     damage_footer,
     make_posts,
-    write_nights,
     write_posts,
 )
+from tests.pipelines.posts.test_inputs import BOTH
 from tests.support.nights.stand_in import SilentFS, memory_store
-
-
-def names(*paths: object, **options: object) -> list[str]:
-    listing = list_inputs([str(path) for path in paths], **options)  # type: ignore[arg-type]
-    return [file.source_file for file in listing.files]
-
-
-@pytest.fixture
-def nights(tmp_path: Path) -> Path:
-    write_nights(tmp_path / "nightly", files_per_night=1, posts_per_file=3)
-    return tmp_path / "nightly"
-
-
-BOTH = ["dt=2026-11-17/part-00000.parquet", "dt=2026-11-18/part-00000.parquet"]
 
 
 class TestIdentity:

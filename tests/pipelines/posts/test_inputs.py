@@ -20,7 +20,6 @@ from tests.data.corpora import (
     IMAGE_STRUCT,
     damage_footer,
     make_posts,
-    write_nights,
     write_posts,
 )
 
@@ -33,12 +32,6 @@ def names(*paths: object, **options: object) -> list[str]:
 def errors(*paths: object, **options: object) -> list[str]:
     listing = list_inputs([str(path) for path in paths], **options)  # type: ignore[arg-type]
     return [file.error for file in listing.failed]
-
-
-@pytest.fixture
-def nights(tmp_path: Path) -> Path:
-    write_nights(tmp_path / "nightly", files_per_night=1, posts_per_file=3)
-    return tmp_path / "nightly"
 
 
 BOTH = ["dt=2026-11-17/part-00000.parquet", "dt=2026-11-18/part-00000.parquet"]

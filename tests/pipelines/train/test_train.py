@@ -212,6 +212,15 @@ def test_what_is_trained_on_and_what_comes_next_is_told(corpus: Path, tmp_path: 
     assert first.startswith("160 posts to train on (160 labelled), 60 to validate, 60 to test; ")
     assert then.startswith(f"small and small, up to 1 epochs on cpu, into {tmp_path / 'out'}; ")
     assert "on the 60 test posts" in result.stderr
+    # No stage that takes minutes with real encoders is silent.
+    stages = (
+        "fitting the distributions",
+        "epoch 1:",
+        "fitting qualities",
+        "judging the checkpoint",
+    )
+    told = [place for stage in stages if (place := result.stderr.find(f"\n{stage}")) > 0]
+    assert told == sorted(told) and len(told) == len(stages)
     told = ["drf", "evaluate", "--posts", str(corpus / "dev.parquet"), "--model"]
     assert shlex.split(next_command)[: len(told) + 1] == [*told, str(tmp_path / "out")]
 

@@ -15,8 +15,6 @@ from pipelines.annotate.output.ledger import Counts, Ledger, LedgerFile, Part, S
 from pipelines.annotate.output.partition_state import add_ledger, success_text
 from pipelines.annotate.plan import RowOptions, Shard
 from pipelines.annotate.planning.make_plan import describe_plan, make_plan
-from pipelines.annotate.planning.shards import cut_shards
-from pipelines.posts.files import InputFile, RowGroup
 from pipelines.posts.inputs import list_inputs
 from pipelines.storage.files import Store, open_store
 from schemas.errors import UsageError
@@ -33,16 +31,6 @@ from tests.support.nights.stand_in import (
 )
 
 NIGHTS = ["2026-11-17", "2026-11-18"]
-
-
-def input_file(*rows: int, group_bytes: int = 1_000, name: str = "a.parquet") -> InputFile:
-    groups = tuple(RowGroup(count, group_bytes) for count in rows)
-    return InputFile(f"/in/{name}", name, "", "identity", groups)
-
-
-def cut(file: InputFile, shard_rows: int = 100, shard_bytes: int = 10_000) -> list[tuple]:
-    shards = cut_shards(file, job_options("out"), shard_rows, shard_bytes)
-    return [(shard.first_row, shard.rows, shard.row_groups, shard.skip) for shard in shards]
 
 
 class TestPlan:
