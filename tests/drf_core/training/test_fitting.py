@@ -153,7 +153,7 @@ def clean_probabilities(model: DRFModel, views: dict[str, FeatureViews]) -> np.n
 
 
 def test_qualities_are_ranked_among_the_reference_posts_as_they_came(model: DRFModel) -> None:
-    text, image = (drawn_features(model, m, 400, seed=1, spread=0.3) for m in KINDS)
+    text, image = (drawn_features(model, m, 400, seed=1, spread=0.6) for m in KINDS)
     text[:3], image[3:6] = torch.nan, torch.nan
     views = views_of(text, image)
 
@@ -163,7 +163,7 @@ def test_qualities_are_ranked_among_the_reference_posts_as_they_came(model: DRFM
     before = quality()[6:]
     set_reference(model, views)
     after = quality()[6:]
-    assert (abs(before.mean(0) - 0.5) > 0.1).any()
+    assert (abs(before.mean(0) - 0.5) > 0.1).all()
     assert np.allclose(after.mean(0), 0.5, atol=0.02)
     assert ((after < 0.05).mean(0) > 0.03).all() and ((after < 0.05).mean(0) < 0.07).all()
 
@@ -263,7 +263,8 @@ def test_what_misleads_where_quality_is_low_is_trusted_less_there(model: DRFMode
     fit_confidence(model, views, labels, UNIFORM)
     text_trust, image_trust = model.trust
     damaged = outcomes(model, views, modality_fixed_cells(60)[:2])[1]
-    assert (damaged.quality[:, 0] < 0.05).mean() > 0.9
+    # A rank among 60 posts is .016: a few may lie two or three above the lowest.
+    assert (damaged.quality[:, 0] < 0.05).mean() > 0.9 and damaged.quality[:, 0].max() < 0.1
     assert float(text_trust[1]) < 0.5 < float(text_trust[3])
     assert float(image_trust[3]) < float(text_trust[3])
     assert bool((model.trust.diff() >= -1e-6).all())
