@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import shutil
+import sys
 import tempfile
 from functools import lru_cache
 from typing import Any
@@ -41,7 +42,11 @@ def resolve_model(name: str, option: str = "--model") -> str:
 def _from_hub(name: str, option: str) -> str:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.utils import disable_progress_bars
 
+    if not sys.stderr.isatty():
+        # Else in a scheduler's log or mail, once for each look at the model.
+        disable_progress_bars()
     try:
         return snapshot_download(name, allow_patterns=[*_ON_HUB])
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:

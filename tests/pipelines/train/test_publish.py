@@ -72,7 +72,7 @@ def test_a_published_checkpoint_is_whole_and_can_be_used_by_its_name(
         "from pipelines.storage.checkpoints import resolve_model; print(resolve_model('me/name'))"
     )
     found = python("-c", resolve)
-    assert found.returncode == 0, found.stderr
+    assert (found.returncode, found.stderr) == (0, "")
     assert read_checkpoint(found.stdout.strip()).revision == revision
 
 
