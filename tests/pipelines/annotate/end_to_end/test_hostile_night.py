@@ -25,32 +25,42 @@ def test_one_poison_of_each_kind_costs_itself_alone(
 ) -> None:
     monkeypatch.setattr("pipelines.annotate.work.model.DECODE_SECONDS", 3.0)
     night = tmp_path / "night"
-    poison = {
-        "slow": hostile_files.slow_jpeg(),
-        "large": hostile_files.large_webp(),
-        "html": b"<html>gone</html>",
-    }
+    poison = hostile_files.hostile_images()
     posts = make_posts(12)
-    posts += [{"post_id": name, "text": "fine", "image": data} for name, data in poison.items()]
+    posts += [
+        {"post_id": name, "text": "fine", "image": data} for name, (data, _) in poison.items()
+    ]
     write_posts(night / "posts.parquet", posts)
     hostile_files.repeated_value(night / "ids.parquet", "post_id", 20 << 20, rows=64)
     hostile_files.repeated_value(night / "texts.parquet", "text", 60 << 20, rows=64)
+    hostile_files.repeated_value(night / "images.parquet", "image", 20 << 20, rows=112)
+    broken = hostile_files.hostile_footers(night)
     crashing = hostile_files.mutated_parquet(seed=5)
     for number, content in enumerate(itertools.islice(crashing, 12)):
         (night / f"mutated-{number}.parquet").write_bytes(content)
-    assert annotate(night, "--max-dead-letter-share", "1").code == 4
+
+    run = annotate(night, "--max-dead-letter-share", "1", "--image-formats", "tiff")
+
+    assert run.code == 4
+    failed = {name for name in run.manifest["failed_files"] if not name.startswith("mutated")}
+    # Names alone were swapped there: the columns lie where they did, and are read.
+    assert failed == {*broken} - {"swapped.parquet"}
     places = output.places()
     assert len(places) == len(set(places))
     files = Counter(file for file, _ in places)
-    assert (files["posts.parquet"], files["ids.parquet"], files["texts.parquet"]) == (15, 64, 64)
-    found = {row["post_id"]: row for row in output.annotations}
-    assert {f"p{n}" for n in range(12)} <= found.keys()
-    assert {name: found[name]["image_reason"] for name in poison} == {
-        "slow": "timed_out",
-        "large": "too_large",
-        "html": "undecodable",
+    kinds = ("posts", "ids", "texts", "images", "swapped")
+    assert {name: files[f"{name}.parquet"] for name in kinds} == {
+        "posts": 12 + len(poison),
+        "ids": 64,
+        "texts": 64,
+        "images": 112,
+        "swapped": 12,
     }
-    assert {f"r{n}" for n in range(64)} <= found.keys()
+    found = {row["post_id"]: row for row in output.annotations}
+    assert {f"p{n}" for n in range(12)} | {f"r{n}" for n in range(112)} <= found.keys()
+    assert {name: found[name]["image_reason"] for name in poison} == {
+        name: reason for name, (_, reason) in poison.items()
+    }
     lost = [row for row in output.dead_letters if row["source_file"] == "ids.parquet"]
     assert {row["message"] for row in lost} == {"post_id is longer than 1,024 characters"}
     assert len(lost) == 64
