@@ -22,6 +22,9 @@ from schemas.errors import DRFError, UsageError
 
 _MAGIC = re.compile(r"[*?\[]")
 
+# What is left of a URL whose variable is empty; some stores would look for what they may list.
+_NO_NAMES = ("s3://", "gs://", "gcs://", "az://", "abfs://", "http://", "https://", "hf://")
+
 # What a web server answers where there is no such file, and will be none.
 _GONE = (404, 410)
 
@@ -41,6 +44,8 @@ def find_files(
     the file, which saves a request for each.
     """
     shown = redact(path)
+    if not path.strip() or path.lower() in _NO_NAMES:
+        raise UsageError(f"{option} {shown!r}: names nothing; is a variable empty?")
     try:
         fs, inner = open_url(path)
         try:
@@ -55,6 +60,8 @@ def find_files(
             _check_apart(url_of(inner), False, output, shown)
             name = without_query(inner).rpartition("/")[2]
             return url_of(inner), [(url_of(inner), name, None)], set()
+        if kind not in ("directory", "glob"):
+            raise UsageError(f"{option} {shown}: is neither a file nor a folder")
         _check_in_no_table(fs, inner, kind)
         if kind == "directory":
             root, below = inner.rstrip("/"), _files_below(fs, inner, skipped)

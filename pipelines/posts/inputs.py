@@ -102,6 +102,8 @@ def list_inputs(
     would have the same source_file, a hive key is a column's name, no file has a column that
     was mapped or is kept, or input and output lie in each other.
     """
+    if not paths:
+        raise UsageError(f"{option} names nothing")
     listed: dict[str, tuple[str, str]] = {}
     infos: dict[str, Mapping[str, Any]] = {}
     roots: list[str] = []

@@ -168,7 +168,10 @@ def open_url(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
         )
     configured = fsspec.config.conf.get(protocol, {})
     settings = backend.settings() if backend else {}
-    fs, path = fsspec.core.url_to_fs(
-        url, **{name: value for name, value in settings.items() if name not in configured}
-    )
+    settings = {name: value for name, value in settings.items() if name not in configured}
+    if protocol in ("file", "http", "https"):
+        # Two colons are a file's name or IPv6's there; fsspec takes them for URLs in a chain.
+        kind = fsspec.get_filesystem_class(protocol)
+        return kind(**settings), kind._strip_protocol(url)
+    fs, path = fsspec.core.url_to_fs(url, **settings)
     return fs, path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from typing import Any
 
@@ -45,7 +46,7 @@ def _list_local(folder: str, prefix: str, recursive: bool) -> dict[str, dict[str
         except (FileNotFoundError, NotADirectoryError):
             continue
         for entry in entries:
-            if entry.is_dir():
+            if _is_dir(entry):
                 way = entered
                 if recursive and entry.is_symlink():
                     target = os.path.realpath(entry.path)
@@ -58,10 +59,21 @@ def _list_local(folder: str, prefix: str, recursive: bool) -> dict[str, dict[str
                 continue
             try:
                 size = entry.stat().st_size
-            except FileNotFoundError:
+            except OSError as error:
+                if error.errno not in (errno.ENOENT, errno.ELOOP):
+                    raise
                 if not entry.is_symlink():
                     continue
                 # A link to nothing is there, and for its reader to complain about.
                 size = 0
             files[entry.path[len(prefix) :]] = {"size": size}
     return dict(sorted(files.items()))
+
+
+def _is_dir(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        return False

@@ -137,7 +137,8 @@ def describe_plan(plan: Plan) -> str:
     lines += [f"warning: {warning}" for warning in plan.warnings]
     if not (plan.units or plan.publish):
         lines.append("nothing to do")
-    return "\n".join(lines)
+    # A file's name may have lines of its own.
+    return "\n".join(line.replace("\n", " ") for line in lines)
 
 
 @dataclass(frozen=True)

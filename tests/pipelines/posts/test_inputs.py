@@ -101,12 +101,36 @@ class TestPaths:
             ("nowhere", "no such file or folder"),
             ("nowhere/*.parquet", "matches no file"),
             ("empty", r"holds no file of posts"),
+            ("pipe", "is neither a file nor a folder"),
         ],
     )
     def test_what_names_nothing_is_refused(self, tmp_path: Path, path: str, says: str) -> None:
         (tmp_path / "empty").mkdir()
+        os.mkfifo(tmp_path / "pipe")
         with pytest.raises(UsageError, match=f"--input .*{says}"):
             names(tmp_path / path)
+
+    @pytest.mark.parametrize("path", ["", " ", "s3://", "gs://", "https://"])
+    def test_what_an_empty_variable_leaves_is_refused(self, path: str) -> None:
+        with pytest.raises(UsageError, match=r"--input .*names nothing; is a variable empty\?"):
+            names(path)
+
+    @pytest.mark.parametrize("url", ["http://[::1]:9/a.parquet", "http://u:secret@127.0.0.1:9/#a"])
+    def test_a_host_is_asked_by_any_address(self, url: str) -> None:
+        with pytest.raises(
+            UsageError, match=r"cannot be listed: .* \('(::1|127.0.0.1)', 9"
+        ) as told:
+            names(url)
+        assert "secret" not in str(told.value)
+
+    @pytest.mark.parametrize(
+        "name", ["a::b", "file:a", "-a", "a%2Fb", "a#b?c", "a\n\x1b[31m\x07b", " 'a\"b", "ä" * 120]
+    )
+    def test_of_any_name_are_read_alone_and_in_their_folder(
+        self, tmp_path: Path, name: str
+    ) -> None:
+        path = write_posts(tmp_path / "posts" / f"{name}.parquet", make_posts(1))
+        assert names(path) == names(path.parent) == [path.name]
 
     def test_an_unknown_protocol_is_refused(self) -> None:
         with pytest.raises(UsageError, match="nosuch"):
@@ -216,6 +240,9 @@ class TestLinks:
         (nights / "two" / "y").symlink_to(nights / "one")
         assert names(nights) == BOTH
         assert list_inputs([str(nights)]).warnings == ()
+        (nights / "itself").symlink_to(nights / "itself")
+        assert names(nights) == BOTH
+        assert "not read: itself" in list_inputs([str(nights)]).warnings[0]
 
 
 class TestColumnsNamedByTheUser:
