@@ -191,7 +191,8 @@ class TextExpert:
             self.step += 1
             progress.update()
             progress.set_postfix({name: f"{value:.3f}" for name, value in losses.items()})
-            if state is not None and self.step % self.settings.save_steps == 0:
+            ended = self.step == len(self.batches)
+            if state is not None and (ended or self.step % self.settings.save_steps == 0):
                 self._save(state)
                 track(losses, self.step)
                 report(
@@ -199,8 +200,6 @@ class TextExpert:
                     + ", ".join(f"{name} {value:.3f}" for name, value in losses.items())
                 )
         progress.close()
-        if state is not None:
-            self._save(state)
         self.model.text_encoder.eval()
 
     def _learn(self, task: TextTask, rows: Tensor) -> float:

@@ -130,6 +130,8 @@ def test_a_tuning_that_was_stopped_ends_as_one_that_was_not(
     torch.rand(7)  # Whatever chance did in between.
     TextExpert(resumed, processor, tasks, SETTINGS).run(state, lines.append)
     assert lines[0].startswith("text encoder: resuming after step 4 of ")
+    steps = lines[0].rpartition(" ")[2]
+    assert lines[-1].startswith(f"text encoder: step {steps} of {steps}, loss sentiment ")
     expected = whole.text_encoder.state_dict()
     for name, value in resumed.text_encoder.state_dict().items():
         assert torch.equal(value, expected[name]), name
