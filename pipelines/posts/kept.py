@@ -23,6 +23,10 @@ def fits(found: pa.DataType, expected: pa.DataType) -> bool:
     """Whether a column of a file can be one of this type: it is, where it has values at all."""
     if found == expected or pa.types.is_null(found):
         return True
+    if pa.types.is_timestamp(found) and pa.types.is_timestamp(expected):
+        # A finer unit holds what a coarser one does, as far as it reaches.
+        units = ("s", "ms", "us", "ns")
+        return found.tz == expected.tz and units.index(found.unit) <= units.index(expected.unit)
     if _is_list(found) and _is_list(expected):
         return fits(found.value_type, expected.value_type)
     if pa.types.is_struct(found) and pa.types.is_struct(expected):

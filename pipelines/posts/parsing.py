@@ -35,7 +35,7 @@ _MOST_REPEATED_BYTES = 256 << 20
 _MOST_ROWS_PER_BYTE = 2_000
 
 # Spark's default, INT96, holds what int64 does not in nanoseconds: 9999-12-31 became 1816.
-_INT96_UNIT = "us"
+_FINEST_UNIT = "us"
 
 
 def read_footer(message: dict[str, Any], buffers: list[Buffer], link: Link) -> None:
@@ -46,7 +46,7 @@ def read_footer(message: dict[str, Any], buffers: list[Buffer], link: Link) -> N
     """
     with _described():
         file = pq.ParquetFile(
-            pa.BufferReader(pa.py_buffer(buffers[0])), coerce_int96_timestamp_unit=_INT96_UNIT
+            pa.BufferReader(pa.py_buffer(buffers[0])), coerce_int96_timestamp_unit=_FINEST_UNIT
         )
         metadata = file.metadata
         groups = []
@@ -113,7 +113,7 @@ def _batches(
         buffer_size=_LOCAL_BUFFER_BYTES if message["path"] else _BUFFER_BYTES,
         pre_buffer=False,
         page_checksum_verification=True,
-        coerce_int96_timestamp_unit=_INT96_UNIT,
+        coerce_int96_timestamp_unit=_FINEST_UNIT,
     )
     groups = message["groups"]
     row = 0
@@ -182,14 +182,19 @@ def normal_schema(schema: pa.Schema) -> pa.Schema:
 
 
 def _normal_type(type_: pa.DataType) -> pa.DataType:
-    """The type that other readers find in Parquet: no dictionary, view or 64-bit offsets."""
+    """The type that all readers find in Parquet: no dictionary, view or 64-bit offsets.
+
+    Nor nanoseconds, which pandas writes, nor half precision: Spark opens no file that has them.
+    """
     if pa.types.is_dictionary(type_):
         return _normal_type(type_.value_type)
     if pa.types.is_large_string(type_) or type_ == pa.string_view():
         return pa.string()
     if _is_bytes(type_):
         return pa.binary()
-    return type_
+    if pa.types.is_timestamp(type_) and type_.unit == "ns":
+        return pa.timestamp(_FINEST_UNIT, type_.tz)
+    return pa.float32() if pa.types.is_float16(type_) else type_
 
 
 def _is_bytes(type_: pa.DataType) -> bool:
@@ -211,7 +216,10 @@ def _dense(batch: pa.RecordBatch, most: dict[str, int]) -> pa.RecordBatch:
         wanted = _normal_type(column.type)
         if wanted != column.type and column.nbytes > _MOST_REPEATED_BYTES and len(column) > 1:
             raise MemoryError
-        columns.append(_repaired(column) if pa.types.is_string(wanted) else column.cast(wanted))
+        as_wanted = pc.CastOptions(wanted, allow_time_truncate=True)
+        columns.append(
+            _repaired(column) if pa.types.is_string(wanted) else column.cast(options=as_wanted)
+        )
     return pa.RecordBatch.from_arrays(columns, schema=normal_schema(batch.schema))
 
 

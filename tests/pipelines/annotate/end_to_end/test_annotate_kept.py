@@ -28,6 +28,7 @@ def test_what_only_some_writers_use_becomes_what_all_readers_know(
             "text": ["a fine day", "a sad day"],
             "image": pa.array([None, None], pa.binary()),
             "seen": pa.array([far, None], pa.timestamp("us")),
+            "half": pa.array([1.5, None], pa.float16()),
             "language": pa.array(["en", "de"]).dictionary_encode(),
             "view": pa.array(["x", "y"], pa.string_view()),
             "large": pa.array(["x", None], pa.large_string()),
@@ -38,11 +39,11 @@ def test_what_only_some_writers_use_becomes_what_all_readers_know(
     night = tmp_path / "night"
     night.mkdir()
     pq.write_table(posts, night / "a.parquet", use_deprecated_int96_timestamps=True)
-    keep = "seen,language,view,large,uid,broken"
+    keep = "seen,language,view,large,uid,broken,half"
     assert annotate(night, "--keep", keep).code == 0
     [part] = (output.root / "annotations").rglob("*.parquet")
     types = {field.name: str(field.type) for field in pq.read_schema(part)}
-    assert types["seen"] == "timestamp[us]"
+    assert types["seen"] == "timestamp[us]" and types["half"] == "float"
     assert types["language"] == types["view"] == types["large"] == types["broken"] == "string"
     assert "uuid" in types["uid"]
     rows = {row["post_id"]: row for row in pq.read_table(part).to_pylist()}
@@ -53,6 +54,24 @@ def test_what_only_some_writers_use_becomes_what_all_readers_know(
     query = "select seen, language, view, large, uid, broken from annotations order by post_id"
     [first, _] = output.duckdb(query)
     assert first[0] == far and first[1:4] == ("en", "x", "x") and first[4] == ids[0]
+
+
+def test_nanoseconds_become_what_spark_reads_too(
+    tmp_path: Path, annotate: Callable[..., Run], output: Output
+) -> None:
+    at = datetime.datetime(2026, 11, 20, 1, 2, 3, 456789)
+    fine = pa.array([at, None, at, at], pa.timestamp("ns"))
+    # Nine digits behind the second.
+    fine = pa.concat_arrays([fine[:3], pa.array([1_763_600_000_123_456_789]).cast(fine.type)])
+    assert annotate(_night(tmp_path, NIGHTS[0], at=fine), "--keep", "at").code == 0
+    coarse = pa.array([at.replace(microsecond=0)] * 4, pa.timestamp("ms"))
+    assert annotate(_night(tmp_path, NIGHTS[1], at=coarse), "--keep", "at").code == 0
+    for part in (output.root / "annotations").rglob("*.parquet"):
+        assert pq.read_schema(part).field("at").type == pa.timestamp("us")
+    rows = {
+        row["source_row"]: row["at"] for row in output.annotations if "17" in row["source_file"]
+    }
+    assert rows[0] == at and rows[1] is None and rows[3].microsecond == 123456
 
 
 NIGHTS = ("dt=2026-11-17", "dt=2026-11-18", "dt=2026-11-19")
