@@ -293,9 +293,6 @@ def _carry_out(plan: Plan, start: RunStart, beam_options: PipelineOptions | None
     """Compute what is to be computed, and publish; neither needs Beam in this process."""
     if not plan.units:
         return close_here(plan, (), start)
-    # The model's threads share the cores with those that decode: one that waits for another
-    # by spinning takes the core the other needs. It must be set before torch is imported.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if beam_options is None:
         return run_here(plan, start)
     from pipelines.annotate import pipeline
