@@ -11,7 +11,7 @@ from schemas.manifest import Manifest
 _SHOWN = 5
 
 
-def format_summary(manifest: Manifest, output: str) -> str:
+def format_summary(manifest: Manifest, output: str) -> list[str]:
     """Counts, labels, states, reasons, what went wrong, and where the files are."""
     totals = manifest.totals
     lines = [_headline(manifest), *_runtimes(manifest)]
@@ -43,7 +43,7 @@ def format_summary(manifest: Manifest, output: str) -> str:
         *_row("manifest", f"{places}/manifest.json"),
         *(_row("report", f"{places}/report.html") if manifest.report else ()),
     ]
-    return "\n".join(lines)
+    return lines
 
 
 def _places(manifest: Manifest, root: str) -> list[str]:

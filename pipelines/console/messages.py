@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 
 
 def complain(message: str) -> None:
@@ -12,9 +13,9 @@ def complain(message: str) -> None:
     print(f"drf: {one_line(message)}", file=sys.stderr)
 
 
-def printed(text: str) -> None:
-    """Print a result of several lines; names from outside that are in it command no terminal."""
-    for line in text.split("\n"):
+def printed(lines: Iterable[str]) -> None:
+    """Print a result's lines; names from outside that are in them command no terminal."""
+    for line in lines:
         print("".join(c if c.isprintable() else " " for c in line))
 
 

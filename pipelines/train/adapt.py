@@ -85,7 +85,7 @@ def run_adapt(args: argparse.Namespace, beam_arguments: Sequence[str], own: Sequ
     _run(options, listing, count_workers(beam_options), beam_options)
     store.remove_empty_folders(TEMPORARY, "")
     adapted = store.read_json(_CONFIG)["adapted"]
-    printed("\n".join(_summary(adapted, redact(output))))
+    printed(_summary(adapted, redact(output)))
     return 0
 
 

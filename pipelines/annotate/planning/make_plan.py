@@ -112,8 +112,8 @@ def _unsettled(plan: Plan, output: _Output) -> Iterator[str]:
             yield partition
 
 
-def describe_plan(plan: Plan) -> str:
-    """Return what the plan would do, for a person."""
+def describe_plan(plan: Plan) -> list[str]:
+    """Return what the plan would do, for a person, in lines."""
     todo: dict[str, int] = defaultdict(int)
     for unit in plan.units:
         for shard in unit.shards:
@@ -137,8 +137,7 @@ def describe_plan(plan: Plan) -> str:
     lines += [f"warning: {warning}" for warning in plan.warnings]
     if not (plan.units or plan.publish):
         lines.append("nothing to do")
-    # A file's name may have lines of its own.
-    return "\n".join(line.replace("\n", " ") for line in lines)
+    return lines
 
 
 @dataclass(frozen=True)

@@ -67,15 +67,19 @@ def test_addresses_beside_images_stop_nothing(
 def test_no_name_from_outside_commands_the_terminal(
     tmp_path: Path, drf: Callable[..., Run], tiny_checkpoint: Path
 ) -> None:
-    name = "a\x1b]0;owned\x07\x9b31m.parquet"
+    name = "a\x1b]0;owned\x07\x9b31m\nowned.parquet"
     write_posts(tmp_path / "night" / name, make_posts(2))
-    (tmp_path / "night" / "b\x1b[2Jb.parquet").write_bytes(b"no Parquet")
-    run = drf(
-        *("annotate", "--input", tmp_path / "night", "--output", tmp_path / "out"),
-        *("--model", tiny_checkpoint, "--dry-run"),
-    )
-    assert run.code == 4
-    assert all(c.isprintable() or c == "\n" for c in run.out + run.err)
+    write_posts(tmp_path / "night" / "_dt=1\nowned" / "posts.parquet", make_posts(2))
+    (tmp_path / "night" / "b\x1b[2Jb\nowned.parquet").write_bytes(b"no Parquet")
+    for more in (["--dry-run"], []):
+        run = drf(
+            *("annotate", "--input", tmp_path / "night", "--output", tmp_path / "out"),
+            *("--model", tiny_checkpoint, "--no-report", *more),
+        )
+        assert run.code == 4
+        said = run.out + run.err
+        assert all(c.isprintable() or c == "\n" for c in said)
+        assert "owned" in said and "\nowned" not in said
 
 
 def test_a_night_that_is_mostly_recovered_is_held_back_where_a_limit_says_so(

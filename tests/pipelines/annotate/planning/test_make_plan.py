@@ -284,7 +284,7 @@ def test_a_dry_run_says_what_would_be_done(tmp_path: Path) -> None:
     write_posts(paths[0], make_posts(5, 77))
     paths[1].unlink()
     damage_footer(paths[3])
-    text = describe_plan(plan_run(tmp_path / "out", tmp_path / "in"))
+    text = "\n".join(describe_plan(plan_run(tmp_path / "out", tmp_path / "in")))
     assert "to annotate: 5 posts of 1 files" in text
     assert "dt=2026-11-17/part-00000.parquet: 5 of 5 posts" in text
     assert "publish: dt=2026-11-17" in text
@@ -295,7 +295,7 @@ def test_a_dry_run_says_what_would_be_done(tmp_path: Path) -> None:
 def test_a_dry_run_says_that_there_is_nothing_to_do(tmp_path: Path) -> None:
     write_nights(tmp_path / "in", NIGHTS)
     run_job(tmp_path / "out", tmp_path / "in")
-    assert describe_plan(plan_run(tmp_path / "out", tmp_path / "in")).endswith("nothing to do")
+    assert describe_plan(plan_run(tmp_path / "out", tmp_path / "in"))[-1] == "nothing to do"
 
 
 def test_planning_imports_neither_torch_nor_beam() -> None:

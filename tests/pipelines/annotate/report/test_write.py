@@ -98,7 +98,7 @@ class Tags(html.parser.HTMLParser):
 def test_every_run_leaves_a_page_and_its_numbers(corpus: Path, output: Path) -> None:
     manifest = run(output, corpus)
     assert manifest.report == f"{output}/_runs/run-1/report.html"
-    assert manifest.report in format_summary(manifest, str(output))
+    assert manifest.report in "\n".join(format_summary(manifest, str(output)))
     page = Tags(page_of(output))
     assert "19 posts of dt=2026-11-17 are published" in page.text
     assert "script" not in page.tags and "link" not in page.tags and "img" not in page.tags
@@ -217,7 +217,7 @@ def test_a_held_back_night_shows_its_dead_letters_and_the_way_on(
     (step,) = report["verdict"]["next"]
     assert step["command"].endswith(f"--output {output} --max-dead-letter-share 0.06")
     assert "no_post_id" in Tags(page_of(output)).text.replace(" ", "_")
-    text = format_summary(manifest, str(output))
+    text = "\n".join(format_summary(manifest, str(output)))
     assert f"{output}/annotations" not in text and "_staging/parts" in text
 
 
