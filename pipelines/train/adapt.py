@@ -139,11 +139,14 @@ def _encode(unit: WorkUnit, options: JobOptions, share: float) -> Iterator[Sampl
 
 def _adapt(posts: list[SampledPost], options: JobOptions, rows: int, files: list[str]) -> None:
     """Fit the checkpoint to the posts and write it; done twice, it writes the same."""
+    from transformers.utils.logging import disable_progress_bar
+
     from drf_core.model.weights import load_model
     from drf_core.training.adapting import adapt
     from pipelines.annotate.work.checks import check_checkpoint
     from pipelines.train.sampled_posts import as_views
 
+    disable_progress_bar()
     if len(posts) < _FEWEST_POSTS:
         raise UsageError(
             f"--posts: {len(posts)} of {rows:,} posts have a text or an image that can be used; "
