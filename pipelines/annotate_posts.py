@@ -18,7 +18,7 @@ from drf_core.checkpoint import read_checkpoint
 from pipelines.annotate.engines.model_handler import DRFModelHandler
 from pipelines.annotate.fetch.arrivals import Arrivals
 from pipelines.annotate.fetch.fetcher import CONCURRENCY, PER_HOST, Fetched, shared_fetcher
-from pipelines.annotate.plan import RowOptions
+from pipelines.annotate.job import RowOptions
 from pipelines.annotate.work.model import ModelFailure, ModelOptions
 from pipelines.annotate.work.prepare import model_failed, plain_image, plain_value, prepare_post
 from pipelines.annotate.work.rows import DeadLetter, no_post_id, prediction_fields

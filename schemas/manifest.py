@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from schemas.errors import DRFError
-from schemas.records import read_record
+from schemas.read_record import read_record
 
 MANIFEST_SCHEMA_VERSION = 1
 

@@ -24,7 +24,7 @@ MODULES = {
 ORDERS = {
     "": ("schemas", "drf_core", "pipelines"),
     "drf_core": (
-        *("files", "checkpoint", "decoding", "model", "runtimes", "annotator"),
+        *("write_whole", "checkpoint", "decoding", "model", "runtimes", "annotator"),
         *("pooling", "corpus", "evaluation", "training"),
     ),
     "pipelines": (

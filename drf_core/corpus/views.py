@@ -24,11 +24,11 @@ from tqdm import tqdm
 
 from drf_core.corpus.disruption import DISCARD, IMAGE_DAMAGES, SWAPPED, Disruption
 from drf_core.corpus.posts import TrainingCorpus
-from drf_core.files import write_whole
 from drf_core.model.input_statistics import image_statistics
 from drf_core.model.modeling_drf import DRFModel
 from drf_core.runtimes.choice import available_cores
 from drf_core.runtimes.frozen_encoder import frozen_image_encoder, frozen_text_encoder
+from drf_core.write_whole import write_whole
 from schemas.annotations import MODALITIES
 
 # Of the features of so many posts, memory is taken; texts are sorted by length among them.

@@ -20,12 +20,12 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from drf_core.corpus.disruption import TEXT_DAMAGES
-from drf_core.files import write_whole
 from drf_core.model.modeling_drf import DRFModel
 from drf_core.model.processing_drf import DRFProcessor
 from drf_core.runtimes.precision import learning_autocast
 from drf_core.training.batches import batches_of
 from drf_core.training.settings import Track, TrainingError
+from drf_core.write_whole import write_whole
 
 # The task that is not auxiliary, and its head.
 SENTIMENT = "sentiment"

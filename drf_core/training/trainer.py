@@ -23,7 +23,6 @@ from drf_core.corpus.posts import TrainingCorpus
 from drf_core.corpus.views import FeatureViews, encode_undisrupted, encode_views
 from drf_core.evaluation.protocol import CLEAN
 from drf_core.evaluation.quick import evaluate, mean_accuracy
-from drf_core.files import write_whole
 from drf_core.model.modeling_drf import DRFModel
 from drf_core.runtimes.choice import available_cores
 from drf_core.training.batches import batches_of, encode_batch
@@ -37,6 +36,7 @@ from drf_core.training.fitting import (
 from drf_core.training.losses import distillation_loss, recovery_loss, sentiment_loss
 from drf_core.training.rival_losses import PastLosses, confidence_loss
 from drf_core.training.settings import Track, TrainingSettings
+from drf_core.write_whole import write_whole
 from schemas.annotations import MODALITIES
 
 STATE_FILE = "training_state.pt"

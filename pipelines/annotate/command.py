@@ -15,12 +15,12 @@ from drf_core.checkpoint import read_checkpoint
 from drf_core.decoding import MORE_FORMATS
 from drf_core.runtimes.choice import RUNTIMES
 from pipelines.annotate.fetch.addresses import check_prefix
+from pipelines.annotate.job import PART_BYTES, JobOptions, Plan, RowOptions, parse_prior
 from pipelines.annotate.manifest import read_manifest
 from pipelines.annotate.metrics_file import write_metrics
 from pipelines.annotate.output.clear_staging import sweep_staging
 from pipelines.annotate.output.layout import TREES
 from pipelines.annotate.output.locks import check_locks
-from pipelines.annotate.plan import PART_BYTES, JobOptions, Plan, RowOptions, parse_prior
 from pipelines.annotate.planning.check_addresses import check_addresses
 from pipelines.annotate.planning.make_plan import describe_plan, make_plan
 from pipelines.annotate.planning.shards import SHARD_ROWS

@@ -10,10 +10,10 @@ from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from pipelines.annotate.job import Plan
 from pipelines.annotate.output import layout
 from pipelines.annotate.output.ledger import Ledger, LedgerFile, sum_counts
 from pipelines.annotate.output.partition_state import read_ledger
-from pipelines.annotate.plan import Plan
 from pipelines.annotate.publish.partition_tasks import FileTask, PartitionTask, partition_tasks
 from pipelines.annotate.publish.results import FileResult, PartitionResult, why_unpublished
 from pipelines.posts.kept import from_text

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 
-from drf_core.files import write_whole
+from drf_core.write_whole import write_whole
 from pipelines.storage.redaction import reason_of
 from schemas.errors import DRFError
 from schemas.manifest import Manifest

@@ -17,7 +17,7 @@ from pipelines.annotate.engines.faults import (
     forget_faults,
 )
 from pipelines.annotate.engines.runners import choose_runner, run_pipeline
-from pipelines.annotate.plan import JobOptions, Plan, ShardOutcome, WorkUnit
+from pipelines.annotate.job import JobOptions, Plan, ShardOutcome, WorkUnit
 from pipelines.annotate.progress import show_progress
 from pipelines.annotate.run_steps import (
     ClosedPartition,

@@ -14,9 +14,9 @@ from typing import TextIO
 
 from tqdm import tqdm
 
+from pipelines.annotate.job import Plan
 from pipelines.annotate.output.attempts import list_attempts
 from pipelines.annotate.output.commit_records import committed_keys, find_commit
-from pipelines.annotate.plan import Plan
 from pipelines.storage.files import Store, open_store
 from pipelines.threads import beside
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any
 
+from pipelines.annotate.job import JobOptions, Plan, ShardOutcome, WorkUnit
 from pipelines.annotate.manifest import build_manifest, write_manifest
 from pipelines.annotate.output.attempts import forget_attempts
-from pipelines.annotate.plan import JobOptions, Plan, ShardOutcome, WorkUnit
 from pipelines.annotate.progress import show_progress
 from pipelines.annotate.publish.partition_tasks import PartitionTask, partition_tasks
 from pipelines.annotate.publish.publish_partition import publish_partition

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from drf_core.evaluation.labels import LabelFigures, confusion, label_figures, reliability
 from drf_core.evaluation.predictions import Outcome
 from drf_core.evaluation.protocol import CLEAN, FIXED, Cell
-from drf_core.files import write_whole
+from drf_core.write_whole import write_whole
 from schemas.annotations import MODALITIES
 
 # The groups of cells whose labels and confidence are told apart.

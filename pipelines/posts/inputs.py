@@ -13,14 +13,14 @@ import pyarrow as pa
 from fsspec.implementations.local import LocalFileSystem
 
 from pipelines.posts.date_folders import DateFolders
-from pipelines.posts.files import (
+from pipelines.posts.find import find_files, info_of, read_range, tell_skipped
+from pipelines.posts.input_files import (
     CorruptInputError,
     FailedFile,
     InputFile,
     RowGroup,
     identity_without_checksum,
 )
-from pipelines.posts.find import find_files, info_of, read_range, tell_skipped
 from pipelines.posts.kinds import kind_of
 from pipelines.posts.names import as_text, check_names, is_text, name_of, once_each
 from pipelines.posts.reading import parse, parse_buffer

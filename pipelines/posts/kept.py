@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 
 import pyarrow as pa
 
-from pipelines.posts.files import CorruptInputError
+from pipelines.posts.input_files import CorruptInputError
 
 
 def is_untyped(found: pa.DataType) -> bool:

@@ -15,7 +15,7 @@ from drf_core.corpus.images import ImageFile, StoredImage
 from drf_core.corpus.posts import UNLABELLED, TrainingPost, usable
 from pipelines.console.messages import say
 from pipelines.posts.duplicates import fingerprints, group_posts
-from pipelines.posts.files import CorruptInputError
+from pipelines.posts.input_files import CorruptInputError
 from pipelines.posts.inputs import list_inputs, read_footer
 from pipelines.posts.reading import read_batches
 from pipelines.posts.splits import SPLITS, assign_splits

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from drf_core.decoding.child_messages import Buffer, Link
-from pipelines.posts.files import CorruptInputError, identity_without_checksum
+from pipelines.posts.input_files import CorruptInputError, identity_without_checksum
 from pipelines.posts.record_files import is_records_file, read_records, survey
 
 # A request to an object store of this size costs little more than a smaller one; of a local

@@ -19,7 +19,7 @@ import pyarrow as pa
 from fsspec.implementations.local import LocalFileSystem
 
 from drf_core.decoding.children import ChildLostError, Children, Limits, TaskRaisedError
-from pipelines.posts.files import CorruptInputError, InputChangedError
+from pipelines.posts.input_files import CorruptInputError, InputChangedError
 from pipelines.posts.record_files import is_records_file
 from pipelines.storage.backends import content_checksum
 from pipelines.storage.retrying import retry

@@ -27,7 +27,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipelines.posts.files import CorruptInputError
+from pipelines.posts.input_files import CorruptInputError
 from schemas.posts import BROKEN
 
 

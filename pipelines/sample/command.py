@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from drf_core.files import write_whole
+from drf_core.write_whole import write_whole
 from pipelines.console.messages import say
 from schemas.errors import DRFError, UsageError
 

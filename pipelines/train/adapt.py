@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from drf_core.checkpoint import read_checkpoint
 from pipelines.annotate.fetch.addresses import check_prefix
-from pipelines.annotate.plan import JobOptions, RowOptions, WorkUnit
+from pipelines.annotate.job import JobOptions, RowOptions, WorkUnit
 from pipelines.annotate.planning.shards import cut_shards, fill_units
 from pipelines.console.messages import complain, printed
 from pipelines.console.options import (
@@ -25,7 +25,7 @@ from pipelines.console.options import (
     add_repeatable,
 )
 from pipelines.console.version import package_version
-from pipelines.posts.files import CorruptInputError
+from pipelines.posts.input_files import CorruptInputError
 from pipelines.posts.inputs import InputListing, list_inputs
 from pipelines.posts.names import told_apart
 from pipelines.storage.checkpoints import DEFAULT_MODEL, resolve_model

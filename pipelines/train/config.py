@@ -15,7 +15,7 @@ from drf_core.training.settings import TrainingSettings
 from drf_core.training.shrinking import shrink_images, shrink_text_encoder
 from drf_core.training.text_expert import TextExpertSettings
 from schemas.errors import UsageError
-from schemas.records import read_record
+from schemas.read_record import read_record
 
 # What the encoders decide, and no configuration.
 _DECIDED = ("self", "kwargs", "text_config", "vision_config", "text_feature_size",

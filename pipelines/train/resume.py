@@ -17,9 +17,9 @@ from torch import Tensor
 from drf_core.corpus.images import image_digest
 from drf_core.corpus.posts import TrainingCorpus, TrainingPost
 from drf_core.corpus.views import FeatureViews, encode_views, read_views
-from drf_core.files import write_whole
 from drf_core.model.modeling_drf import DRFModel
 from drf_core.model.processing_drf import DRFProcessor
+from drf_core.write_whole import write_whole
 from pipelines.console.messages import say
 from pipelines.storage.local import local_folder
 from schemas.errors import UsageError

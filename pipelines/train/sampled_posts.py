@@ -21,7 +21,7 @@ from drf_core.runtimes.choice import available_cores
 from drf_core.training.adapting import FOLDS
 from pipelines.annotate.fetch.arrivals import Arrivals
 from pipelines.annotate.fetch.fetcher import shared_fetcher
-from pipelines.annotate.plan import JobOptions, Shard
+from pipelines.annotate.job import JobOptions, Shard
 from pipelines.annotate.work.prepare import prepare_post
 from pipelines.annotate.work.rows import no_post_id
 from pipelines.annotate.work.stream import FETCH_AHEAD, read_shards

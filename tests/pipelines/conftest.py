@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from drf_core.annotator import Annotator
-from pipelines.annotate.plan import JobOptions
+from pipelines.annotate.job import JobOptions
 from pipelines.cli import main
 from tests.data.corpora import make_posts, write_posts
 from tests.support.running import Output, Run, annotate_arguments, job_options

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.annotate.engines.runners import as_one_line
-from pipelines.annotate.plan import Plan
+from pipelines.annotate.job import Plan
 from pipelines.storage.redaction import one_line
 from tests.support.running import Output, Run, annotate_arguments
 

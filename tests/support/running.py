@@ -14,7 +14,7 @@ import duckdb
 import pyarrow.dataset as ds
 
 from drf_core.checkpoint import read_checkpoint
-from pipelines.annotate.plan import JobOptions
+from pipelines.annotate.job import JobOptions
 from pipelines.console.version import package_version
 
 # A post takes its time, so that a test can kill the run between two commits.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pipelines.annotate.output import layout
 from pipelines.annotate.output.ledger import Part, ShardEntry
 from pipelines.storage.files import Store
-from schemas.records import read_record
+from schemas.read_record import read_record
 
 
 @dataclass(frozen=True)

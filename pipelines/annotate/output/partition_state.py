@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from pipelines.annotate.job import Shard
 from pipelines.annotate.output import layout
 from pipelines.annotate.output.ledger import Ledger, Part, ShardEntry
-from pipelines.annotate.plan import Shard
 from pipelines.storage.files import OutputError, Store, in_parallel, to_json
-from schemas.records import read_record
+from schemas.read_record import read_record
 
 
 @dataclass(frozen=True)

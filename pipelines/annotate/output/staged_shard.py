@@ -13,12 +13,12 @@ from collections.abc import Iterable, Sequence
 
 import pyarrow as pa
 
+from pipelines.annotate.job import JobOptions, Shard
 from pipelines.annotate.output import layout
 from pipelines.annotate.output.attempts import Attempt
 from pipelines.annotate.output.commit_records import CommitRecord, find_commit
 from pipelines.annotate.output.ledger import Counts, ShardEntry
 from pipelines.annotate.output.part_writer import CountingPartWriter
-from pipelines.annotate.plan import JobOptions, Shard
 from pipelines.storage.files import Store, to_json
 from schemas.annotations import annotations_schema
 from schemas.dead_letters import dead_letters_schema

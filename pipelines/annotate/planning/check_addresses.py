@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pipelines.annotate.fetch.addresses import AllowedPlaces
-from pipelines.annotate.plan import Plan
-from pipelines.posts.files import CorruptInputError, InputFile
+from pipelines.annotate.job import Plan
+from pipelines.posts.input_files import CorruptInputError, InputFile
 from pipelines.posts.inputs import read_footer
 from pipelines.posts.reading import read_unit_rows
 from pipelines.storage.backends import open_url

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Mapping
 
 import pyarrow as pa
 
+from pipelines.annotate.job import JobOptions
 from pipelines.annotate.output import layout
 from pipelines.annotate.output.ledger import Ledger
 from pipelines.annotate.output.verify_parts import read_schema
-from pipelines.annotate.plan import JobOptions
-from pipelines.posts.files import FailedFile, InputFile
+from pipelines.posts.input_files import FailedFile, InputFile
 from pipelines.posts.inputs import InputListing
 from pipelines.posts.kept import fits, from_text, is_untyped, to_text
 from pipelines.storage.files import Store, in_parallel

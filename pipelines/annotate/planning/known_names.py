@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
 from pipelines.annotate.output.ledger import Ledger
-from pipelines.posts.files import FailedFile, InputFile
+from pipelines.posts.input_files import FailedFile, InputFile
 from pipelines.posts.inputs import InputListing
 from pipelines.posts.names import partition_of
 from pipelines.storage.redaction import redact

@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain, islice
 
+from pipelines.annotate.job import Earlier, JobOptions, Plan, Shard
 from pipelines.annotate.output import layout
 from pipelines.annotate.output.commit_records import committed_keys, find_commit
 from pipelines.annotate.output.ledger import Ledger
@@ -21,7 +22,6 @@ from pipelines.annotate.output.partition_state import (
     newest_ledger,
     read_partition,
 )
-from pipelines.annotate.plan import Earlier, JobOptions, Plan, Shard
 from pipelines.annotate.planning.kept_column_types import settle_kept_columns
 from pipelines.annotate.planning.known_names import keep_names
 from pipelines.annotate.planning.shards import (

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from drf_core.decoding import PREPARATION_VERSION
-from pipelines.annotate.plan import JobOptions, RowOptions, Shard, WorkUnit
-from pipelines.posts.files import InputFile, RowGroup
+from pipelines.annotate.job import JobOptions, RowOptions, Shard, WorkUnit
+from pipelines.posts.input_files import InputFile, RowGroup
 from pipelines.storage.files import to_json
 from schemas.annotations import ANNOTATIONS_SCHEMA_VERSION
 

@@ -6,10 +6,10 @@ import dataclasses
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
+from pipelines.annotate.job import JobOptions
 from pipelines.annotate.output.commit_records import CommitRecord
 from pipelines.annotate.output.ledger import Ledger, LedgerFile, ShardEntry, UnpublishedFile
 from pipelines.annotate.output.partition_state import PartitionState
-from pipelines.annotate.plan import JobOptions
 from pipelines.annotate.publish.partition_tasks import FileTask, PartitionTask
 from pipelines.annotate.publish.results import FileResult
 from pipelines.posts.inputs import checksum_identity, for_each_input, input_gone, read_footer

@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from pipelines.annotate.job import JobOptions
 from pipelines.annotate.output.ledger import Counts, Ledger, sum_counts
-from pipelines.annotate.plan import JobOptions
 from schemas.annotations import MODALITIES
 from schemas.reasons import ModalityReason
 

@@ -6,8 +6,8 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from pipelines.annotate.plan import Plan, Shard
-from pipelines.posts.files import FailedFile
+from pipelines.annotate.job import Plan, Shard
+from pipelines.posts.input_files import FailedFile
 from pipelines.posts.names import partition_of
 
 

@@ -11,12 +11,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Collection, Mapping
 
+from pipelines.annotate.job import JobOptions
 from pipelines.annotate.output.clear_staging import clear_shards
 from pipelines.annotate.output.commit_records import CommitRecord, find_commit
 from pipelines.annotate.output.locks import partition_lock
 from pipelines.annotate.output.partition_state import PartitionState, add_ledger, read_partition
 from pipelines.annotate.output.verify_parts import count_duplicate_ids
-from pipelines.annotate.plan import JobOptions
 from pipelines.annotate.publish.apply import OvertakenError, apply, clear_prepared
 from pipelines.annotate.publish.decide import Decision, decide
 from pipelines.annotate.publish.delta_table import mirror

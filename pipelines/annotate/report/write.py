@@ -8,9 +8,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pipelines.annotate.job import Plan
 from pipelines.annotate.output import layout
 from pipelines.annotate.output.ledger import sum_counts
-from pipelines.annotate.plan import Plan
 from pipelines.annotate.report.build import build_report, run_line
 from pipelines.annotate.report.gather import gather_nights, held_back_letters, staged_records
 from pipelines.annotate.report.history import RunLine, append_to_index, read_index

@@ -17,10 +17,10 @@ from drf_core.decoding.children import ChildrenStoppedError
 from drf_core.runtimes.choice import available_cores
 from pipelines.annotate.fetch.arrivals import Arrivals
 from pipelines.annotate.fetch.fetcher import shared_fetcher
+from pipelines.annotate.job import JobOptions, Shard, ShardOutcome, WorkUnit
 from pipelines.annotate.output.attempts import Attempt, past_attempts, start_attempt
 from pipelines.annotate.output.commit_records import CommitRecord, find_commit
 from pipelines.annotate.output.staged_shard import StagedShard
-from pipelines.annotate.plan import JobOptions, Shard, ShardOutcome, WorkUnit
 from pipelines.annotate.work.beam_metrics import count_batch, count_results
 from pipelines.annotate.work.earlier import EarlierRows, read_earlier
 from pipelines.annotate.work.feature_cache import FeatureCache, open_cache

@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 from drf_core.checkpoint import read_checkpoint
-from pipelines.annotate.plan import JobOptions
+from pipelines.annotate.job import JobOptions
 from pipelines.console.version import package_version
 from pipelines.storage.checkpoints import resolve_model
 from pipelines.storage.files import open_store

@@ -8,9 +8,9 @@ from collections.abc import Set
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.annotate.job import Shard
 from pipelines.annotate.output import layout
 from pipelines.annotate.output.stored_file import StoredFile, read_rows
-from pipelines.annotate.plan import Shard
 from pipelines.storage.files import OutputError, Store
 from schemas.annotations import MODALITIES
 from schemas.dead_letters import dead_letters_schema

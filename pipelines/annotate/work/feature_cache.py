@@ -22,7 +22,7 @@ from drf_core.annotator import Annotator, PreparedPost
 from drf_core.checkpoint import encoder_revisions
 from drf_core.decoding import PREPARATION_VERSION
 from drf_core.runtimes.interface import Runtime
-from pipelines.annotate.plan import JobOptions
+from pipelines.annotate.job import JobOptions
 from pipelines.annotate.work.feature_files import KEY_BYTES, FeatureFiles
 from pipelines.storage.checkpoints import resolve_model
 from pipelines.storage.files import open_store, to_json

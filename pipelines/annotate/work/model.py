@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from weakref import WeakValueDictionary
 
 from drf_core.annotator import Annotator, Prediction, PreparedPost
-from pipelines.annotate.plan import JobOptions
+from pipelines.annotate.job import JobOptions
 from pipelines.annotate.work.checks import ModelError, check_checkpoint, check_package
 from pipelines.storage.local import cache_folder
 

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from drf_core.annotator import Annotator, PreparedPost
-from pipelines.annotate.plan import RowOptions
+from pipelines.annotate.job import RowOptions
 from pipelines.annotate.work.feature_cache import FeatureCache
 from pipelines.annotate.work.rows import DeadLetter
 from schemas.reasons import DeadLetterReason, ModalityReason

@@ -15,10 +15,10 @@ from drf_core.annotator import Prediction, PreparedPost
 from drf_core.pooling import pool_pictures
 from pipelines.annotate.fetch.arrivals import Arrivals
 from pipelines.annotate.fetch.fetcher import Fetched
-from pipelines.annotate.plan import RowOptions, Shard
+from pipelines.annotate.job import RowOptions, Shard
 from pipelines.annotate.work.content_keys import Content, contents_of, views
 from pipelines.annotate.work.rows import AS_BEFORE, DeadLetter, Result, broken_record, no_post_id
-from pipelines.posts.files import CorruptInputError, InputChangedError
+from pipelines.posts.input_files import CorruptInputError, InputChangedError
 from pipelines.posts.inputs import read_footer
 from pipelines.posts.kept import conform
 from pipelines.posts.reading import read_unit_rows

@@ -31,9 +31,9 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
+from pipelines.annotate.job import Plan
 from pipelines.annotate.output import layout
 from pipelines.annotate.output.snapshot import read_annotations
-from pipelines.annotate.plan import Plan
 from pipelines.storage.files import OutputError
 from tests.data.corpora import make_posts, write_posts
 from tests.support.killing import run_and_kill

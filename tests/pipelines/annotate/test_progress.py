@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from pipelines.annotate import progress
+from pipelines.annotate.job import Plan
 from pipelines.annotate.output import attempts
 from pipelines.annotate.output.attempts import start_attempt
 from pipelines.annotate.output.clear_staging import clear_shards
-from pipelines.annotate.plan import Plan
 from pipelines.annotate.planning.make_plan import make_plan
 from pipelines.annotate.progress import ProgressReader, Standing, describe, show_progress
 from pipelines.annotate.work.annotate_unit import annotate_unit

@@ -11,7 +11,7 @@ import pytest
 
 from drf_core.decoding.children import Children, Limits
 from pipelines.posts import reading
-from pipelines.posts.files import CorruptInputError
+from pipelines.posts.input_files import CorruptInputError
 from pipelines.posts.parsing import _cut
 from schemas.posts import PostColumns, check_posts_schema
 from tests.data.corpora import image_bytes, make_posts, write_posts

@@ -10,7 +10,7 @@ import pytest
 
 from drf_core.decoding.children import Child, Children
 from pipelines.posts import reading
-from pipelines.posts.files import RowGroup
+from pipelines.posts.input_files import RowGroup
 from pipelines.posts.inputs import list_inputs, read_footer
 from pipelines.posts.names import name_of
 from pipelines.storage.backends import open_url

@@ -17,9 +17,9 @@ import pytest
 
 from drf_core.decoding.child import described
 from drf_core.decoding.children import Child, Children, Limits, TaskRaisedError
-from pipelines.annotate.plan import Shard
+from pipelines.annotate.job import Shard
 from pipelines.posts import parsing, reading
-from pipelines.posts.files import CorruptInputError
+from pipelines.posts.input_files import CorruptInputError
 from pipelines.posts.inputs import read_footer
 from pipelines.posts.reading import read_unit_rows
 from pipelines.storage.files import in_parallel

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 
 from pipelines.posts import record_files
-from pipelines.posts.files import CorruptInputError
+from pipelines.posts.input_files import CorruptInputError
 from pipelines.posts.record_files import Survey, is_records_file, read_records, survey
 from schemas.posts import BROKEN
 

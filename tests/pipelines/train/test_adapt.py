@@ -87,7 +87,7 @@ def test_what_is_fitted_hangs_on_the_posts_alone(
 
 
 def _a_unit_each(shards: list, files: object, workers: int) -> tuple:
-    from pipelines.annotate.plan import WorkUnit
+    from pipelines.annotate.job import WorkUnit
 
     return tuple(WorkUnit((shard,)) for shard in reversed(shards))
 

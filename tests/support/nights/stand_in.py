@@ -19,12 +19,12 @@ import pyarrow.parquet as pq
 from fsspec.implementations.memory import MemoryFileSystem
 from fsspec.spec import AbstractFileSystem
 
+from pipelines.annotate.job import JobOptions, Plan, Shard
 from pipelines.annotate.manifest import build_manifest
 from pipelines.annotate.output import layout
 from pipelines.annotate.output.attempts import start_attempt
 from pipelines.annotate.output.commit_records import CommitRecord
 from pipelines.annotate.output.staged_shard import StagedShard
-from pipelines.annotate.plan import JobOptions, Plan, Shard
 from pipelines.annotate.planning.make_plan import make_plan
 from pipelines.annotate.publish.partition_tasks import partition_tasks
 from pipelines.annotate.publish.publish_partition import publish_partition

@@ -8,9 +8,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from pipelines.annotate.job import JobOptions, Shard, ShardOutcome, WorkUnit
 from pipelines.annotate.output import layout
 from pipelines.annotate.output.commit_records import find_commit
-from pipelines.annotate.plan import JobOptions, Shard, ShardOutcome, WorkUnit
 from pipelines.annotate.work.annotate_unit import annotate_unit
 from pipelines.posts.inputs import read_footer
 from pipelines.storage.backends import open_url

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.annotate.output.attempts import list_attempts
-from pipelines.posts.files import CorruptInputError
+from pipelines.posts.input_files import CorruptInputError
 from pipelines.posts.inputs import read_footer
 from pipelines.storage.backends import open_url
 from pipelines.storage.files import open_store

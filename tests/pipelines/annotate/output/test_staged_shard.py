@@ -13,12 +13,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipelines.annotate.job import Plan, Shard
 from pipelines.annotate.output import attempts, layout
 from pipelines.annotate.output.attempts import list_attempts, past_attempts, start_attempt
 from pipelines.annotate.output.clear_staging import sweep_staging
 from pipelines.annotate.output.commit_records import committed_keys, find_commit
 from pipelines.annotate.output.staged_shard import StagedShard
-from pipelines.annotate.plan import Plan, Shard
 from pipelines.storage.files import OutputError, Store, open_store
 from tests.data.corpora import make_posts, write_posts
 from tests.support.killing import run_and_kill, start

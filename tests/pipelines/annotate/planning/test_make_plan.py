@@ -9,11 +9,11 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from pipelines.annotate.job import RowOptions, Shard
 from pipelines.annotate.manifest import build_manifest, write_manifest
 from pipelines.annotate.output import layout
 from pipelines.annotate.output.ledger import Counts, Ledger, LedgerFile, Part, ShardEntry
 from pipelines.annotate.output.partition_state import add_ledger, success_text
-from pipelines.annotate.plan import RowOptions, Shard
 from pipelines.annotate.planning.make_plan import describe_plan, make_plan
 from pipelines.posts.inputs import list_inputs
 from pipelines.storage.files import Store, open_store

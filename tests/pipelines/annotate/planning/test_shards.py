@@ -6,10 +6,10 @@ import dataclasses
 
 import pytest
 
-from pipelines.annotate.plan import RowOptions, WorkUnit
+from pipelines.annotate.job import RowOptions, WorkUnit
 from pipelines.annotate.planning import shards
 from pipelines.annotate.planning.shards import cut_shards, fill_units, in_generation
-from pipelines.posts.files import InputFile, RowGroup
+from pipelines.posts.input_files import InputFile, RowGroup
 from schemas.posts import PostColumns
 from tests.support.nights.stand_in import job_options
 

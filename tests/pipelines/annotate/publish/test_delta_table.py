@@ -13,11 +13,11 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from pipelines.annotate.job import Plan
 from pipelines.annotate.output import layout
 from pipelines.annotate.output.ledger import Ledger
 from pipelines.annotate.output.part_writer import PartWriter
 from pipelines.annotate.output.partition_state import newest_ledger
-from pipelines.annotate.plan import Plan
 from pipelines.annotate.publish.delta_table import behind, mirror
 from pipelines.storage.files import open_store
 from tests.data.corpora import make_posts, write_posts

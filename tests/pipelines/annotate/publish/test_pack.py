@@ -11,10 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipelines.annotate.job import Plan
 from pipelines.annotate.output import layout
 from pipelines.annotate.output.ledger import Counts, ShardEntry
 from pipelines.annotate.output.partition_state import read_ledger
-from pipelines.annotate.plan import Plan
 from pipelines.annotate.publish.pack import Packed
 from pipelines.annotate.publish.publish_partition import PublishError
 from pipelines.storage.files import open_store

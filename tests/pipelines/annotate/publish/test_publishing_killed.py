@@ -13,12 +13,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipelines.annotate.job import Plan
 from pipelines.annotate.output import layout
 from pipelines.annotate.output.attempts import start_attempt
 from pipelines.annotate.output.partition_state import read_ledger
 from pipelines.annotate.output.snapshot import read_annotations
 from pipelines.annotate.output.staged_shard import StagedShard
-from pipelines.annotate.plan import Plan
 from pipelines.annotate.publish.publish_partition import PublishError
 from pipelines.annotate.run_steps import RunStart, close_here
 from pipelines.storage.files import open_store

@@ -17,8 +17,8 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from pipelines import read_annotations
+from pipelines.annotate.job import Plan
 from pipelines.annotate.output import layout
-from pipelines.annotate.plan import Plan
 from pipelines.annotate.publish import publish_partition
 from pipelines.annotate.publish.pack import Packed, pack
 from pipelines.storage.files import Store

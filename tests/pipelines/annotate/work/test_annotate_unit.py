@@ -13,10 +13,10 @@ import pyarrow as pa
 import pytest
 
 from drf_core.annotator import Annotator
+from pipelines.annotate.job import JobOptions, RowOptions
 from pipelines.annotate.output import layout
 from pipelines.annotate.output.attempts import list_attempts
 from pipelines.annotate.output.commit_records import committed_keys
-from pipelines.annotate.plan import JobOptions, RowOptions
 from pipelines.annotate.work import annotate_unit, stream
 from pipelines.storage.files import open_store
 from tests.data.corpora import faulty_posts, make_posts, odd_posts, write_posts

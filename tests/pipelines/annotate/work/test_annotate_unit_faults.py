@@ -18,14 +18,14 @@ import pytest
 from drf_core.annotator import Annotator
 from drf_core.decoding.children import ChildrenStoppedError
 from drf_core.decoding.decoders import Decoded, Decoders, Item
+from pipelines.annotate.job import JobOptions, Shard
 from pipelines.annotate.output import layout
 from pipelines.annotate.output.attempts import AttemptState, list_attempts, start_attempt
 from pipelines.annotate.output.commit_records import committed_keys
-from pipelines.annotate.plan import JobOptions, Shard
 from pipelines.annotate.publish.partition_tasks import PartitionTask
 from pipelines.annotate.run_steps import close_partition
 from pipelines.annotate.work import stream
-from pipelines.posts.files import FailedFile
+from pipelines.posts.input_files import FailedFile
 from pipelines.posts.inputs import Footer, read_footer
 from pipelines.posts.reading import read_unit_rows
 from pipelines.storage.backends import open_url

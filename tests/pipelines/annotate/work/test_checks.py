@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from drf_core.checkpoint import CheckpointError
-from pipelines.annotate.plan import JobOptions
+from pipelines.annotate.job import JobOptions
 from pipelines.annotate.work.checks import ModelError, check_worker
 from pipelines.storage.files import OutputRefusedError
 from tests.support.running import job_options

@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipelines.posts.files import FailedFile, InputFile
+from pipelines.posts.input_files import FailedFile, InputFile
 from schemas.errors import UsageError
 from schemas.posts import MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS, PostColumns
 
