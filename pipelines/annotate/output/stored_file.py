@@ -71,13 +71,18 @@ class StoredFile(io.RawIOBase):
         return self._store.read_range(self._name, start, end)
 
 
-def read_rows(file: StoredFile, name: str, value: str) -> pa.Table:
-    """Return the rows in which a column of text has a value; other row groups are hardly read.
+def read_here(file: StoredFile) -> pq.ParquetFile:
+    """Return a part to be read on this thread, if its reading is asked for without threads.
 
-    On this thread: those of pyarrow's own filters may hold the file still when the interpreter
-    ends, which then aborts (exit code 134).
+    pyarrow's own may hold the file still when the interpreter ends, which then aborts (exit
+    code 134).
     """
-    parquet = pq.ParquetFile(file, pre_buffer=False)
+    return pq.ParquetFile(file, pre_buffer=False)
+
+
+def read_rows(file: StoredFile, name: str, value: str) -> pa.Table:
+    """Return the rows in which a column of text has a value; other row groups are hardly read."""
+    parquet = read_here(file)
     paths = [parquet.schema.column(n).path for n in range(len(parquet.schema))]
     found = [parquet.schema_arrow.empty_table()]
     for group in range(parquet.num_row_groups):

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines.annotate.output.ledger import LedgerFile, Part, ShardEntry
-from pipelines.annotate.output.stored_file import StoredFile
+from pipelines.annotate.output.stored_file import StoredFile, read_here
 from pipelines.storage.files import OutputError, Store, in_parallel
 from pipelines.storage.redaction import reason_of
 
@@ -89,7 +89,7 @@ def open_part(store: Store, place: str, part: Part) -> Iterator[pq.ParquetFile]:
         file = StoredFile(store, place, part.bytes)
         if file.sha256() != part.sha256:
             raise OSError("its bytes are not those that were written")
-        yield pq.ParquetFile(file)
+        yield read_here(file)
 
 
 def count_duplicate_ids(store: Store, parts: Mapping[str, Part], known: IdHashes) -> int:
@@ -105,7 +105,7 @@ def count_duplicate_ids(store: Store, parts: Mapping[str, Part], known: IdHashes
             return known[place]
         with _explained(store, place):
             file = StoredFile(store, place, parts[place].bytes)
-            return _hash_ids(pq.ParquetFile(file).read(["post_id"], use_threads=False)["post_id"])
+            return _hash_ids(read_here(file).read(["post_id"], use_threads=False)["post_id"])
 
     seen = np.concatenate([np.empty(0, np.int64), *in_parallel(hashes_of, parts)])
     seen.sort()

@@ -13,14 +13,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipelines.annotate.output import layout
 from pipelines.annotate.output.commit_records import CommitRecord
 from pipelines.annotate.output.ledger import Ledger, Part, ShardEntry
 from pipelines.annotate.output.part_writer import PartWriter
 from pipelines.annotate.output.partition_state import PartitionState
-from pipelines.annotate.output.stored_file import StoredFile
+from pipelines.annotate.output.stored_file import StoredFile, read_here
 from pipelines.annotate.output.verify_parts import (
     RowRanges,
     Shards,
@@ -226,7 +225,7 @@ def _read_shard(
             file = StoredFile(store, place, record.parts[tree].bytes)
             if file.sha256() != record.parts[tree].sha256:
                 return tables, f"{place} does not have the bytes that were committed"
-            tables.append((tree, pq.ParquetFile(file).read(use_threads=False)))
+            tables.append((tree, read_here(file).read(use_threads=False)))
         except (OSError, pa.ArrowException) as error:
             return tables, f"{place} cannot be read: {reason_of(error)}"
     if RowRanges([(record.source_file, record.entry)]).are(table for _, table in tables):

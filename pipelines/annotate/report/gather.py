@@ -6,15 +6,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from pipelines.annotate.job import Plan
 from pipelines.annotate.output import layout
 from pipelines.annotate.output.commit_records import CommitRecord, find_commit
 from pipelines.annotate.output.histograms import Histograms
 from pipelines.annotate.output.ledger import Counts, Ledger
 from pipelines.annotate.output.partition_state import read_ledger
-from pipelines.annotate.output.stored_file import StoredFile
+from pipelines.annotate.output.stored_file import StoredFile, read_here
 from pipelines.annotate.report.nights import Night, make_night, night_key
 from pipelines.storage.files import Store, in_parallel
 from schemas.manifest import Manifest
@@ -161,7 +159,7 @@ def held_back_letters(store: Store, records: Iterable[CommitRecord]) -> list[dic
     for record in dead[:_MOST_PARTS]:
         part = record.parts[layout.DEAD_LETTERS]
         file = StoredFile(store, record.staged(layout.DEAD_LETTERS), part.bytes)
-        table = pq.ParquetFile(file, pre_buffer=False).read(use_threads=False)
+        table = read_here(file).read(use_threads=False)
         letters += table.slice(0, _MOST_LETTERS - len(letters)).to_pylist()
         if len(letters) >= _MOST_LETTERS:
             break
