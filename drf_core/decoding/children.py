@@ -136,10 +136,15 @@ class Child:
     ) -> None:
         """Give it a task, a function named as module:function, that answers once or more.
 
-        Raises ChildLostError, ChildrenStoppedError.
+        Raises ChildLostError, ChildrenStoppedError, OSError where it does not even start: that says
+        nothing of what it is asked.
         """
         if not self._ready:
-            self._answer(_START_SECONDS)
+            try:
+                self._answer(_START_SECONDS)
+            except ChildLostError as lost:
+                why = f"signal {lost.signal}" if lost.signal else "DRF_DEBUG=1 shows why"
+                raise OSError(f"a process to read and decode in did not start ({why})") from None
             self._ready = True
         self._seconds = limits.seconds
         limited = {"task": task, "memory": limits.memory, "seconds": limits.seconds}

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from drf_core.decoding import children
 from drf_core.decoding.children import ChildrenStoppedError
 from drf_core.decoding.decoders import Decoders, Item
 from drf_core.decoding.preparation import Preparation
@@ -125,3 +126,14 @@ def test_a_default_timeout_of_sockets_that_a_library_set_ends_no_child() -> None
         started.stop()
     finally:
         socket.setdefaulttimeout(before)
+
+
+def test_a_process_that_does_not_start_says_nothing_of_what_it_was_to_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # As where a file of the working folder has the name of a module.
+    monkeypatch.setattr(children, "_MODULES", "no_such_module")
+    started = Decoders(Preparation("nowhere", "", 96, "", "", None, None), seconds=_SECONDS)
+    with pytest.raises(OSError, match="did not start"):
+        started.decode(texts("a sunny day"))
+    started.stop()
