@@ -10,7 +10,7 @@ from typing import Any
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from pipelines.posts.kinds import files_of_table, is_parquet_name, may_be_parquet, table_format
+from pipelines.posts.kinds import is_parquet_name, may_be_parquet
 from pipelines.posts.names import without_query
 from pipelines.posts.record_files import KINDS, is_records_file
 from pipelines.storage.backends import content_checksum, open_url
@@ -18,6 +18,7 @@ from pipelines.storage.files import in_parallel, open_store
 from pipelines.storage.listing import list_files
 from pipelines.storage.redaction import reason_of, redact
 from pipelines.storage.retrying import retry
+from pipelines.storage.table_logs import files_of_table, table_format
 from schemas.errors import DRFError, UsageError
 
 _MAGIC = re.compile(r"[*?\[]")
@@ -93,22 +94,20 @@ def _check_in_no_table(fs: fsspec.AbstractFileSystem, inner: str, kind: str) -> 
     """Raise UsageError for what lies in a table, of whose files only its log tells which count."""
     folder = inner.rstrip("/")
     if kind == "glob":
-        folder = inner[: _MAGIC.search(inner).start()]  # type: ignore[union-attr]
-        folder = folder.rpartition("/")[0]
-    else:
-        folder = fs._parent(folder)
-    while folder and "/" in folder:
+        folder = f"{inner[: _MAGIC.search(inner).start()].rpartition('/')[0]}/*"  # type: ignore[union-attr]
+    while "/" in folder:
+        # Partitions lie in a table, and an Iceberg table's files in its folder `data`.
+        folder, _, last = folder.rpartition("/")
         marks = [f"{folder}/{mark}" for mark in ("_delta_log", ".hoodie")]
-        iceberg = inner.rstrip("/") == f"{folder}/data" and fs.glob(f"{folder}/metadata/*.json")
-        if iceberg or any(fs.exists(mark) for mark in marks):
+        iceberg = last == "data" and fs.glob(f"{folder}/metadata/*.metadata.json")
+        if folder and (iceberg or any(fs.exists(mark) for mark in marks)):
             raise UsageError(
                 f"{redact(folder)}: is a table's folder, whose log tells which of its files count; "
                 "name the folder itself"
             )
-        last = folder.rpartition("/")[2]
-        if "=" not in last:
+        above = folder.rpartition("/")[2]
+        if "=" not in above and above != "data":
             break
-        folder = fs._parent(folder)
 
 
 def _files_below(
@@ -122,7 +121,7 @@ def _files_below(
     files = retry(lambda: list_files(fs, folder, recursive=True))
     if (table := table_format(files)) is not None:
         url = folder if isinstance(fs, LocalFileSystem) else str(fs.unstrip_protocol(folder))
-        live = files_of_table(url, table)
+        live = files_of_table(url, table, files)
         files = {name: info for name, info in files.items() if name in live}
     unknown = [
         name

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import http.server
+import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import deltalake
 import fsspec
 import pandas
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pyiceberg.catalog import load_catalog
+from pyiceberg.schema import Schema
+from pyiceberg.table import StaticTable
 
 from pipelines.posts.inputs import input_gone, list_inputs
 from schemas.errors import UsageError
@@ -57,19 +62,74 @@ def test_tables_whose_log_tells_what_counts_are_refused(
         list_inputs([str(tmp_path / "table")])
 
 
-def test_a_delta_table_is_read_by_its_log(tmp_path: Path) -> None:
-    deltalake = pytest.importorskip("deltalake")
+def write_delta(folder: Path) -> None:
     for first in (0, 3):
-        posts = pa.table({"post_id": [f"p{n}" for n in range(first, first + 3)], "text": ["t"] * 3})
-        deltalake.write_deltalake(tmp_path / "table", posts, mode="overwrite")
-    assert len(list((tmp_path / "table").glob("*.parquet"))) == 2
+        deltalake.write_deltalake(folder, three_posts(first), mode="overwrite")
+
+
+def write_iceberg(folder: Path) -> None:
+    catalog = load_catalog("here", type="sql", uri="sqlite://", warehouse=f"file://{folder.parent}")
+    catalog.create_namespace("nights")
+    table = catalog.create_table("nights.posts", three_posts(0).schema, location=f"file://{folder}")
+    table.append(three_posts(0))
+    table.overwrite(three_posts(3))
+
+
+def write_hudi(folder: Path) -> None:
+    """As Spark writes one whose posts were replaced; Hudi's library for Python only reads."""
+    (folder / ".hoodie").mkdir(parents=True)
+    (folder / ".hoodie" / "hoodie.properties").write_text(
+        "hoodie.table.name=posts\nhoodie.table.type=COPY_ON_WRITE\nhoodie.table.version=6\n"
+        "hoodie.timeline.layout.version=1\nhoodie.table.base.file.format=PARQUET\n"
+    )
+    for moment, first in (("20261117000000000", 0), ("20261118000000000", 3)):
+        name = f"4b7c-0_0-1-2_{moment}.parquet"
+        pq.write_table(three_posts(first), folder / name)
+        written = {"fileId": "4b7c-0", "path": name, "partitionPath": "", "numWrites": 3}
+        commit = {"partitionToWriteStats": {"": [written]}, "operationType": "UPSERT"}
+        (folder / ".hoodie" / f"{moment}.commit").write_text(json.dumps(commit))
+
+
+def three_posts(first: int) -> pa.Table:
+    return pa.table({"post_id": [f"p{n}" for n in range(first, first + 3)], "text": ["t"] * 3})
+
+
+@pytest.mark.parametrize("write", [write_delta, write_iceberg, write_hudi])
+def test_a_table_is_read_by_its_log(tmp_path: Path, write: Callable[[Path], None]) -> None:
+    write(tmp_path / "table")
+    written = [*(tmp_path / "table").rglob("*.parquet")]
+    assert len(written) == 2
     columns = parse_columns(["image="])
     [file] = list_inputs([str(tmp_path / "table")], columns).files
     rows = pq.read_table(file.path)["post_id"].to_pylist()
     assert rows == ["p3", "p4", "p5"]
     # Whoever names the files himself, past the log, would have those that were replaced, too.
+    [folder] = {path.parent for path in written}
     with pytest.raises(UsageError, match="is a table's folder, whose log tells"):
-        list_inputs([f"{tmp_path}/table/*.parquet"], columns)
+        list_inputs([f"{folder}/*.parquet"], columns)
+    # A copy that lacks one has lost posts, and says so.
+    Path(file.path).unlink()
+    with pytest.raises(UsageError, match=r"its log names .*, which is not there|not found"):
+        list_inputs([str(tmp_path / "table")], columns)
+
+
+def test_an_iceberg_table_whose_files_hold_rows_that_do_not_count_is_refused(
+    tmp_path: Path,
+) -> None:
+    write_iceberg(tmp_path / "table")
+    table = StaticTable.from_metadata(str(max((tmp_path / "table/metadata").glob("*.json"))))
+    metadata = table.metadata.model_copy(
+        update={"schemas": [*table.metadata.schemas, renamed(table.schema())]}
+    )
+    path = tmp_path / "table" / "metadata" / "00009-later.metadata.json"
+    path.write_text(metadata.model_dump_json())
+    with pytest.raises(UsageError, match="some by its columns that were renamed"):
+        list_inputs([str(tmp_path / "table")], parse_columns(["image="]))
+
+
+def renamed(schema: Schema) -> Schema:
+    fields = [field.model_copy(update={"name": f"{field.name}2"}) for field in schema.fields]
+    return Schema(*fields, schema_id=1)
 
 
 @pytest.mark.parametrize("rows", [{"post_id": [], "text": [], "image": []}, {}])
