@@ -46,6 +46,11 @@ class DRFModel(FeatureModel, PreTrainedModel):
             getattr(config, part)._attn_implementation = encoder.config._attn_implementation
             encoder.config = getattr(config, part)
         self.add_parts(config)
+        # Encoders that were given are trained; transformers would begin anew what they were not
+        # loaded with, such as the embeddings of one that was shrunk.
+        for encoder in (text_encoder, image_encoder):
+            for module in encoder.modules() if encoder is not None else ():
+                module._is_hf_initialized = True
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:

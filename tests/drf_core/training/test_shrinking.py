@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,7 +24,7 @@ from transformers import (
 )
 
 from drf_core.model.processing_drf import DRFProcessor
-from drf_core.training.building import train_tokenizer
+from drf_core.training.building import build_model, train_tokenizer
 from drf_core.training.shrinking import shrink_images, shrink_text_encoder
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -71,6 +72,22 @@ def embedded(encoder: Any, tokenizer: Any, text: str) -> torch.Tensor:
     ids = torch.tensor([tokenizer(text, padding=False)["input_ids"]])
     with torch.no_grad():
         return encoder(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state[0]
+
+
+def test_a_model_is_built_with_what_it_had_learned(
+    encoder: BertModel, tokenizer: Any, tmp_path: Path
+) -> None:
+    encoder.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    model, processor = build_model(
+        str(tmp_path), "small", ("negative", "positive"), TEXTS, queue_length=16,
+        shrink={"text": {"layers": 3, "vocabulary": 83, "max_tokens": 32}},
+    )  # fmt: skip
+    assert torch.allclose(
+        embedded(model.text_encoder, processor.tokenizer, "a lovely lake"),
+        embedded(encoder, tokenizer, "a lovely lake"),
+        atol=1e-5,
+    )
 
 
 def test_with_all_its_layers_it_says_the_same_of_texts_in_kept_words(
