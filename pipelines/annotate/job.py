@@ -139,7 +139,8 @@ class JobOptions:
 class ShardOutcome:
     """What a worker says of one shard; the files, not this, are the proof.
 
-    computed: False where a commit record was found and the shard skipped.
+    computed: rows that were computed now; the others were found: all where a commit record was
+        there, those that --retry does not ask for where it was not.
     failure: one readable line where the shard can never be committed as things are
         (corrupt page, input changed since planning, worker killed three times), else None.
     runtime: what encoded it; note: why that is not what was meant to. None where not computed.
@@ -156,7 +157,7 @@ class ShardOutcome:
     rows: int
     annotations: int = 0
     dead_letters: int = 0
-    computed: bool = True
+    computed: int = 0
     failure: str | None = None
     runtime: str | None = None
     note: str | None = None

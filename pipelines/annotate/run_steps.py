@@ -104,12 +104,12 @@ def close_partition(
         for host, what, addresses in outcome.fetched:
             fetched[host, what] += addresses
         if outcome.runtime:
-            runtimes[outcome.runtime] += outcome.rows
+            runtimes[outcome.runtime] += outcome.computed
     return ClosedPartition(
         result,
-        computed_rows=sum(outcome.rows for outcome in outcomes if outcome.computed),
+        computed_rows=sum(outcome.computed for outcome in outcomes),
         found_rows=sum(
-            outcome.rows for outcome in outcomes if not outcome.computed and outcome.failure is None
+            outcome.rows - outcome.computed for outcome in outcomes if outcome.failure is None
         ),
         runtimes=runtimes,
         fetched=fetched,

@@ -26,7 +26,7 @@ from pipelines.annotate.work.earlier import EarlierRows, read_earlier
 from pipelines.annotate.work.feature_cache import FeatureCache, open_cache
 from pipelines.annotate.work.model import ModelFailure, load_model, model_options, predict
 from pipelines.annotate.work.prepare import model_failed, prepare_post
-from pipelines.annotate.work.rows import DeadLetter, RunColumns, build_rows
+from pipelines.annotate.work.rows import AS_BEFORE, DeadLetter, RunColumns, build_rows
 from pipelines.annotate.work.stream import (
     Answer,
     Arrival,
@@ -79,7 +79,7 @@ def annotate_unit(unit: WorkUnit, options: JobOptions) -> Iterator[ShardOutcome]
             aside[key, row].add(kind)
     for shard, record in zip(unit.shards, records, strict=True):
         if record is not None:
-            yield _committed(shard, record, computed=False)
+            yield _committed(shard, record, computed=0)
         elif stale[shard.key] >= MAX_ATTEMPTS:
             failed = _failed(shard, _killed(shard, stale[shard.key]))
             yield dataclasses.replace(failed, killed=stale[shard.key])
@@ -129,6 +129,7 @@ class _Annotation:
         self._staged: dict[str, StagedShard] = {}
         # Rows and dead letters written, by shard key.
         self._rows: Counter[str] = Counter()
+        self._computed: Counter[str] = Counter()
         self._dead_letters: Counter[str] = Counter()
         self._waiting: deque[Chunk | ShardEnd] = deque()
         self._held = 0
@@ -282,6 +283,7 @@ class _Annotation:
         staged.add_annotations(annotations)
         staged.add_dead_letters(dead_letters, lost)
         self._rows[key] += len(results)
+        self._computed[key] += sum(result is not AS_BEFORE for result in results)
         self._dead_letters[key] += dead_letters.num_rows
 
     def _staged_shard(self, shard: Shard, layout: PostsLayout) -> StagedShard:
@@ -304,7 +306,7 @@ class _Annotation:
             record = self._staged_shard(shard, end.layout).commit()
             runtime = self._model.runtime
             outcome = dataclasses.replace(
-                _committed(shard, record, computed=True),
+                _committed(shard, record, computed=self._computed[shard.key]),
                 runtime=str(runtime),
                 note=runtime.note,
                 began=self._attempts[shard.key].began,
@@ -319,7 +321,7 @@ class _Annotation:
         return dataclasses.replace(outcome, fetched=self._arrivals.take_counts(), cached=cached)
 
 
-def _committed(shard: Shard, record: CommitRecord, computed: bool) -> ShardOutcome:
+def _committed(shard: Shard, record: CommitRecord, computed: int) -> ShardOutcome:
     return ShardOutcome(
         shard.key,
         shard.source_file,
@@ -333,7 +335,7 @@ def _committed(shard: Shard, record: CommitRecord, computed: bool) -> ShardOutco
 
 def _failed(shard: Shard, failure: str | None) -> ShardOutcome:
     return ShardOutcome(
-        shard.key, shard.source_file, shard.partition, shard.rows, computed=False, failure=failure
+        shard.key, shard.source_file, shard.partition, shard.rows, failure=failure
     )
 
 

@@ -95,8 +95,10 @@ def test_a_retry_asks_for_the_rows_concerned_and_makes_no_good_row_worse(
     assert [row["source_row"] for row in output.dead_letters] == [4, 5]
     asked = len(server.asked)
 
-    assert annotate(source, *options, "--retry", "fetch_failed").code == 0
+    retried = annotate(source, *options, "--retry", "fetch_failed")
 
+    assert retried.code == 0
+    assert (retried.manifest["computed_rows"], retried.manifest["skipped_rows"]) == (3, 3)
     again = [name for name in server.asked[asked:] if "?" in name]
     assert len(again) == len(server.asked[asked:]) == 3
     assert reasons(output) == {"0": None, "1": "gone", "2": None, "3": None, "e": None}
