@@ -95,18 +95,18 @@ def _check_in_no_table(fs: fsspec.AbstractFileSystem, inner: str, kind: str) -> 
     folder = inner.rstrip("/")
     if kind == "glob":
         folder = f"{inner[: _MAGIC.search(inner).start()].rpartition('/')[0]}/*"  # type: ignore[union-attr]
-    while "/" in folder:
+    while "/" in (above := folder.rpartition("/"))[0]:
         # Partitions lie in a table, and an Iceberg table's files in its folder `data`.
-        folder, _, last = folder.rpartition("/")
+        folder, _, last = above
         marks = [f"{folder}/{mark}" for mark in ("_delta_log", ".hoodie")]
         iceberg = last == "data" and fs.glob(f"{folder}/metadata/*.metadata.json")
-        if folder and (iceberg or any(fs.exists(mark) for mark in marks)):
+        if iceberg or any(fs.exists(mark) for mark in marks):
             raise UsageError(
                 f"{redact(folder)}: is a table's folder, whose log tells which of its files count; "
                 "name the folder itself"
             )
-        above = folder.rpartition("/")[2]
-        if "=" not in above and above != "data":
+        name = folder.rpartition("/")[2]
+        if "=" not in name and name != "data":
             break
 
 

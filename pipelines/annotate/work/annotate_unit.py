@@ -334,9 +334,7 @@ def _committed(shard: Shard, record: CommitRecord, computed: int) -> ShardOutcom
 
 
 def _failed(shard: Shard, failure: str | None) -> ShardOutcome:
-    return ShardOutcome(
-        shard.key, shard.source_file, shard.partition, shard.rows, failure=failure
-    )
+    return ShardOutcome(shard.key, shard.source_file, shard.partition, shard.rows, failure=failure)
 
 
 def _killed(shard: Shard, attempts: int) -> str:

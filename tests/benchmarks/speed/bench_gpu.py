@@ -83,11 +83,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     rows: list[list[object]] = [["", "posts/s", "GFLOP a post", "TFLOP/s", "of the product's"]]
     for part, taken in seconds.items():
         count = work["texts"] + work["images"] if part == "whole" else work.get(part)
-        rate = f"{count / taken / 1e12:.3g}" if count else ""
+        rate = f"{count / taken / 1e12:.5f}" if count else ""
         share = f"{100 * count / taken / limit:.1f} %" if count else ""
         done = f"{count / 1e9:.2f}" if count else ""
         rows.append([part, f"{1 / taken:,.0f}", done, rate, share])
-    rows.append(["matrix product", "", "", f"{limit / 1e12:.3g}", ""])
+    rows.append(["matrix product", "", "", f"{limit / 1e12:.5f}", ""])
     decoded = decoding_rate(annotator, originals)
     rows.append([f"decode, tokenise ({cores()} threads)", f"{decoded:,.0f}", "", "", ""])
     print(table(rows))
