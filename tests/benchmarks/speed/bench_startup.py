@@ -44,6 +44,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
         helped = measure("drf --help", partial(run, "-m", "pipelines.cli", "--help", every=0.01))
         measure("one post, first start", partial(first_start, arguments.model, one))
+        annotate(arguments.model, one)
         measure("one post, later start", partial(annotate, arguments.model, one))
         nothing = 0.0
         for files in (arguments.shards, max(1, arguments.shards // 50)):
