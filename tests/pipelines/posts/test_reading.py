@@ -74,13 +74,19 @@ def test_a_shard_gives_its_rows_in_source_order(corpus: Path):
     assert rows == [(row, f"p{row}") for row in range(15, 35)]
 
 
-def test_one_child_reads_many_shards_also_where_rows_follow(
-    corpus: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    started: list[Child] = []
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[Child]:
+    """The children that readers start; there are none yet."""
+    children: list[Child] = []
     start = Child.__init__
-    monkeypatch.setattr(Child, "__init__", lambda self: (started.append(self), start(self))[1])
+    monkeypatch.setattr(Child, "__init__", lambda self: (children.append(self), start(self))[1])
     monkeypatch.setattr(reading, "_READERS", Children())
+    return children
+
+
+def test_one_child_reads_many_shards_also_where_rows_follow(
+    corpus: Path, started: list[Child]
+) -> None:
     for first in (0, 5, 10):
         batches = list(
             read_rows(FS, str(corpus), make_shard(corpus, first, 5, (0,)), layout_of(corpus))
@@ -89,13 +95,7 @@ def test_one_child_reads_many_shards_also_where_rows_follow(
     assert len(started) == 1
 
 
-def test_two_children_read_however_many_footers_at_once(
-    corpus: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    started: list[Child] = []
-    start = Child.__init__
-    monkeypatch.setattr(Child, "__init__", lambda self: (started.append(self), start(self))[1])
-    monkeypatch.setattr(reading, "_READERS", Children())
+def test_two_children_read_however_many_footers_at_once(corpus: Path, started: list[Child]) -> None:
     footers = in_parallel(lambda _: read_footer(FS, str(corpus)), range(16), workers=16)
     assert {footer.rows for footer in footers} == {pq.read_metadata(corpus).num_rows}
     assert len(started) <= 2
