@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import platform
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from pipelines.annotate.job import Plan
+from pipelines.annotate.job import Plan, ShardOutcome
 from pipelines.annotate.output import layout
 from pipelines.annotate.output.ledger import Ledger, LedgerFile, sum_counts
 from pipelines.annotate.output.partition_state import read_ledger
@@ -34,24 +35,16 @@ _PUBLISHED = ("published", "up_to_date")
 def build_manifest(
     plan: Plan,
     results: Mapping[str, PartitionResult],
-    *,
     started: datetime,
-    computed_rows: int = 0,
-    found_rows: int = 0,
+    outcomes: Sequence[ShardOutcome] = (),
     options: Mapping[str, Any] | None = None,
-    warnings: Iterable[str] = (),
-    runtimes: Mapping[str, int] | None = None,
     phases: Mapping[str, float] | None = None,
-    fetched: Mapping[tuple[str, str], int] | None = None,
-    counts: Mapping[str, int] | None = None,
 ) -> Manifest:
     """Return the manifest of a run that ends now.
 
     results: of publishing, by partition; a partition without one was settled already.
-    started: UTC. computed_rows: inferred by this run. found_rows: of the plan's units, what
-    workers found committed. options: more than the plan's, no credentials. runtimes: rows
-    computed by what encoded them. phases: seconds by what the run did. fetched: addresses by
-    host and what became of them. counts: what else workers counted.
+    started: UTC. outcomes: of the plan's shards. options: more than the plan's, no credentials.
+    phases: seconds by what the run did.
     Totals are sums over the published files of the run's input. A file that is not published
     shows the parts of its earlier version, which stay, and counts nowhere.
     """
@@ -73,6 +66,16 @@ def build_manifest(
             files.append(_file_counts(name, partition, planned_files.get(name), held, outcome))
     planned = sum(unit.rows for unit in plan.units)
     readable = sum(file.rows for file in plan.files)
+    found = sum(one.rows - one.computed for one in outcomes if one.failure is None)
+    runtimes: Counter[str] = Counter()
+    for one in outcomes:
+        runtimes.update({one.runtime: one.computed} if one.runtime else {})
+    counts = {
+        "input_bytes": _input_bytes(plan),
+        "killed_attempts": sum(one.killed for one in outcomes),
+        "cache_lookups": sum(one.cached[0] for one in outcomes),
+        "cache_hits": sum(one.cached[1] for one in outcomes),
+    }
     exit_code = _exit_code(files, partitions)
     finished = datetime.now(timezone.utc)
     return Manifest(
@@ -94,16 +97,16 @@ def build_manifest(
         pruned=sorted(name for result in results.values() for name in result.pruned),
         warnings=[
             *plan.warnings,
-            *warnings,
+            *sorted({one.note for one in outcomes if one.note}),
             *(warning for result in results.values() for warning in result.warnings),
             *messages,
         ],
-        runtimes=dict(sorted((runtimes or {}).items())),
+        runtimes=dict(sorted(runtimes.items())),
         phases=dict(phases or {}),
-        fetched=_by_host(fetched or {}),
-        counts={"input_bytes": _input_bytes(plan), **(counts or {})},
-        computed_rows=computed_rows,
-        skipped_rows=readable - planned + found_rows,
+        fetched=_by_host(outcomes),
+        counts={name: number for name, number in counts.items() if number},
+        computed_rows=sum(one.computed for one in outcomes),
+        skipped_rows=readable - planned + found,
         seconds=(finished - started).total_seconds(),
     )
 
@@ -114,10 +117,11 @@ def _input_bytes(plan: Plan) -> int:
     return sum(group.bytes for file in files for group in file.row_groups)
 
 
-def _by_host(fetched: Mapping[tuple[str, str], int]) -> dict[str, dict[str, int]]:
+def _by_host(outcomes: Iterable[ShardOutcome]) -> dict[str, dict[str, int]]:
     hosts: dict[str, dict[str, int]] = {}
-    for (host, what), addresses in sorted(fetched.items()):
-        hosts.setdefault(host, {})[what] = addresses
+    for host, what, addresses in sorted(one for outcome in outcomes for one in outcome.fetched):
+        of_host = hosts.setdefault(host, {})
+        of_host[what] = of_host.get(what, 0) + addresses
     return hosts
 
 

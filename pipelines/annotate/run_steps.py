@@ -5,7 +5,6 @@ partition published, then one report and one manifest. Needs no Beam.
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -42,22 +41,10 @@ class RunStart:
 
 @dataclass(frozen=True)
 class ClosedPartition:
-    """What became of a partition; rows computed by this run, and rows found committed.
-
-    runtimes: rows computed by what encoded them; notes: what workers said of that. began, ended:
-    when the first of its shards was begun and the last one committed, 0 where none was. fetched:
-    addresses by host and what became of them. counts: see schemas.manifest.Manifest.
-    """
+    """What became of a partition, and what workers said of its shards."""
 
     result: PartitionResult
-    computed_rows: int
-    found_rows: int
-    runtimes: Mapping[str, int] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
-    began: float = 0.0
-    ended: float = 0.0
-    fetched: Mapping[tuple[str, str], int] = field(default_factory=dict)
-    counts: Mapping[str, int] = field(default_factory=dict)
+    outcomes: tuple[ShardOutcome, ...]
 
 
 def compute(unit: WorkUnit, options: JobOptions) -> Iterator[ShardOutcome]:
@@ -98,48 +85,16 @@ def close_partition(
     except OutputError as error:
         # Trying again at once would not help, and the other partitions can be published.
         result = PartitionResult(task.partition, "incomplete", message=str(error))
-    runtimes: Counter[str] = Counter()
-    fetched: Counter[tuple[str, str]] = Counter()
-    for outcome in outcomes:
-        for host, what, addresses in outcome.fetched:
-            fetched[host, what] += addresses
-        if outcome.runtime:
-            runtimes[outcome.runtime] += outcome.computed
-    return ClosedPartition(
-        result,
-        computed_rows=sum(outcome.computed for outcome in outcomes),
-        found_rows=sum(
-            outcome.rows - outcome.computed for outcome in outcomes if outcome.failure is None
-        ),
-        runtimes=runtimes,
-        fetched=fetched,
-        counts={
-            "killed_attempts": sum(outcome.killed for outcome in outcomes),
-            "cache_lookups": sum(outcome.cached[0] for outcome in outcomes),
-            "cache_hits": sum(outcome.cached[1] for outcome in outcomes),
-        },
-        notes=tuple(sorted({outcome.note for outcome in outcomes if outcome.note})),
-        began=min((outcome.began for outcome in outcomes if outcome.began), default=0.0),
-        ended=max((outcome.ended for outcome in outcomes), default=0.0),
-    )
+    return ClosedPartition(result, tuple(outcomes))
 
 
 def close_run(plan: Plan, closed: Iterable[ClosedPartition], start: RunStart) -> Manifest:
     """Write the run's report and manifest; return the manifest."""
     partitions = sorted(closed, key=lambda one: one.result.partition)
-    manifest = build_manifest(
-        plan,
-        {one.result.partition: one.result for one in partitions},
-        started=start.time,
-        computed_rows=sum(one.computed_rows for one in partitions),
-        found_rows=sum(one.found_rows for one in partitions),
-        options=start.options,
-        warnings=sorted({note for one in partitions for note in one.notes}),
-        runtimes=sum((Counter(one.runtimes) for one in partitions), Counter()),
-        phases=_phases(start, partitions),
-        fetched=sum((Counter(one.fetched) for one in partitions), Counter()),
-        counts=sum((Counter(one.counts) for one in partitions), Counter()),
-    )
+    results = {one.result.partition: one.result for one in partitions}
+    outcomes = [outcome for one in partitions for outcome in one.outcomes]
+    phases = _phases(start, outcomes)
+    manifest = build_manifest(plan, results, start.time, outcomes, start.options, phases)
     if start.report:
         manifest = _report(plan, manifest, start.facts)
     write_manifest(plan.options.output, manifest)
@@ -159,13 +114,13 @@ def _report(plan: Plan, manifest: Manifest, facts: ModelFacts) -> Manifest:
         return dataclasses.replace(manifest, warnings=[*manifest.warnings, warning])
 
 
-def _phases(start: RunStart, partitions: Sequence[ClosedPartition]) -> dict[str, float]:
+def _phases(start: RunStart, outcomes: Sequence[ShardOutcome]) -> dict[str, float]:
     """Seconds by what the run did; publishing begins where the last shard was committed."""
     now = datetime.now(timezone.utc).timestamp()
     planned = (start.planned or start.time).timestamp()
     phases = {"listing and planning": planned - start.time.timestamp()}
-    began = min((one.began for one in partitions if one.began), default=0.0)
-    ended = max((one.ended for one in partitions), default=0.0)
+    began = min((one.began for one in outcomes if one.began), default=0.0)
+    ended = max((one.ended for one in outcomes), default=0.0)
     if began:
         phases |= {"starting, loading the model": began - planned, "annotating": ended - began}
     phases["publishing"] = now - max(ended, planned)
