@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import io
-import os
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from fsspec.spec import AbstractBufferedFile
 
 from pipelines.storage.files import Store
 
@@ -16,20 +15,19 @@ from pipelines.storage.files import Store
 ONE_REQUEST_BYTES = 16 << 20
 
 
-class StoredFile(io.RawIOBase):
+class StoredFile(AbstractBufferedFile):
     """A file of a store as Parquet readers want it: a small one is read whole, in one request.
 
-    Raises OutputError where the store refuses, which readers let through: it says nothing of
-    the file's content. FileNotFoundError where there is none.
+    size: its bytes, as its ledger knows them. Raises OutputError where the store refuses, which
+    readers let through: it says nothing of the file's content. FileNotFoundError where there is
+    none.
     """
 
     def __init__(self, store: Store, name: str, size: int) -> None:
-        """Open a file. size: its bytes, as its ledger knows them."""
         self._store = store
         self._name = name
-        self._size = size
-        self._position = 0
-        self._whole = store.read_range(name, 0, size) if size <= ONE_REQUEST_BYTES else None
+        cache = "all" if size <= ONE_REQUEST_BYTES else "none"
+        super().__init__(store.fs, store.full(name), cache_type=cache, size=size)
 
     def sha256(self) -> str:
         """Return the hash of the bytes that are there, hexadecimal."""
@@ -40,34 +38,7 @@ class StoredFile(io.RawIOBase):
         self.seek(0)
         return digest.hexdigest()
 
-    def readable(self) -> bool:
-        """Return True."""
-        return True
-
-    def seekable(self) -> bool:
-        """Return True."""
-        return True
-
-    def tell(self) -> int:
-        """Return the position."""
-        return self._position
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Move the position and return it."""
-        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
-        self._position = max(0, start + offset)
-        return self._position
-
-    def read(self, size: int | None = -1) -> bytes:
-        """Return bytes from the position on."""
-        end = self._size
-        if size is not None and size >= 0:
-            end = min(end, self._position + size)
-        start, self._position = self._position, max(self._position, end)
-        if start >= end:
-            return b""
-        if self._whole is not None:
-            return self._whole[start:end]
+    def _fetch_range(self, start: int, end: int) -> bytes:
         return self._store.read_range(self._name, start, end)
 
 
