@@ -68,21 +68,8 @@ class RunColumns:
 
 def prediction_fields(prediction: Prediction, labels: Sequence[str]) -> dict[str, Any]:
     """Label, confidence, probabilities and diagnostics of one post, by column name."""
-    fields: dict[str, Any] = {
-        "label": prediction.label,
-        "confidence": prediction.confidence,
-        "probabilities": dict(zip(labels, prediction.probabilities, strict=True)),
-    }
-    for name in MODALITIES:
-        modality = getattr(prediction, name)
-        fields[f"{name}_state"] = modality.state
-        fields[f"{name}_quality"] = modality.quality
-        fields[f"{name}_score"] = modality.score
-        fields[f"{name}_evidence"] = modality.evidence[labels.index(prediction.label)]
-        fields[f"{name}_damage"] = modality.damage
-        fields[f"{name}_reason"] = modality.reason
-    fields["text_share_read"] = prediction.text_share_read
-    return fields
+    fields = {name: of[0] for name, of in _prediction_columns([prediction], labels).items()}
+    return {**fields, "probabilities": dict(zip(labels, prediction.probabilities, strict=True))}
 
 
 def build_rows(
@@ -145,7 +132,8 @@ _schema = functools.lru_cache(annotations_schema)
 
 
 def _prediction_columns(predictions: Sequence[Prediction], labels: Sequence[str]) -> dict[str, Any]:
-    """What `prediction_fields` says of each post, as columns: a row at a time costs more."""
+    """What the model says of each post, as columns: a row at a time costs more."""
+    winners = [labels.index(prediction.label) for prediction in predictions]
     columns: dict[str, Any] = {
         "label": [prediction.label for prediction in predictions],
         "confidence": [prediction.confidence for prediction in predictions],
@@ -155,17 +143,12 @@ def _prediction_columns(predictions: Sequence[Prediction], labels: Sequence[str]
             for column in range(len(labels))
         ],
     }
-    winners = [labels.index(prediction.label) for prediction in predictions]
     for name in MODALITIES:
         modalities = [getattr(prediction, name) for prediction in predictions]
-        columns[f"{name}_state"] = [modality.state for modality in modalities]
-        columns[f"{name}_quality"] = [modality.quality for modality in modalities]
-        columns[f"{name}_score"] = [modality.score for modality in modalities]
-        columns[f"{name}_evidence"] = [
-            modality.evidence[winner] for modality, winner in zip(modalities, winners, strict=True)
-        ]
-        columns[f"{name}_damage"] = [modality.damage for modality in modalities]
-        columns[f"{name}_reason"] = [modality.reason for modality in modalities]
+        for what in ("state", "quality", "score", "evidence", "damage", "reason"):
+            columns[f"{name}_{what}"] = [getattr(modality, what) for modality in modalities]
+        of_labels = zip(columns[f"{name}_evidence"], winners, strict=True)
+        columns[f"{name}_evidence"] = [evidence[winner] for evidence, winner in of_labels]
     columns["text_share_read"] = [prediction.text_share_read for prediction in predictions]
     return columns
 
