@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,87 +67,65 @@ def gather_nights(
         if partition in held_back or published & set(files)
     ]
     found = [
-        _dated_night(store, manifest, partition, dated[partition], plan, reference_files)
+        _night(
+            store, manifest, partition, dated[partition], {partition: None}, plan, reference_files
+        )
         for partition in touched
         if partition in dated
     ]
     others = {p: files for p, files in by_partition.items() if p not in dated}
     if others and (not dated or set(touched) & set(others)):
-        wanted = published or usable
-        found.append(_undated_night(store, manifest, others, wanted, plan, reference_files))
+        wanted = {p: (published or usable).intersection(files) for p, files in others.items()}
+        name, key = manifest.run_id, manifest.started_at
+        found.append(_night(store, manifest, name, key, wanted, plan, reference_files))
     if not found and dated:
         last = max(dated, key=lambda partition: dated[partition])
-        found.append(_dated_night(store, manifest, last, dated[last], None, reference_files))
+        found.append(
+            _night(store, manifest, last, dated[last], {last: None}, None, reference_files)
+        )
     return sorted(found, key=lambda one: (one.night.key, one.night.name))
 
 
-def _dated_night(
+def _night(
     store: Store,
     manifest: Manifest,
-    partition: str,
+    name: str,
     key: str,
+    wanted: Mapping[str, Collection[str] | None],
     plan: Plan | None,
     reference_files: Sequence[str],
 ) -> RunNight:
-    ledger = read_ledger(store, partition) or Ledger(())
-    records = _staged(store, manifest, partition, plan)
-    counts = [shard.counts for file in ledger.files.values() for shard in file.shards]
-    size = sum(part.bytes for parts in ledger.parts.values() for part in parts.values())
-    places = {tree: _places(ledger, partition, tree) for tree in layout.TREES}
-    if records:
-        counts, places, size = _of_records(records)
-    night, histograms = make_night(
-        partition,
-        key,
-        manifest.run_id,
-        manifest.model_revision,
-        counts,
-        staged=bool(records),
-        in_reference=any(_named(name, reference_files) for name in ledger.files),
-    )
-    return RunNight(night, histograms, places, True, size)
-
-
-def _undated_night(
-    store: Store,
-    manifest: Manifest,
-    partitions: Mapping[str, Sequence[str]],
-    wanted: set[str],
-    plan: Plan | None,
-    reference_files: Sequence[str],
-) -> RunNight:
+    """Return a night of some partitions. wanted: by partition, its source files, None for all."""
     counts: list[Counts] = []
     places: dict[str, list[str]] = {tree: [] for tree in layout.TREES}
     size, whole, staged = 0, True, False
     names: set[str] = set()
-    for partition, named in partitions.items():
-        records = _staged(store, manifest, partition, plan)
+    for partition, named in wanted.items():
         ledger = read_ledger(store, partition) or Ledger(())
-        chosen = {n: file for n, file in ledger.files.items() if n in wanted and n in named}
-        shards = [shard for file in chosen.values() for shard in file.shards]
-        if records:
-            more, found, held = _of_records(records)
-            staged = True
-        elif chosen:
-            more = [shard.counts for shard in shards]
-            held = sum(ledger.bytes_of(part) for part in {shard.part for shard in shards})
-            found = {tree: _places(ledger, partition, tree) for tree in layout.TREES}
-            whole = whole and len(chosen) == len(ledger.files)
-        else:
-            continue
+        chosen = {n: f for n, f in ledger.files.items() if named is None or n in named}
         names |= chosen.keys()
-        for tree in layout.TREES:
-            places[tree] += found[tree]
-        counts += more
-        size += held
+        if records := _staged(store, manifest, partition, plan):
+            staged = True
+            counts += [record.entry.counts for record in records]
+            size += sum(part.bytes for record in records for part in record.parts.values())
+            for tree in layout.TREES:
+                places[tree] += [r.staged(tree) for r in records if tree in r.parts]
+        elif chosen:
+            shards = [shard for file in chosen.values() for shard in file.shards]
+            counts += [shard.counts for shard in shards]
+            size += sum(ledger.bytes_of(part) for part in {shard.part for shard in shards})
+            whole = whole and len(chosen) == len(ledger.files)
+            for tree in layout.TREES:
+                glob = layout.in_partition(tree, partition, "*.parquet")
+                places[tree] += [glob] if ledger.parts.get(tree) else []
     night, histograms = make_night(
-        manifest.run_id,
-        manifest.started_at,
+        name,
+        key,
         manifest.run_id,
         manifest.model_revision,
         counts,
         staged=staged,
-        in_reference=any(_named(name, reference_files) for name in names),
+        in_reference=any(_named(one, reference_files) for one in names),
     )
     return RunNight(night, histograms, places, whole, size)
 
@@ -188,19 +166,3 @@ def _staged(
 
 def _named(source_file: str, reference_files: Sequence[str]) -> bool:
     return any(source_file == name or name.endswith(f"/{source_file}") for name in reference_files)
-
-
-def _places(ledger: Ledger, partition: str, tree: str) -> list[str]:
-    glob = layout.in_partition(tree, partition, "*.parquet")
-    return [glob] if ledger.parts.get(tree) else []
-
-
-def _of_records(
-    records: Sequence[CommitRecord],
-) -> tuple[list[Counts], dict[str, list[str]], int]:
-    """Return the counts of staged shards, the places of their rows by tree, and their bytes."""
-    return (
-        [record.entry.counts for record in records],
-        {tree: [r.staged(tree) for r in records if tree in r.parts] for tree in layout.TREES},
-        sum(part.bytes for record in records for part in record.parts.values()),
-    )
