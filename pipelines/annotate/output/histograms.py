@@ -7,7 +7,7 @@ histograms of a night.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -112,22 +112,23 @@ def sum_histograms(parts: Iterable[Histograms]) -> Histograms:
         for one in dataclasses.fields(Histograms):
             name = one.name
             if name != "groups":
-                _add(getattr(total, name), getattr(part, name))
+                add_counts(getattr(total, name), getattr(part, name))
         for column, groups in part.groups.items():
             held = total.groups.setdefault(column, {})
             if held is None:
                 continue
             if groups is not None:
-                _add(held, groups)
+                add_counts(held, groups)
             if groups is None or len(held) > MOST_GROUPS:
                 total.groups[column] = None
     return total
 
 
-def _add(total: dict[str, Any], more: dict[str, Any]) -> None:
+def add_counts(total: dict[str, Any], more: Mapping[str, Any]) -> None:
+    """Add counts by name, lists of them, and whatever is nested by further names."""
     for key, value in more.items():
         if isinstance(value, dict):
-            _add(total.setdefault(key, {}), value)
+            add_counts(total.setdefault(key, {}), value)
         elif isinstance(value, list):
             held = total.get(key) or [0] * len(value)
             total[key] = [a + b for a, b in zip(held, value, strict=True)]

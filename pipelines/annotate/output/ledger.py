@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from pipelines.annotate.output.histograms import Histograms, sum_histograms
+from pipelines.annotate.output.histograms import Histograms, add_counts, sum_histograms
 from schemas.annotations import MODALITIES
 
 # The columns whose values are counted as parts are written; `Counts.of` says what becomes of them.
@@ -75,17 +75,9 @@ def sum_counts(counts: Iterable[Counts]) -> Counts:
     counts = list(counts)
     total = Counts(histograms=sum_histograms(one.histograms for one in counts))
     for one in counts:
-        for name in ("labels", "dead_letter_reasons", "lost_reasons"):
-            _add(getattr(total, name), getattr(one, name))
-        for name in ("states", "reasons"):
-            for modality, by in getattr(one, name).items():
-                _add(getattr(total, name).setdefault(modality, {}), by)
+        for name in ("labels", "states", "reasons", "dead_letter_reasons", "lost_reasons"):
+            add_counts(getattr(total, name), getattr(one, name))
     return total
-
-
-def _add(total: dict[str, int], more: dict[str, int]) -> None:
-    for key, number in more.items():
-        total[key] = total.get(key, 0) + number
 
 
 @dataclass(frozen=True)
