@@ -77,7 +77,7 @@ def lower_p(excess: float, posts: int, reference: int) -> float:
     return math.exp(-2 * max(excess, 0.0) ** 2 / (1 / posts + 1 / max(reference, 1)))
 
 
-def share_interval(count: float, posts: int) -> tuple[float, float]:
+def share_interval(count: float, posts: float) -> tuple[float, float]:
     """Wilson's 95 % interval of a share; (0, 1) of no posts."""
     if not posts:
         return 0.0, 1.0

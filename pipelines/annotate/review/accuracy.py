@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
 
-_NORMAL_95 = 1.959964
+from pipelines.annotate.report.significance import share_interval
 
 
 @dataclass(frozen=True)
@@ -45,11 +44,4 @@ def weighted_accuracy(right: np.ndarray, weights: np.ndarray) -> Accuracy:
             # Every post was answered.
             return Accuracy(value, value, value, answers)
         effective = value * (1 - value) / variance
-    z2 = _NORMAL_95**2
-    centre = (value + z2 / (2 * effective)) / (1 + z2 / effective)
-    half = (
-        _NORMAL_95
-        * math.sqrt(value * (1 - value) / effective + z2 / (4 * effective**2))
-        / (1 + z2 / effective)
-    )
-    return Accuracy(value, max(0.0, centre - half), min(1.0, centre + half), answers)
+    return Accuracy(value, *share_interval(value * effective, effective), answers)
