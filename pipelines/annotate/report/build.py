@@ -62,8 +62,7 @@ def build_report(
         earlier = earlier_nights([*nights_of(runs), *others], night)
         before = against or (earlier[-1] if earlier else None)
         changes = compare_nights(night, before, earlier)
-        if night.recounted:
-            likeness = compare_with_reference(night, before, earlier, facts.reference_posts)
+        likeness = compare_with_reference(night, before, earlier, facts.reference_posts)
     verdict = judge(manifest, night, changes, likeness)
     verdict["next"] = next_commands(verdict["word"], manifest, output, held_back)
     groups = deviating_groups(subject.histograms.groups) if subject else {}
@@ -220,7 +219,6 @@ def _trust(
         m for m, said in likeness.items() if said["stranger"] or said["lower"] or said["drifts"]
     ]
     return {
-        "counted": night.recounted,
         "expected": value,
         "low": low,
         "high": high,

@@ -83,8 +83,7 @@ def _measures(nights: Sequence[Night]) -> list[_Measure]:
     found += _counts(
         nights, "dead letters", lambda night: night.dead_letter_reasons, total=lambda n: n.rows
     )
-    if all(night.recounted for night in nights):
-        found.append(("confidence", "mean", lambda night: (night.confidence[0], night.annotations)))
+    found.append(("confidence", "mean", lambda night: (night.confidence[0], night.annotations)))
     return found
 
 
@@ -123,7 +122,7 @@ def compare_with_reference(
     earlier: nights before it, in order; those of another checkpoint are left out, as their
     qualities are ranks among other posts. reference: posts that qualities are ranked among.
     """
-    same = [one for one in earlier if one.model_revision == night.model_revision and one.recounted]
+    same = [one for one in earlier if one.model_revision == night.model_revision]
     comparable = before is not None and before.model_revision == night.model_revision
     curves = {m: np.cumsum(night.quality.get(m, [])) / max(night.usable(m), 1) for m in MODALITIES}
     evens = {m: np.arange(1, len(of) + 1) / max(len(of), 1) for m, of in curves.items()}

@@ -25,9 +25,8 @@ class Night:
 
     name: its partition, or the run's id. key: sorts nights by time. rows: annotations and dead
     letters. quality: by modality, rows per bin of quality of the posts that have it. confidence:
-    sum and sum of squares. recounted: it has histograms (older versions of this package wrote
-    none). staged: it is held back, its rows are not published. in_reference: its posts are among
-    those that the checkpoint's qualities are ranked among.
+    sum and sum of squares. staged: it is held back, its rows are not published. in_reference: its
+    posts are among those that the checkpoint's qualities are ranked among.
     """
 
     name: str
@@ -44,7 +43,6 @@ class Night:
     damage: dict[str, dict[str, int]] = field(default_factory=dict)
     quality: dict[str, list[int]] = field(default_factory=dict)
     confidence: list[float] = field(default_factory=lambda: [0.0, 0.0])
-    recounted: bool = True
     staged: bool = False
     in_reference: bool = False
 
@@ -92,7 +90,6 @@ def make_night(
         damage=histograms.damage,
         quality={m: _usable(histograms.quality.get(m, {})) for m in MODALITIES},
         confidence=[sum(of) for of in zip(*by_label.values(), strict=True)] or [0.0, 0.0],
-        recounted=_bins_hold(histograms, annotations),
         staged=staged,
         in_reference=in_reference,
     )
@@ -125,7 +122,3 @@ def _usable(states: Mapping[str, Sequence[int]]) -> list[int]:
     """Rows per bin of quality, but for those whose quality is that of recovered features."""
     kept = [bins for state, bins in states.items() if state != "recovered"]
     return [sum(of) for of in zip(*kept, strict=True)] if kept else [0] * BINS
-
-
-def _bins_hold(histograms: Histograms, annotations: int) -> bool:
-    return sum(sum(bins) for bins in histograms.confidence.values()) == annotations

@@ -220,13 +220,7 @@ def next_commands(
 
 def run_words(manifest: Manifest, output: str) -> list[str]:
     """The command that repeats a run, less its id."""
-    words = manifest.options.get("command")
-    if not words:
-        # An older version did not put it on record.
-        inputs = [str(path) for path in manifest.options.get("input", ["POSTS"])]
-        words = ["drf", "annotate", "--input", *inputs, "--output", output]
-        if manifest.model_id != "default":
-            words += ["--model", manifest.model_id]
+    words = manifest.options.get("command", ["drf", "annotate", "--output", output])
     return without(without([str(word) for word in words], "--run-id"), "--metrics")
 
 
