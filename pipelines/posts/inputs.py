@@ -58,9 +58,10 @@ class InputListing:
 class Footer:
     """What a file says of its rows: Parquet in its footer, records when they are counted.
 
-    identity: of the file's content, see input_identity. schema: the file's columns. groups: of
-    each row group its rows, and the bytes of each column (nested ones by their leaves) or, as "",
-    of all, uncompressed.
+    identity: of the file's content: the store's checksum or etag where it has one, else size,
+    modification time and a hash of the footer. schema: the file's columns. groups: of each row
+    group its rows, and the bytes of each column (nested ones by their leaves) or, as "", of all,
+    uncompressed.
     """
 
     identity: str
@@ -137,15 +138,6 @@ def list_inputs(
         roots=tuple(dict.fromkeys(roots)),
         kept={one.file.source_file: one.keep for one in looked_at},
     )
-
-
-def input_identity(fs: fsspec.AbstractFileSystem, path: str) -> str:
-    """Return what identifies a file's content.
-
-    The store's checksum or etag where it has one, else size, modification time and a hash
-    of the footer. Raises FileNotFoundError, OSError, or DRFError where it is no Parquet file.
-    """
-    return read_footer(fs, path).identity
 
 
 def for_each_input(function: Callable[[str], _Result], urls: Collection[str]) -> list[_Result]:

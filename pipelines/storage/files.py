@@ -175,10 +175,6 @@ class Store:
             if durable:
                 self.sync(name)
 
-    def write_json(self, name: str, value: Any, durable: bool = True) -> None:
-        """Write a value as JSON, keys sorted, so that equal values are equal bytes."""
-        self.write(name, to_json(value), durable)
-
     def create(self, name: str, data: bytes) -> bool:
         """Write a file unless there is one; return whether this call wrote it.
 

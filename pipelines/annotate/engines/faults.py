@@ -16,7 +16,7 @@ from drf_core.checkpoint import CheckpointError
 from pipelines.annotate.engines.runners import JobError
 from pipelines.annotate.output import layout
 from pipelines.annotate.work.checks import ModelError
-from pipelines.storage.files import OutputRefusedError, Store
+from pipelines.storage.files import OutputRefusedError, Store, to_json
 from pipelines.threads import beside
 from schemas.errors import UsageError
 
@@ -37,7 +37,7 @@ def faults_told(store: Store, run_id: str) -> Iterator[None]:
         # Where it cannot be written, the engine's own retries have to do.
         with contextlib.suppress(Exception):
             name = layout.fault_record(run_id, uuid.uuid4().hex)
-            store.write_json(name, fault, durable=False)
+            store.write(name, to_json(fault), durable=False)
         raise
 
 

@@ -56,7 +56,7 @@ class AttemptState:
 
 
 class Attempt:
-    """One try at a shard, on record while it runs. Not for several threads at once.
+    """One try at a shard, on record until end(), whatever happens. Not for several threads at once.
 
     began: when, in seconds since 1970.
     """
@@ -69,6 +69,7 @@ class Attempt:
         self._state = AttemptState(key, self.id, run_id, 0, 0, host, process, self.began)
         self._written = 0.0
         self._suspects: set[tuple[int, str]] = set()
+        self.touch(0)
 
     def touch(self, rows: int, dead_letters: int = 0) -> None:
         """Put on record how many rows of the shard are done; cheap to call often."""
@@ -105,13 +106,6 @@ class Attempt:
             return
         with contextlib.suppress(OutputError):
             self._store.remove(self._name)
-
-
-def start_attempt(store: Store, key: str, run_id: str) -> Attempt:
-    """Put a new attempt at a shard on record and return it; call end() whatever happens."""
-    attempt = Attempt(store, key, run_id)
-    attempt.touch(0)
-    return attempt
 
 
 def list_attempts(store: Store, keys: Iterable[str] | None = None) -> list[AttemptState]:

@@ -18,7 +18,7 @@ from drf_core.runtimes.choice import available_cores
 from pipelines.annotate.fetch.arrivals import Arrivals
 from pipelines.annotate.fetch.fetcher import shared_fetcher
 from pipelines.annotate.job import JobOptions, Shard, ShardOutcome, WorkUnit
-from pipelines.annotate.output.attempts import Attempt, past_attempts, start_attempt
+from pipelines.annotate.output.attempts import Attempt, past_attempts
 from pipelines.annotate.output.commit_records import CommitRecord, find_commit
 from pipelines.annotate.output.staged_shard import StagedShard
 from pipelines.annotate.work.beam_metrics import count_batch, count_results
@@ -181,7 +181,7 @@ class _Annotation:
                 attempt.end()
 
     def _begin(self, shard: Shard) -> None:
-        self._attempts[shard.key] = start_attempt(self._store, shard.key, self._options.run_id)
+        self._attempts[shard.key] = Attempt(self._store, shard.key, self._options.run_id)
         if (earlier := read_earlier(self._store, shard)) is not None:
             self._earlier[shard.key] = earlier
 

@@ -11,7 +11,7 @@ import pytest
 from pipelines.annotate import progress
 from pipelines.annotate.job import Plan
 from pipelines.annotate.output import attempts
-from pipelines.annotate.output.attempts import start_attempt
+from pipelines.annotate.output.attempts import Attempt
 from pipelines.annotate.output.clear_staging import clear_shards
 from pipelines.annotate.planning.make_plan import make_plan
 from pipelines.annotate.progress import ProgressReader, Standing, describe, show_progress
@@ -43,7 +43,7 @@ def test_done_posts_are_those_committed_and_those_of_attempts_at_work(
     first, second = (shard for unit in plan.units for shard in unit.shards)
     assert reader.read() == Standing(posts=60, done=0, dead_letters=0)
 
-    attempt = start_attempt(store, second.key, "run")
+    attempt = Attempt(store, second.key, "run")
     attempt.touch(12, 1)
     assert reader.read() == Standing(60, 12, 1)
 

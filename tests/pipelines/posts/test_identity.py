@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.posts.inputs import input_gone, input_identity, list_inputs
+from pipelines.posts.inputs import input_gone, list_inputs, read_footer
 from pipelines.storage.backends import open_url
 from schemas.errors import UsageError
 from tests.data.corpora import (
@@ -24,7 +24,7 @@ from tests.support.nights.stand_in import SilentFS, memory_store
 
 class TestIdentity:
     def identity(self, path: Path) -> str:
-        return input_identity(*open_url(str(path)))
+        return read_footer(*open_url(str(path))).identity
 
     def test_is_the_same_for_the_same_file(self, nights: Path) -> None:
         path = nights / BOTH[0]
@@ -46,16 +46,16 @@ class TestIdentity:
         fs, path = open_url(str(nights / BOTH[0]))
         info = {**fs.info(path), "ETag": '"abc"'}
         monkeypatch.setattr(fs, "info", lambda *_, **__: info)
-        first = input_identity(fs, path)
+        first = read_footer(fs, path).identity
         os.utime(path)
-        assert input_identity(fs, path) == first
+        assert read_footer(fs, path).identity == first
         assert "abc" in first
 
     def test_is_size_and_footer_where_nobody_knows_more(self, nights: Path) -> None:
         fs, identities = SilentFS(), []
         for name in (BOTH[0], BOTH[0], BOTH[1]):
             fs.pipe_file("/posts.parquet", (nights / name).read_bytes())
-            identities.append(input_identity(fs, "/posts.parquet"))
+            identities.append(read_footer(fs, "/posts.parquet").identity)
         assert "modified:unknown" in identities[0]
         assert identities[0] == identities[1] != identities[2]
 

@@ -19,10 +19,10 @@ import pyarrow.parquet as pq
 from fsspec.implementations.memory import MemoryFileSystem
 from fsspec.spec import AbstractFileSystem
 
-from pipelines.annotate.job import JobOptions, Plan, Shard
+from pipelines.annotate.job import JobOptions, Plan, Shard, ShardOutcome
 from pipelines.annotate.manifest import build_manifest
 from pipelines.annotate.output import layout
-from pipelines.annotate.output.attempts import start_attempt
+from pipelines.annotate.output.attempts import Attempt
 from pipelines.annotate.output.commit_records import CommitRecord
 from pipelines.annotate.output.staged_shard import StagedShard
 from pipelines.annotate.planning.make_plan import make_plan
@@ -77,7 +77,7 @@ def annotate(plan: Plan, reason: str = "missing") -> Counter[str]:
 
 def annotate_shard(options: JobOptions, shard: Shard, reason: str = "missing") -> CommitRecord:
     store = open_store(options.output)
-    attempt = start_attempt(store, shard.key, options.run_id)
+    attempt = Attempt(store, shard.key, options.run_id)
     with StagedShard(store, options, shard, attempt) as staged:
         write_rows(staged, options, shard, reason)
         record = staged.commit()
@@ -147,9 +147,12 @@ def run_job(output: object, *inputs: object, **changes: Any) -> tuple[Manifest, 
     plan = plan_run(output, *inputs, **changes)
     computed = annotate(plan)
     results = publish(plan)
-    rows = sum(unit.rows for unit in plan.units)
-    manifest = build_manifest(plan, results, started=started, computed_rows=rows)
-    return manifest, computed
+    outcomes = [
+        ShardOutcome(s.key, s.source_file, s.partition, s.rows, computed=s.rows)
+        for unit in plan.units
+        for s in unit.shards
+    ]
+    return build_manifest(plan, results, started, outcomes), computed
 
 
 def published_bytes(output: Path) -> dict[str, bytes]:

@@ -15,7 +15,7 @@ import pytest
 
 from pipelines.annotate.job import Plan, Shard
 from pipelines.annotate.output import attempts, layout
-from pipelines.annotate.output.attempts import list_attempts, past_attempts, start_attempt
+from pipelines.annotate.output.attempts import Attempt, list_attempts, past_attempts
 from pipelines.annotate.output.clear_staging import sweep_staging
 from pipelines.annotate.output.commit_records import committed_keys, find_commit
 from pipelines.annotate.output.staged_shard import StagedShard
@@ -54,7 +54,7 @@ def store(request: pytest.FixtureRequest, plan: Plan) -> Iterator[Store]:
 
 
 def staged(store: Store, plan: Plan, shard: Shard, **options: object) -> StagedShard:
-    attempt = start_attempt(store, shard.key, "run")
+    attempt = Attempt(store, shard.key, "run")
     return StagedShard(store, plan.options, shard, attempt, **options)  # type: ignore[arg-type]
 
 
@@ -248,7 +248,7 @@ class TestKilled:
 
 
 def work_for_ever(root: str, key: str) -> None:
-    attempt = start_attempt(open_store(root), key, "run")
+    attempt = Attempt(open_store(root), key, "run")
     while True:
         attempt.touch(1)
         time.sleep(0.05)
@@ -256,7 +256,7 @@ def work_for_ever(root: str, key: str) -> None:
 
 class TestAttempts:
     def test_are_on_record_while_they_run(self, store: Store) -> None:
-        attempt = start_attempt(store, "key", "run")
+        attempt = Attempt(store, "key", "run")
         (state,) = list_attempts(store)
         assert (state.key, state.attempt, state.run_id, state.rows) == ("key", attempt.id, "run", 0)
         attempt.end()
@@ -265,7 +265,7 @@ class TestAttempts:
     def test_say_now_and_then_how_far_they_are(
         self, store: Store, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        attempt = start_attempt(store, "key", "run")
+        attempt = Attempt(store, "key", "run")
         attempt.touch(5, 1)
         assert list_attempts(store)[0].rows == 0
         monkeypatch.setattr(attempts, "_TOUCH_SECONDS", 0)
@@ -274,12 +274,12 @@ class TestAttempts:
         assert (state.rows, state.dead_letters) == (6, 2)
 
     def test_of_other_shards_do_not_count(self, store: Store) -> None:
-        start_attempt(store, "key", "run")
+        Attempt(store, "key", "run")
         assert list_attempts(store, ["other"]) == []
         assert len(list_attempts(store, ["key"])) == 1
 
     def test_at_work_are_not_stale(self, store: Store) -> None:
-        start_attempt(store, "key", "run")
+        Attempt(store, "key", "run")
         assert past_attempts(store, ["key"])[0]["key"] == 0
 
     def test_of_a_killed_process_are_stale_at_once(self, tmp_path: Path) -> None:
@@ -296,7 +296,7 @@ class TestAttempts:
         self, store: Store, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """As in a container that was killed and started again: process 1 on the same host."""
-        start_attempt(store, "key", "run")
+        Attempt(store, "key", "run")
         monkeypatch.setattr(attempts, "_PROCESS_STARTED", time.time() + 1)
         assert past_attempts(store, ["key"])[0]["key"] == 1
 
@@ -304,7 +304,7 @@ class TestAttempts:
         self, store: Store, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(attempts.socket, "gethostname", lambda: "elsewhere")
-        start_attempt(store, "key", "run")
+        Attempt(store, "key", "run")
         monkeypatch.undo()
         assert past_attempts(store, ["key"])[0]["key"] == 0
         monkeypatch.setattr(attempts, "_SILENCE_SECONDS", -1)
@@ -313,7 +313,7 @@ class TestAttempts:
     def test_that_died_a_day_ago_do_not_count(
         self, store: Store, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        start_attempt(store, "key", "run")
+        Attempt(store, "key", "run")
         monkeypatch.setattr(attempts, "_SILENCE_SECONDS", -1)
         assert past_attempts(store, ["key"])[0]["key"] == 1
         tomorrow = time.time() + 86_401
@@ -341,7 +341,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_half(
     store = open_store(plan.options.output)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    attempt = start_attempt(store, shard.key, "run")
+    attempt = Attempt(store, shard.key, "run")
     resource.setrlimit(resource.RLIMIT_FSIZE, (500, before[1]))
     try:
         with (

@@ -15,7 +15,7 @@ import pytest
 
 from pipelines.annotate.job import Plan
 from pipelines.annotate.output import layout
-from pipelines.annotate.output.attempts import start_attempt
+from pipelines.annotate.output.attempts import Attempt
 from pipelines.annotate.output.partition_state import read_ledger
 from pipelines.annotate.output.snapshot import read_annotations
 from pipelines.annotate.output.staged_shard import StagedShard
@@ -62,7 +62,7 @@ class TestProof:
         store = open_store(plan.options.output)
         posts = make_posts(4)
         rows = [annotation(plan.options, shard, row, posts[row]) for row in (0, 1, 2)]
-        attempt = start_attempt(store, shard.key, "run")
+        attempt = Attempt(store, shard.key, "run")
         with StagedShard(store, plan.options, shard, attempt) as staged:
             staged.add_annotations(pa.Table.from_pylist(rows, staged.annotations_schema))
             letters = pa.Table.from_pylist([dead_letter(shard, 1)], dead_letters_schema())

@@ -20,7 +20,7 @@ from drf_core.decoding.children import ChildrenStoppedError
 from drf_core.decoding.decoders import Decoded, Decoders, Item
 from pipelines.annotate.job import JobOptions, Shard
 from pipelines.annotate.output import layout
-from pipelines.annotate.output.attempts import AttemptState, list_attempts, start_attempt
+from pipelines.annotate.output.attempts import Attempt, AttemptState, list_attempts
 from pipelines.annotate.output.commit_records import committed_keys
 from pipelines.annotate.publish.partition_tasks import PartitionTask
 from pipelines.annotate.run_steps import close_partition
@@ -163,7 +163,7 @@ def test_of_two_threads_one_at_a_time_tries_a_shard_that_died_before(
     ]
     store = open_store(options.output)
     for shard in (shard for unit in units for shard in unit):
-        start_attempt(store, shard.key, "killed")
+        Attempt(store, shard.key, "killed")
     monkeypatch.setattr(AttemptState, "alive", lambda state: state.run_id != "killed")
     at_work: list[int] = []
     predict = Annotator.predict
@@ -270,7 +270,7 @@ def test_an_attempt_that_still_runs_elsewhere_does_not_count_as_dead(
 ) -> None:
     [shard] = shards_of(write_posts(tmp_path / "posts.parquet", make_posts(3)))
     for _ in range(5):
-        start_attempt(open_store(options.output), shard.key, "another run")
+        Attempt(open_store(options.output), shard.key, "another run")
 
     [outcome] = annotate([shard], options)
 
