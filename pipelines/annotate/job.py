@@ -100,8 +100,8 @@ class JobOptions:
         fills the device. threads: per process, 0 for all cores. fetch_concurrency,
         fetch_per_host: requests for images at a time, per process, to all hosts and to each.
     feature_cache: fsspec URL of a folder that keeps encoders' features, None for no cache.
-    kept: fields of the kept columns that all parts have (pipelines.posts.kept), None for those
-        of each file.
+    kept: fields of the kept columns that all parts have (pipelines.posts.column_types), None for
+        those of each file.
     part_bytes: published parts are filled up to so many bytes. table: "delta" where what is
         published shall also be Delta tables.
     planned_at: when the input was looked at, seconds since 1970. Where two runs publish one

@@ -17,7 +17,7 @@ from pipelines.annotate.output.ledger import Ledger, LedgerFile, sum_counts
 from pipelines.annotate.output.partition_state import read_ledger
 from pipelines.annotate.publish.partition_tasks import FileTask, PartitionTask, partition_tasks
 from pipelines.annotate.publish.results import FileResult, PartitionResult, why_unpublished
-from pipelines.posts.kept import from_text
+from pipelines.posts.column_types import from_text
 from pipelines.storage.files import OutputError, open_store
 from pipelines.storage.redaction import redact
 from schemas.exit_codes import ExitCode

@@ -18,6 +18,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from drf_core.decoding.child_messages import Buffer, Link
+from pipelines.posts.column_types import (
+    FINEST_UNIT,
+    is_bytes,
+    normal_schema,
+    normal_type,
+    normalised,
+)
 from pipelines.posts.input_files import CorruptInputError, identity_without_checksum
 from pipelines.posts.record_files import is_records_file, read_records, survey
 
@@ -34,9 +41,6 @@ _MOST_REPEATED_BYTES = 256 << 20
 # they are packed.
 _MOST_ROWS_PER_BYTE = 2_000
 
-# Spark's default, INT96, holds what int64 does not in nanoseconds: 9999-12-31 became 1816.
-_FINEST_UNIT = "us"
-
 
 def read_footer(message: dict[str, Any], buffers: list[Buffer], link: Link) -> None:
     """Answer what a Parquet footer says. size: of its file; the buffer: the footer.
@@ -46,7 +50,7 @@ def read_footer(message: dict[str, Any], buffers: list[Buffer], link: Link) -> N
     """
     with _described():
         file = pq.ParquetFile(
-            pa.BufferReader(pa.py_buffer(buffers[0])), coerce_int96_timestamp_unit=_FINEST_UNIT
+            pa.BufferReader(pa.py_buffer(buffers[0])), coerce_int96_timestamp_unit=FINEST_UNIT
         )
         metadata = file.metadata
         groups = []
@@ -113,7 +117,7 @@ def _batches(
         buffer_size=_LOCAL_BUFFER_BYTES if message["path"] else _BUFFER_BYTES,
         pre_buffer=False,
         page_checksum_verification=True,
-        coerce_int96_timestamp_unit=_FINEST_UNIT,
+        coerce_int96_timestamp_unit=FINEST_UNIT,
     )
     groups = message["groups"]
     row = 0
@@ -173,35 +177,6 @@ def _typed(schema: pa.Schema, valued: set[str]) -> pa.Schema:
     )
 
 
-def normal_schema(schema: pa.Schema) -> pa.Schema:
-    """A file's columns as they are handed on: without encodings that only some writers use."""
-    # What Hugging Face's datasets write down: the names of a label's numbers.
-    said = {k: v for k, v in (schema.metadata or {}).items() if k == b"huggingface"}
-    fields = [field.with_type(_normal_type(field.type)) for field in schema]
-    return pa.schema(fields, metadata=said or None)
-
-
-def _normal_type(type_: pa.DataType) -> pa.DataType:
-    """The type that all readers find in Parquet: no dictionary, view or 64-bit offsets.
-
-    Nor nanoseconds, which pandas writes, nor half precision: Spark opens no file that has them.
-    """
-    if pa.types.is_dictionary(type_):
-        return _normal_type(type_.value_type)
-    if pa.types.is_large_string(type_) or type_ == pa.string_view():
-        return pa.string()
-    if _is_bytes(type_):
-        return pa.binary()
-    if pa.types.is_timestamp(type_) and type_.unit == "ns":
-        return pa.timestamp(_FINEST_UNIT, type_.tz)
-    return pa.float32() if pa.types.is_float16(type_) else type_
-
-
-def _is_bytes(type_: pa.DataType) -> bool:
-    known = pa.types.is_binary(type_) or pa.types.is_large_binary(type_)
-    return known or type_ == pa.binary_view()
-
-
 def _dense(batch: pa.RecordBatch, most: dict[str, int]) -> pa.RecordBatch:
     """A batch in its normal types; MemoryError where few bytes make too many of it."""
     columns = []
@@ -213,13 +188,10 @@ def _dense(batch: pa.RecordBatch, most: dict[str, int]) -> pa.RecordBatch:
             longest = values.nbytes if len(values) < 1000 else 0
             if longest * len(column) > _MOST_REPEATED_BYTES and len(column) > 1:
                 raise MemoryError
-        wanted = _normal_type(column.type)
-        if wanted != column.type and column.nbytes > _MOST_REPEATED_BYTES and len(column) > 1:
+        is_other = normal_type(column.type) != column.type
+        if is_other and column.nbytes > _MOST_REPEATED_BYTES and len(column) > 1:
             raise MemoryError
-        as_wanted = pc.CastOptions(wanted, allow_time_truncate=True)
-        columns.append(
-            _repaired(column) if pa.types.is_string(wanted) else column.cast(options=as_wanted)
-        )
+        columns.append(normalised(column))
     return pa.RecordBatch.from_arrays(columns, schema=normal_schema(batch.schema))
 
 
@@ -246,7 +218,7 @@ def _cut(column: pa.Array, most: int) -> pa.Array:
     is_text = pa.types.is_string(type_) or pa.types.is_large_string(type_)
     if type_ == pa.string_view():
         is_text, column = True, column.cast(pa.binary_view())
-    elif not is_text and not _is_bytes(type_):
+    elif not is_text and not is_bytes(type_):
         return column
     most *= 4 if is_text else 1
     raw = column.cast(pa.large_binary())
@@ -257,27 +229,6 @@ def _cut(column: pa.Array, most: int) -> pa.Array:
         return cut.cast(type_)
     texts = [None if v is None else v.decode("utf-8", "ignore") for v in cut.to_pylist()]
     return pa.array(texts, type_)
-
-
-def _repaired(column: pa.Array) -> pa.Array:
-    """A column of texts as strings; bytes that are no UTF-8 become U+FFFD.
-
-    Readers trust that a string column is UTF-8, not every writer cares: a cast from binary is
-    what checks it.
-    """
-    if pa.types.is_dictionary(column.type):
-        return _repaired(column.dictionary).take(column.indices)
-    if column.type == pa.string_view():
-        column = column.cast(pa.binary_view())
-    raw = column.cast(pa.large_binary())
-    try:
-        return raw.cast(pa.string())
-    except pa.ArrowInvalid:
-        texts = [
-            None if value is None else value.decode("utf-8", errors="replace")
-            for value in raw.to_pylist()
-        ]
-        return pa.array(texts, pa.string())
 
 
 def _as_stream(batch: pa.RecordBatch) -> memoryview:

@@ -144,7 +144,7 @@ class Ledger:
     file or of many small ones. unpublished: input files that the last runs could not publish (an
     earlier version may still be in files); while there is one, the partition is not complete.
     duplicate_ids: posts whose id had already occurred in the partition. kept: fields of the
-    kept columns that its parts have (pipelines.posts.kept), None where none was added yet.
+    kept columns that its parts have (pipelines.posts.column_types), None where none was added yet.
     """
 
     labels: tuple[str, ...]

@@ -11,9 +11,9 @@ from pipelines.annotate.job import JobOptions
 from pipelines.annotate.output import layout
 from pipelines.annotate.output.ledger import Ledger
 from pipelines.annotate.output.verify_parts import read_schema
+from pipelines.posts.column_types import fits, from_text, is_untyped, to_text
 from pipelines.posts.input_files import FailedFile, InputFile
 from pipelines.posts.inputs import InputListing
-from pipelines.posts.kept import fits, from_text, is_untyped, to_text
 from pipelines.storage.files import Store, in_parallel
 from pipelines.storage.redaction import redact
 from schemas.annotations import ANNOTATION_COLUMNS

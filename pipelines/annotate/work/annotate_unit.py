@@ -40,7 +40,7 @@ from pipelines.annotate.work.stream import (
     read_shards,
     stream_posts,
 )
-from pipelines.posts.kept import from_text
+from pipelines.posts.column_types import from_text
 from pipelines.storage.files import Store, in_parallel, open_store
 from pipelines.threads import look_ahead
 from schemas.errors import DRFError

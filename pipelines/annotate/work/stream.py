@@ -18,9 +18,9 @@ from pipelines.annotate.fetch.fetcher import Fetched
 from pipelines.annotate.job import RowOptions, Shard
 from pipelines.annotate.work.content_keys import Content, contents_of, views
 from pipelines.annotate.work.rows import AS_BEFORE, DeadLetter, Result, broken_record, no_post_id
+from pipelines.posts.column_types import conform
 from pipelines.posts.input_files import CorruptInputError, InputChangedError
 from pipelines.posts.inputs import read_footer
-from pipelines.posts.kept import conform
 from pipelines.posts.reading import read_unit_rows
 from pipelines.storage.backends import open_url
 from schemas.errors import SchemaError

@@ -56,6 +56,49 @@ def test_what_only_some_writers_use_becomes_what_all_readers_know(
     assert first[0] == far and first[1:4] == ("en", "x", "x") and first[4] == ids[0]
 
 
+def _nested(values: pa.Array) -> pa.Array:
+    """A list of one, twice."""
+    return pa.ListArray.from_arrays(pa.array([0, 1, 2], pa.int32()), values)
+
+
+def test_what_lies_in_another_column_is_read_by_all_as_well(
+    tmp_path: Path, annotate: Callable[..., Run], output: Output
+) -> None:
+    nanoseconds = pa.array([1_000, 2_000], pa.timestamp("ns"))
+    not_utf8 = pa.array([b"\xff", b"fine"]).view(pa.string())
+    columns = {
+        "times": _nested(nanoseconds),
+        "place": pa.StructArray.from_arrays([nanoseconds, not_utf8], ["at", "name"]),
+        "halves": _nested(pa.array([1.5, 2], pa.float16())),
+        "tags": _nested(not_utf8),
+        "views": _nested(pa.array(["x", "y"], pa.string_view())),
+        "ids": _nested(pa.array([uuid.uuid4().bytes] * 2, pa.uuid())),
+        "counts": pa.array([[("x", b"\xff")], None], pa.map_(pa.string(), pa.binary())),
+        "vector": pa.array([[1.0, 2.0], [3.0, 4.0]], pa.list_(pa.float32(), 2)),
+        "clock": pa.array([datetime.time(1, 2, 3), None], pa.time32("ms")),
+        "said": pa.array(['{"a": 1}', None], pa.json_()),
+    }
+    posts = {"post_id": ["a", "b"], "text": ["a fine day", "a sad day"]}
+    posts["image"] = pa.nulls(2, pa.binary())
+    night = tmp_path / "night"
+    night.mkdir()
+    pq.write_table(pa.table({**posts, **columns}), night / "a.parquet")
+    assert annotate(night, "--keep", ",".join(columns)).code == 0
+    [part] = (output.root / "annotations").rglob("*.parquet")
+    types = {field.name: str(field.type) for field in pq.read_schema(part)}
+    assert types["times"] == "list<element: timestamp[us]>" and types["clock"] == "time64[us]"
+    assert types["place"] == "struct<at: timestamp[us], name: string>"
+    assert types["ids"] == "list<element: binary>"
+    assert types["said"] == "extension<arrow.json>"
+    kept = ", ".join(columns)
+    rows = output.duckdb(f"select {kept} from annotations order by post_id")
+    first = dict(zip(columns, rows[0], strict=True))
+    assert first["tags"] == ["\ufffd"] and first["place"]["name"] == "\ufffd"
+    assert first["halves"] == [1.5] and first["vector"] == [1.0, 2.0] and first["views"] == ["x"]
+    assert first["times"][0].microsecond == 1 and first["clock"] == datetime.time(1, 2, 3)
+    assert len(pandas.read_parquet(part)) == len(polars.read_parquet(part)) == 2
+
+
 def test_nanoseconds_become_what_spark_reads_too(
     tmp_path: Path, annotate: Callable[..., Run], output: Output
 ) -> None:
