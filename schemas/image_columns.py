@@ -3,13 +3,12 @@
 One value says by itself which it is: `data:…` holds the image, `…://…` or a path that begins
 with `/` says where it lies; all else is a path below the folder that the job was given for
 them. Where it was given none, what ends like an image file's name stays an address, which the
-fetcher refuses, and the rest is base64.
+fetcher refuses, and the rest is the image's bytes, in base64 or as other exports write them.
 """
 
 from __future__ import annotations
 
 import base64
-import binascii
 import re
 import urllib.parse
 from collections.abc import Sequence
@@ -17,6 +16,8 @@ from collections.abc import Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
+# What pandas, databases and JSON write for nothing, where it became text.
+NO_VALUES = ("nan", "none", "null", "<na>")
 _FILE_NAME = re.compile(r"\.(jpe?g|png|webp|gif|bmp|tiff?|heic|avif)$", re.IGNORECASE)
 
 
@@ -64,13 +65,13 @@ def resolve_uris(column: pa.Array, folder: str) -> tuple[pa.Array | None, pa.Arr
 
     Returns None in place of images where no address holds one.
     """
-    inline = pc.any(pc.match_substring_regex(column, "^data:")).as_py()
+    inline = pc.any(pc.starts_with(column, "data:", ignore_case=True)).as_py()
     if not inline and not folder:
         return None, column
     values: Sequence[str | None] = column.to_pylist()
     pairs = [
         # Without a folder a relative address stays one, for the fetcher to refuse.
-        _decode(v, folder) if v and (folder or v.startswith("data:")) else (None, v)
+        _decode(v, folder) if v and (folder or _holds_it(v)) else (None, v)
         for v in values
     ]
     images = pa.array([image for image, _ in pairs], pa.large_binary())
@@ -79,13 +80,13 @@ def resolve_uris(column: pa.Array, folder: str) -> tuple[pa.Array | None, pa.Arr
 
 def _decode(value: str | None, folder: str) -> tuple[bytes | None, str | None]:
     value = value.strip() if value else None
-    if not value:
+    if not value or value.lower() in NO_VALUES:
         return None, None
-    if value.startswith("data:"):
+    if _holds_it(value):
         head, _, body = value.partition(",")
-        if not head.endswith(";base64"):
-            return urllib.parse.unquote_to_bytes(body) or value.encode(), None
-        return _from_base64(urllib.parse.unquote(body)), None
+        if not head.replace(" ", "").lower().endswith(";base64"):
+            return urllib.parse.unquote_to_bytes(body) or None, None
+        return _from_text(urllib.parse.unquote(body)) or None, None
     if "://" in value:
         return None, value
     if folder:
@@ -93,13 +94,28 @@ def _decode(value: str | None, folder: str) -> tuple[bytes | None, str | None]:
     if _FILE_NAME.search(value):
         return None, value
     # `/9j/…` is no path: JPEG begins so in base64.
-    return _from_base64(value), None
+    return _from_text(value), None
 
 
-def _from_base64(text: str) -> bytes:
-    compact = "".join(text.split())
+def _holds_it(address: str) -> bool:
+    return address[:5].lower() == "data:"
+
+
+def _from_text(text: str) -> bytes:
+    """Bytes that became text: in base64, also that of URLs, hexadecimal, or as Python shows them.
+
+    What is cut short is read as far as it goes.
+    """
     try:
-        return base64.b64decode(compact + "=" * (-len(compact) % 4), validate=True)
-    except (binascii.Error, ValueError):
+        if text[:2] in (r"\x", "0x"):
+            return bytes.fromhex(text[2 : len(text) // 2 * 2])
+        if text[:2] in ("b'", 'b"'):
+            text = text[2:-1]
+            if "\\" in text:
+                return text.encode("latin-1").decode("unicode_escape").encode("latin-1")
+        plain = "".join(text.split()).replace("-", "+").replace("_", "/").rstrip("=")
+        plain = plain[: len(plain) - (len(plain) % 4 == 1)]
+        return base64.b64decode(plain + "=" * (-len(plain) % 4), validate=True)
+    except ValueError:
         # Not null: an image was there, and cannot be decoded.
-        return compact.encode()
+        return text.encode()

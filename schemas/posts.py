@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from schemas.annotations import check_kept_names
 from schemas.errors import SchemaError, UsageError
-from schemas.image_columns import decode_texts, is_list, nth_of_lists, resolve_uris
+from schemas.image_columns import NO_VALUES, decode_texts, is_list, nth_of_lists, resolve_uris
 
 POSTS_SCHEMA_VERSION = 1
 
@@ -386,6 +386,7 @@ def _strings(column: pa.Array, to: pa.DataType) -> pa.Array:
 
 
 def _uris(column: pa.Array) -> pa.Array:
-    """Return URIs without the white space around them, null where nothing is left."""
+    """Return URIs without the white space around them, null where they are none."""
     trimmed = pc.utf8_trim_whitespace(_strings(column, pa.large_string()))
-    return pc.if_else(pc.equal(trimmed, ""), None, trimmed)
+    none = pc.is_in(pc.utf8_lower(trimmed), pa.array(["", *NO_VALUES], trimmed.type))
+    return pc.if_else(none, None, trimmed)

@@ -32,7 +32,17 @@ def coerced(folder: str = "", **columns: pa.Array) -> list[tuple[bytes | None, s
         (f"data:image/jpeg;base64,{TEXT}", JPEG, None),
         ("data:,%FF%D8", b"\xff\xd8", None),
         ("data:image/jpeg;base64,***", b"***", None),
-        ("no base64!", b"nobase64!", None),
+        (f"DATA:image/jpeg; charset=x; BASE64,{TEXT}", JPEG, None),
+        ("data:", None, None),
+        ("data:image/jpeg;base64,", None, None),
+        ("data:image/gif;base64,__vvvg", b"\xff\xfb\xef\xbe", None),
+        (TEXT[:21], JPEG[:15], None),
+        (f"\\x{JPEG.hex()}", JPEG, None),
+        (f"0x{JPEG.hex()[:-1]}", JPEG[:-1], None),
+        (repr(TEXT.encode()), JPEG, None),
+        (repr(b"\xff '\x00\\"), b"\xff '\x00\\", None),
+        ("no base64?!", b"no base64?!", None),
+        ("NaN", None, None),
         ("https://h/a.jpg", None, "https://h/a.jpg"),
         ("photos/a.JPG", None, "photos/a.JPG"),
         ("", None, None),
@@ -65,8 +75,10 @@ def test_relative_paths_begin_at_the_folder_that_was_named(value: str, uri: str)
 
 
 def test_an_address_may_hold_the_image() -> None:
-    uris = pa.array([f"data:image/jpeg;base64,{TEXT}", "https://h/a", None])
-    assert coerced(image_uri=uris) == [(JPEG, None), (None, "https://h/a"), (None, None)]
+    uris = pa.array([f"Data:image/jpeg;base64,{TEXT}", "https://h/a", None, "data:,x", "nan"])
+    read = [(JPEG, None), (None, "https://h/a"), (None, None), (b"x", None), (None, None)]
+    assert coerced(image_uri=uris) == read
+    assert coerced("/data", image_uri=pa.array(["null"])) == [(None, None)]
 
 
 @pytest.mark.parametrize("kind", [pa.list_(pa.binary()), pa.large_list(pa.binary())])
