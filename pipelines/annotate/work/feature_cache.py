@@ -15,8 +15,7 @@ import threading
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-import numpy as np
+from typing import Any
 
 from drf_core.annotator import Annotator, PreparedPost
 from drf_core.checkpoint import encoder_revisions
@@ -66,13 +65,10 @@ class FeatureCache:
         annotator: Annotator,
         text: str | None,
         image: bytes | memoryview | None,
-        *,
         image_reason: str | None,
-        max_image_pixels: int,
-        max_image_bytes: int,
-        image_formats: Sequence[str] = (),
+        **limits: Any,
     ) -> PreparedPost:
-        """`Annotator.prepare`, which gets to see only what is not known."""
+        """`Annotator.prepare`, which gets to see only what is not known. limits: as it takes."""
         text_key = None if text is None else _key(text.encode())
         image_key = None if image is None or image_reason is not None else _key(image)
         text_features = None if text_key is None else self._text.find(text_key)
@@ -84,9 +80,7 @@ class FeatureCache:
             text if text_features is None else None,
             image if image_features is None else None,
             image_reason=image_reason,
-            max_image_pixels=max_image_pixels,
-            max_image_bytes=max_image_bytes,
-            image_formats=image_formats,
+            **limits,
         )
         return KeyedPost(
             prepared.token_ids,
@@ -110,8 +104,12 @@ class FeatureCache:
             text_features = next(texts) if post.has_text else None
             image_features = next(images) if post.has_image else None
             if isinstance(post, KeyedPost):
-                _add(self._text, post.text_key, post.text_features, text_features)
-                _add(self._image, post.image_key, post.image_features, image_features)
+                for files, key, known, new in (
+                    (self._text, post.text_key, post.text_features, text_features),
+                    (self._image, post.image_key, post.image_features, image_features),
+                ):
+                    if key is not None and known is None and new is not None:
+                        files.add(key, new)
             encoded.append(
                 dataclasses.replace(
                     post,
@@ -156,23 +154,13 @@ def _cache(
         "text": [of_encoder["text"], str(runtime), PREPARATION_VERSION],
         "image": [of_encoder["image"], str(runtime), PREPARATION_VERSION, *limits],
     }
-    folders = {
-        modality: f"{modality}-{hashlib.sha256(to_json(on)).hexdigest()[:16]}"
-        for modality, on in depends_on.items()
-    }
     store = open_store(url)
-    return FeatureCache(
-        FeatureFiles(store, folders["text"], sizes[0]),
-        FeatureFiles(store, folders["image"], sizes[1]),
+    text, image = (
+        FeatureFiles(store, f"{m}-{hashlib.sha256(to_json(on)).hexdigest()[:16]}", size)
+        for (m, on), size in zip(depends_on.items(), sizes, strict=True)
     )
+    return FeatureCache(text, image)
 
 
 def _key(content: bytes | memoryview) -> bytes:
     return hashlib.sha256(content).digest()[:KEY_BYTES]
-
-
-def _add(
-    files: FeatureFiles, key: bytes | None, known: np.ndarray | None, found: np.ndarray | None
-) -> None:
-    if key is not None and known is None and found is not None:
-        files.add(key, found)

@@ -19,7 +19,7 @@ import numpy as np
 from pipelines.storage.files import Store, in_parallel
 
 KEY_BYTES = 16
-_KEY = np.dtype([("first", "<u8"), ("second", "<u8")])
+_KEY = np.dtype(f"S{KEY_BYTES}")
 _FEATURES_PER_FILE = 2048
 # Rows are read so many at a time: what was encoded together is asked for together.
 _ROWS_PER_BLOCK = 256
@@ -29,7 +29,7 @@ _BLOCKS_HELD = 16
 class FeatureFiles:
     """The features in one folder of a store; safe to use from many threads.
 
-    size: of a feature vector. Holds 28 bytes of memory for each feature that is there.
+    size: of a feature vector. Holds 24 bytes of memory for each feature that is there.
     """
 
     def __init__(self, store: Store, folder: str, size: int) -> None:
@@ -38,7 +38,8 @@ class FeatureFiles:
         self._row = np.dtype([("feature", "<f4", (size,)), ("checksum", "<u4")])
         self._lock = threading.Lock()
         self._names: list[str] = []
-        self._index = _Index(np.empty(0, _KEY), np.empty(0, np.int32), np.empty(0, np.int64))
+        # Sorted keys, and for each its file's number above its row in the lower 32 bits.
+        self._index = np.empty(0, _KEY), np.empty(0, np.int64)
         self._blocks: OrderedDict[tuple[str, int], np.ndarray] = OrderedDict()
         self._added: dict[bytes, np.ndarray] = {}
 
@@ -49,18 +50,17 @@ class FeatureFiles:
             new = sorted({name for name in listed if name.endswith(".keys")} - {*self._names})
             read = in_parallel(lambda name: self._store.read(f"{self._folder}/{name}"), new)
             for name, data in zip(new, read, strict=True):
-                keys = np.frombuffer(data or b"", np.uint8)
-                whole = keys[: len(keys) // KEY_BYTES * KEY_BYTES].view(_KEY)
-                self._index = self._index.and_file(len(self._names), whole)
-                self._names.append(name)
+                self._take_notice(name, data or b"")
 
     def find(self, key: bytes) -> np.ndarray | None:
         """Return the feature, float32 (size,), or None where it is not there any more or yet."""
-        place = self._index.find(key)
-        if place is None:
+        keys, places = self._index
+        at = int(np.searchsorted(keys, key))
+        # numpy leaves out the zeros that a key ends with.
+        if at == len(keys) or keys[at] != key.rstrip(b"\0"):
             return self._added.get(key)
-        name = self._names[place[0]].removesuffix(".keys")
-        block, row = divmod(place[1], _ROWS_PER_BLOCK)
+        name = self._names[places[at] >> 32].removesuffix(".keys")
+        block, row = divmod(int(places[at] & 0xFFFFFFFF), _ROWS_PER_BLOCK)
         rows = self._block(name, block)
         if row >= len(rows) or rows["checksum"][row] != _checksum(key, rows["feature"][row]):
             return None
@@ -88,9 +88,16 @@ class FeatureFiles:
             self._store.write(f"{self._folder}/{name}.features", rows.tobytes(), durable=False)
             keys = b"".join(added)
             self._store.write(f"{self._folder}/{name}.keys", keys, durable=False)
-            self._names.append(f"{name}.keys")
-            whole = np.frombuffer(keys, np.uint8).view(_KEY)
-            self._index = self._index.and_file(len(self._names) - 1, whole)
+            self._take_notice(f"{name}.keys", keys)
+
+    def _take_notice(self, name: str, data: bytes) -> None:
+        """Add a file of keys to the index, which is made anew: others may be searching it."""
+        new = np.frombuffer(data[: len(data) // KEY_BYTES * KEY_BYTES], _KEY)
+        keys = np.concatenate([self._index[0], new])
+        places = np.concatenate([self._index[1], (len(self._names) << 32) + np.arange(len(new))])
+        order = np.argsort(keys, kind="stable")
+        self._names.append(name)
+        self._index = keys[order], places[order]
 
     def _block(self, name: str, block: int) -> np.ndarray:
         """Rows of a file with their checksums, _ROWS_PER_BLOCK at most; none where it is gone."""
@@ -116,32 +123,3 @@ class FeatureFiles:
 
 def _checksum(key: bytes, feature: np.ndarray) -> int:
     return zlib.crc32(feature.astype("<f4", copy=False).tobytes(), zlib.crc32(key))
-
-
-class _Index:
-    """Where each key's feature lies: sorted keys beside files and rows; never changed."""
-
-    def __init__(self, keys: np.ndarray, files: np.ndarray, rows: np.ndarray) -> None:
-        order = np.argsort(keys, order=("first", "second"), kind="stable")
-        self._first, self._second = keys["first"][order], keys["second"][order]
-        self._files, self._rows = files[order], rows[order]
-
-    def and_file(self, file: int, keys: np.ndarray) -> _Index:
-        """Return an index that has the keys of a file as well, row by row."""
-        known = np.empty(len(self._first), _KEY)
-        known["first"], known["second"] = self._first, self._second
-        return _Index(
-            np.concatenate([known, keys]),
-            np.concatenate([self._files, np.full(len(keys), file, np.int32)]),
-            np.concatenate([self._rows, np.arange(len(keys))]),
-        )
-
-    def find(self, key: bytes) -> tuple[int, int] | None:
-        """Return file and row of a key."""
-        first, second = np.frombuffer(key, "<u8")
-        place = int(np.searchsorted(self._first, first))
-        while place < len(self._first) and self._first[place] == first:
-            if self._second[place] == second:
-                return int(self._files[place]), int(self._rows[place])
-            place += 1
-        return None
