@@ -9,6 +9,7 @@ names, and the attempt record that says who was at work.
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import pyarrow as pa
@@ -36,37 +37,21 @@ class StagedShard:
         options: JobOptions,
         shard: Shard,
         attempt: Attempt,
-        *,
         keep: Sequence[pa.Field] = (),
-        runtime: str = "torch f32 on cpu",
     ) -> None:
-        """Begin both parts.
-
-        keep: fields of the kept columns. runtime: what computes the rows, for the parts'
-        metadata.
-        """
+        """Begin both parts. keep: fields of the kept columns."""
         self._store = store
         self._shard = shard
         self._attempt = attempt.id
         self._run_id = options.run_id
-        self._lost_reasons: dict[str, int] = {}
-        self._done = False
-        metadata = {
-            "drf.source_file": shard.source_file,
-            "drf.key": shard.key,
-            "drf.run_id": options.run_id,
-            "drf.runtime": runtime,
-            "drf.package_version": options.package_version,
-        }
+        self._lost_reasons: Counter[str] = Counter()
         schemas = {
             layout.ANNOTATIONS: annotations_schema(options.labels, keep),
             layout.DEAD_LETTERS: dead_letters_schema(),
         }
         self._parts = {
             tree: CountingPartWriter(
-                store,
-                layout.staged_part(tree, shard.key, self._attempt),
-                schema.with_metadata({**(schema.metadata or {}), **metadata}),
+                store, layout.staged_part(tree, shard.key, self._attempt), schema
             )
             for tree, schema in schemas.items()
         }
@@ -89,8 +74,7 @@ class StagedShard:
         item per modality that could not.
         """
         self._add(layout.DEAD_LETTERS, rows)
-        for reason in modality_reasons:
-            self._lost_reasons[reason] = self._lost_reasons.get(reason, 0) + 1
+        self._lost_reasons.update(modality_reasons)
 
     def commit(self) -> CommitRecord:
         """Close both parts and commit the shard; return its record.
@@ -112,7 +96,7 @@ class StagedShard:
         counts = Counts.of(
             written.counts,
             self._parts[layout.DEAD_LETTERS].counts,
-            self._lost_reasons,
+            dict(self._lost_reasons),
             written.histograms,
         )
         entry = ShardEntry(
@@ -125,22 +109,16 @@ class StagedShard:
             dead_letters=dead_letters,
             counts=counts,
         )
-        record = CommitRecord(
-            source_file=shard.source_file,
-            identity=shard.identity,
-            run_id=self._run_id,
-            attempt=self._attempt,
-            entry=entry,
-            parts=parts,
+        return self._create(
+            CommitRecord(
+                shard.source_file, shard.identity, self._run_id, self._attempt, entry, parts
+            )
         )
-        return self._create(record)
 
     def discard(self) -> None:
         """Remove what was written, unless it is committed. Raises nothing."""
-        if self._done:
-            return
-        self._done = True
-        for part in self._parts.values():
+        parts, self._parts = self._parts, {}
+        for part in parts.values():
             part.discard()
 
     def __enter__(self) -> StagedShard:
@@ -162,7 +140,7 @@ class StagedShard:
                 return winner
             # The record there names parts that are gone; this one's are there.
             self._store.write(name, data)
-        self._done = True
+        self._parts = {}
         return record
 
     def _add(self, tree: str, rows: pa.RecordBatch | pa.Table) -> None:

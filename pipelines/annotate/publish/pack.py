@@ -34,9 +34,6 @@ from pipelines.storage.redaction import reason_of
 _SHARDS_AT_ONCE = 32
 _BYTES_AT_ONCE = 64 << 20
 
-# Of a staged part's metadata, what holds for every shard.
-_OF_ALL = (b"drf.schema_version",)
-
 
 class ShardsAtFaultError(OutputError):
     """Committed shards are not what they were committed as. faults: by their keys."""
@@ -75,10 +72,9 @@ class Packed:
             if tree in self._writers and not self._writers[tree].schema.equals(table.schema):
                 self.close()
             if tree not in self._writers:
-                self._writers[tree] = PartWriter(
-                    self._store, self._place(tree, self._name()), _common(table.schema)
-                )
-            self._writers[tree].add(table.replace_schema_metadata())
+                place = self._place(tree, self._name())
+                self._writers[tree] = PartWriter(self._store, place, table.schema)
+            self._writers[tree].add(table)
         self._shards.append(shards)
 
     def close(self) -> None:
@@ -231,9 +227,3 @@ def _read_shard(
     if RowRanges([(record.source_file, record.entry)]).are(table for _, table in tables):
         return tables, None
     return tables, f"{record.source_file}: its staged parts do not hold each of its rows once"
-
-
-def _common(schema: pa.Schema) -> pa.Schema:
-    """Return a schema without what only told of one shard."""
-    kept = {key: value for key, value in (schema.metadata or {}).items() if key in _OF_ALL}
-    return schema.with_metadata(kept)

@@ -288,14 +288,9 @@ class _Annotation:
 
     def _staged_shard(self, shard: Shard, layout: PostsLayout) -> StagedShard:
         if shard.key not in self._staged:
-            self._staged[shard.key] = StagedShard(
-                self._store,
-                self._options,
-                shard,
-                self._attempts[shard.key],
-                keep=layout.keep if self._kept is None else self._kept,
-                runtime=str(self._model.runtime),
-            )
+            keep = layout.keep if self._kept is None else self._kept
+            attempt = self._attempts[shard.key]
+            self._staged[shard.key] = StagedShard(self._store, self._options, shard, attempt, keep)
         return self._staged[shard.key]
 
     def _end(self, end: ShardEnd) -> ShardOutcome:
