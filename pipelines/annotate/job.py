@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipelines.posts.input_files import FailedFile, InputFile
+from pipelines.posts.input_files import FailedFile, InputFile, RowRange
 from schemas.errors import UsageError
 from schemas.posts import MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS, PostColumns
 
@@ -31,12 +31,9 @@ class Earlier:
 
 
 @dataclass(frozen=True)
-class Shard:
-    """A range of rows of one input file: the unit of commit.
+class Shard(RowRange):
+    """The unit of commit.
 
-    first_row: 0-based row of the file where the shard starts.
-    row_groups: indices of the row groups that hold its rows.
-    skip: rows of the first of those row groups that come before first_row.
     base_key: function of input identity, row range, model revision and the options that
         change rows.
     key: base_key, or one derived from it by --retry (then generation > 0). earlier: what it
@@ -44,13 +41,8 @@ class Shard:
     """
 
     path: str
-    source_file: str
     partition: str
     identity: str
-    first_row: int
-    rows: int
-    row_groups: tuple[int, ...]
-    skip: int
     base_key: str
     key: str
     generation: int = 0

@@ -17,6 +17,19 @@ class RowGroup:
 
 
 @dataclass(frozen=True)
+class RowRange:
+    """Rows of one input file that are wanted together; a shard is one.
+
+    first_row: 0-based row of the file. row_groups: indices of those that hold the rows.
+    """
+
+    source_file: str
+    first_row: int
+    rows: int
+    row_groups: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class InputFile:
     """One input file as the planner saw it.
 

@@ -12,14 +12,14 @@ import errno
 import threading
 from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import fsspec
 import pyarrow as pa
 from fsspec.implementations.local import LocalFileSystem
 
 from drf_core.decoding.children import ChildLostError, Children, Limits, TaskRaisedError
-from pipelines.posts.input_files import CorruptInputError, InputChangedError
+from pipelines.posts.input_files import CorruptInputError, InputChangedError, RowRange
 from pipelines.posts.record_files import is_records_file
 from pipelines.storage.backends import content_checksum
 from pipelines.storage.retrying import retry
@@ -39,25 +39,6 @@ _READERS = Children()
 # Footers come many at once from a store; a child reads one in some milliseconds.
 _FOOTERS_AT_ONCE = threading.Semaphore(2)
 _TASKS = "pipelines.posts.parsing"
-
-
-class RowRange(Protocol):
-    """Rows of one input file that are wanted together; a shard is one.
-
-    first_row: 0-based row of the file. row_groups: indices of those that hold the rows.
-    """
-
-    @property
-    def source_file(self) -> str: ...  # noqa: D102
-
-    @property
-    def first_row(self) -> int: ...  # noqa: D102
-
-    @property
-    def rows(self) -> int: ...  # noqa: D102
-
-    @property
-    def row_groups(self) -> tuple[int, ...]: ...  # noqa: D102
 
 
 _Range = TypeVar("_Range", bound=RowRange)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from pipelines.annotate.fetch.addresses import AllowedPlaces
 from pipelines.annotate.job import Plan
-from pipelines.posts.input_files import CorruptInputError, InputFile
+from pipelines.posts.input_files import CorruptInputError, InputFile, RowRange
 from pipelines.posts.inputs import read_footer
 from pipelines.posts.reading import read_unit_rows
 from pipelines.storage.backends import open_url
@@ -15,14 +13,6 @@ from schemas.posts import check_posts_schema
 
 _FILES = 3
 _POSTS = 64
-
-
-@dataclass(frozen=True)
-class _FirstRows:
-    source_file: str
-    rows: int
-    row_groups: tuple[int, ...] = (0,)
-    first_row: int = 0
 
 
 def check_addresses(plan: Plan) -> None:
@@ -52,13 +42,14 @@ def check_addresses(plan: Plan) -> None:
 
 def _first_addresses(file: InputFile, plan: Plan) -> tuple[str, list[str]] | None:
     """The column and addresses of a file's first posts; None where some image came along."""
-    rows = plan.options.rows
+    options = plan.options.rows
     fs, path = open_url(file.path)
     first = next(i for i, group in enumerate(file.row_groups) if group.rows)
-    wanted = _FirstRows(file.source_file, min(_POSTS, file.row_groups[first].rows), (first,))
+    rows = min(_POSTS, file.row_groups[first].rows)
+    wanted = RowRange(file.source_file, 0, rows, (first,))
     try:
         schema = read_footer(fs, path).schema
-        layout = check_posts_schema(schema, rows.columns, (), file.source_file)
+        layout = check_posts_schema(schema, options.columns, (), file.source_file)
         if layout.columns.image_uri is None and layout.columns.image is None:
             return None
         uris: list[str] = []

@@ -6,12 +6,11 @@ import dataclasses
 import functools
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from drf_core.decoding import PREPARATION_VERSION
 from pipelines.annotate.job import JobOptions, RowOptions, Shard, WorkUnit
-from pipelines.posts.input_files import InputFile, RowGroup
+from pipelines.posts.input_files import InputFile, RowGroup, RowRange
 from pipelines.storage.files import to_json
 from schemas.annotations import ANNOTATIONS_SCHEMA_VERSION
 
@@ -22,16 +21,6 @@ SHARD_BYTES = 256 * 1024 * 1024
 UNIT_ROWS = 2_000
 UNIT_BYTES = 128 * 1024 * 1024
 _FEWEST_UNIT_ROWS = 64
-
-
-@dataclass(frozen=True)
-class _Range:
-    """Rows of one file that become a shard."""
-
-    first_row: int
-    rows: int
-    row_groups: tuple[int, ...]
-    skip: int
 
 
 def cut_shards(
@@ -47,24 +36,26 @@ def cut_shards(
     rows and row groups, so that it has its (empty) parts like any other. How a file is cut
     depends on nothing but the file and the two limits: keys must be the same in every run.
     """
-    ranges = list(_ranges(file, shard_rows, shard_bytes)) or [_Range(0, 0, (), 0)]
+    nothing = RowRange(file.source_file, 0, 0, ())
+    ranges = [*_ranges(file, shard_rows, shard_bytes)] or [nothing]
     return tuple(_shard(file, options, cut) for cut in ranges)
 
 
-def _ranges(file: InputFile, shard_rows: int, shard_bytes: int) -> Iterator[_Range]:
+def _ranges(file: InputFile, shard_rows: int, shard_bytes: int) -> Iterator[RowRange]:
     row = start = rows = size = 0
     groups: list[int] = []
     for index, group in enumerate(file.row_groups):
         if group.rows == 0:
             continue
         if groups and (rows + group.rows > shard_rows or size + group.bytes > shard_bytes):
-            yield _Range(start, rows, tuple(groups), 0)
+            yield RowRange(file.source_file, start, rows, tuple(groups))
             groups, start, rows, size = [], row, 0, 0
         if group.rows > shard_rows or group.bytes > shard_bytes:
             pieces = max(-(-group.rows // shard_rows), -(-group.bytes // shard_bytes))
             step = -(-group.rows // min(pieces, group.rows))
             for skip in range(0, group.rows, step):
-                yield _Range(row + skip, min(step, group.rows - skip), (index,), skip)
+                some = min(step, group.rows - skip)
+                yield RowRange(file.source_file, row + skip, some, (index,))
             start = row + group.rows
         else:
             groups.append(index)
@@ -72,20 +63,16 @@ def _ranges(file: InputFile, shard_rows: int, shard_bytes: int) -> Iterator[_Ran
             size += group.bytes
         row += group.rows
     if groups:
-        yield _Range(start, rows, tuple(groups), 0)
+        yield RowRange(file.source_file, start, rows, tuple(groups))
 
 
-def _shard(file: InputFile, options: JobOptions, cut: _Range) -> Shard:
+def _shard(file: InputFile, options: JobOptions, cut: RowRange) -> Shard:
     key = _base_key(file, options, cut)
     return Shard(
+        **vars(cut),
         path=file.path,
-        source_file=file.source_file,
         partition=file.partition,
         identity=file.identity,
-        first_row=cut.first_row,
-        rows=cut.rows,
-        row_groups=cut.row_groups,
-        skip=cut.skip,
         base_key=key,
         key=key,
     )
@@ -99,7 +86,7 @@ def _as_json(options: RowOptions) -> dict[str, Any]:
     return rows
 
 
-def _base_key(file: InputFile, options: JobOptions, cut: _Range) -> str:
+def _base_key(file: InputFile, options: JobOptions, cut: RowRange) -> str:
     depends_on = [
         file.identity,
         file.source_file,

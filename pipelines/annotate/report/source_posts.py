@@ -10,6 +10,7 @@ from typing import Any
 
 from pipelines.annotate.output.ledger import LedgerFile
 from pipelines.annotate.output.partition_state import read_ledgers
+from pipelines.posts.input_files import RowRange
 from pipelines.posts.inputs import Footer, read_footer
 from pipelines.posts.reading import read_unit_rows
 from pipelines.storage.backends import open_url
@@ -27,16 +28,6 @@ class SourcePost:
     text: str | None
     image: bytes | None
     image_uri: str | None
-
-
-@dataclass(frozen=True)
-class _Row:
-    """A single row, as reading takes ranges of them."""
-
-    source_file: str
-    first_row: int
-    row_groups: tuple[int, ...]
-    rows: int = 1
 
 
 def read_source_posts(
@@ -70,7 +61,7 @@ def _read(
     if footer.identity != file.identity:
         raise ValueError("it changed since it was annotated")
     layout = check_posts_schema(footer.schema, columns, (), source_file)
-    ranges = [_Row(source_file, row, (_group_of(footer, row),)) for row in sorted(rows)]
+    ranges = [RowRange(source_file, row, 1, (_group_of(footer, row),)) for row in sorted(rows)]
     found = {}
     for _, first, batch in read_unit_rows(fs, path, ranges, layout, schema=footer.schema):
         for offset, post in enumerate(batch.select(["text", "image", "image_uri"]).to_pylist()):

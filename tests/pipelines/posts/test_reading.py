@@ -38,7 +38,6 @@ def make_shard(path: Path, first_row: int, rows: int, row_groups: tuple[int, ...
         first_row=first_row,
         rows=rows,
         row_groups=row_groups,
-        skip=0,
         base_key=f"key-{first_row}",
         key=f"key-{first_row}",
     )

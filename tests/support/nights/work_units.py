@@ -32,7 +32,6 @@ def shards_of(path: Path, rows: int | None = None) -> list[Shard]:
             for group in range(len(starts) - 1)
             if starts[group] < last and starts[group + 1] > first
         )
-        skip = first - starts[groups[0]] if groups else 0
         key = f"{path.stem}-{first:04d}".ljust(64, "0")
         shards.append(
             Shard(
@@ -43,7 +42,6 @@ def shards_of(path: Path, rows: int | None = None) -> list[Shard]:
                 first_row=first,
                 rows=last - first,
                 row_groups=groups,
-                skip=skip,
                 base_key=key,
                 key=key,
             )

@@ -21,48 +21,48 @@ def input_file(*rows: int, group_bytes: int = 1_000, name: str = "a.parquet") ->
 
 def cut(file: InputFile, shard_rows: int = 100, shard_bytes: int = 10_000) -> list[tuple]:
     shards = cut_shards(file, job_options("out"), shard_rows, shard_bytes)
-    return [(shard.first_row, shard.rows, shard.row_groups, shard.skip) for shard in shards]
+    return [(shard.first_row, shard.rows, shard.row_groups) for shard in shards]
 
 
 class TestShards:
     def test_end_where_row_groups_end(self) -> None:
         assert cut(input_file(40, 40, 40, 90)) == [
-            (0, 80, (0, 1), 0),
-            (80, 40, (2,), 0),
-            (120, 90, (3,), 0),
+            (0, 80, (0, 1)),
+            (80, 40, (2,)),
+            (120, 90, (3,)),
         ]
 
     def test_are_capped_in_bytes(self) -> None:
         assert cut(input_file(1, 1, 1, group_bytes=4_000)) == [
-            (0, 2, (0, 1), 0),
-            (2, 1, (2,), 0),
+            (0, 2, (0, 1)),
+            (2, 1, (2,)),
         ]
 
     def test_cut_a_large_row_group_into_ranges_of_rows(self) -> None:
         assert cut(input_file(10, 250, 10)) == [
-            (0, 10, (0,), 0),
-            (10, 84, (1,), 0),
-            (94, 84, (1,), 84),
-            (178, 82, (1,), 168),
-            (260, 10, (2,), 0),
+            (0, 10, (0,)),
+            (10, 84, (1,)),
+            (94, 84, (1,)),
+            (178, 82, (1,)),
+            (260, 10, (2,)),
         ]
 
     def test_cut_a_row_group_of_many_bytes_into_ranges_of_rows(self) -> None:
         assert cut(input_file(10, group_bytes=25_000)) == [
-            (0, 4, (0,), 0),
-            (4, 4, (0,), 4),
-            (8, 2, (0,), 8),
+            (0, 4, (0,)),
+            (4, 4, (0,)),
+            (8, 2, (0,)),
         ]
 
     def test_a_single_row_is_not_cut_however_large(self) -> None:
-        assert cut(input_file(1, group_bytes=1_000_000)) == [(0, 1, (0,), 0)]
+        assert cut(input_file(1, group_bytes=1_000_000)) == [(0, 1, (0,))]
 
     def test_leave_out_row_groups_without_rows(self) -> None:
-        assert cut(input_file(0, 5, 0, 5)) == [(0, 10, (1, 3), 0)]
+        assert cut(input_file(0, 5, 0, 5)) == [(0, 10, (1, 3))]
 
     def test_a_file_without_rows_is_one_shard_without_rows(self) -> None:
-        assert cut(input_file()) == [(0, 0, (), 0)]
-        assert cut(input_file(0)) == [(0, 0, (), 0)]
+        assert cut(input_file()) == [(0, 0, ())]
+        assert cut(input_file(0)) == [(0, 0, ())]
 
     @pytest.mark.parametrize("rows", [(7,), (250, 3, 99, 1), (100, 100), (1_000,)])
     def test_cover_every_row_once(self, rows: tuple[int, ...]) -> None:
