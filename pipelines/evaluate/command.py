@@ -242,17 +242,8 @@ def _write(
 
     from pipelines.evaluate.details import describe_labels, write_label_figures
     from pipelines.evaluate.plot import draw_accuracy, draw_reliability
-    from pipelines.evaluate.report import Facts, closing_table, write_report
+    from pipelines.evaluate.report import closing_table, introduce, write_report
 
-    facts = Facts(
-        command=command_line("evaluate", add_evaluate_arguments, args),
-        models={model.name: _describe_model(model) for model in models},
-        baseline=baseline,
-        posts=about_posts,
-        prior=args.prior,
-        resamples=RESAMPLES,
-        seed=args.seed,
-    )
     left_out = {
         field.name: getattr(read, field.name)
         for field in dataclasses.fields(read)
@@ -260,7 +251,7 @@ def _write(
     }
     about: dict[str, Any] = {
         "schema_version": EVALUATION_SCHEMA_VERSION,
-        "command": facts.command,
+        "command": command_line("evaluate", add_evaluate_arguments, args),
         "posts": len(read.posts),
         "left_out": left_out,
         "models": {
@@ -280,7 +271,9 @@ def _write(
     always = (f"always {labels[label]}", most / len(read.posts))
     details = {model.name: model.details for model in models}
     confusions = {name: describe_labels(labels, of_model) for name, of_model in details.items()}
-    page = write_report(made, facts, "accuracy.png", confusions, "reliability.png")
+    described = {model.name: _describe_model(model) for model in models}
+    introduction = introduce(about, about_posts, described)
+    page = write_report(made, introduction, baseline, "accuracy.png", confusions, "reliability.png")
     for kind in ("png", "svg"):
         write_whole(output / f"accuracy.{kind}", lambda path: draw_accuracy(made, path, always))
         write_whole(
@@ -293,7 +286,7 @@ def _write(
     write_whole(output / "results.parquet", lambda path: pq.write_table(table, path))
     write_whole(output / "results.json", lambda path: path.write_text(whole, encoding="utf-8"))
     write_whole(output / "results.md", lambda path: path.write_text(page, encoding="utf-8"))
-    print(closing_table(made, facts))
+    print(closing_table(made, baseline))
 
 
 def _describe_model(model: EvaluatedModel) -> str:

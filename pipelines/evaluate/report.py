@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from typing import Any
 
 from drf_core.evaluation.metrics import CLASSIFICATION, LOWER_IS_BETTER
 from drf_core.evaluation.protocol import FIXED
@@ -26,24 +26,6 @@ _HEADINGS = {
     "image_recovery_correlation": "image recovery rank correlation",
 }
 _DIAGNOSTICS = tuple(_HEADINGS)[len(CLASSIFICATION) - 1 :]
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What the report says beside the figures.
-
-    command: what printed it. models: name -> description. posts: what was evaluated on, in
-    words. prior: how often each label was expected. resamples, seed: of the bootstrap, and of
-    the disruptions.
-    """
-
-    command: str
-    models: Mapping[str, str]
-    baseline: str | None
-    posts: str
-    prior: str
-    resamples: int
-    seed: int
 
 
 class Table:
@@ -108,25 +90,27 @@ def with_interval(record: Record | None) -> str:
 
 def write_report(
     records: Sequence[Record],
-    facts: Facts,
+    introduction: str,
+    baseline: str | None,
     plot: str,
     labels: Mapping[str, str],
     reliability: str,
 ) -> str:
     """The Markdown page.
 
-    plot, reliability: names of the image files beside it. labels: by model, the tables of what
-    is taken for what.
+    introduction: of `introduce`. baseline: the model that the others are compared with. plot,
+    reliability: names of the image files beside it. labels: by model, the tables of what is taken
+    for what.
     """
     groups, cells = Table(records, "group"), Table(records, "cell")
-    others = [model for model in cells.models if model != facts.baseline]
-    parts = ["# Evaluation", _introduction(facts), "## Means over cells"]
+    others = [model for model in cells.models if model != baseline]
+    parts = ["# Evaluation", introduction, "## Means over cells"]
     for metric in CLASSIFICATION:
         parts.append(_grid(groups, metric, with_difference))
-    if facts.baseline and others:
+    if baseline and others:
         parts += [
             "## Differences of the means",
-            f"In points (log loss: hundredths), against {facts.baseline}, with 95 % intervals of "
+            f"In points (log loss: hundredths), against {baseline}, with 95 % intervals of "
             "the paired bootstrap.",
         ]
         rows = [
@@ -160,7 +144,7 @@ Recovery rank correlation: Spearman between the quality of recovered features an
 closeness (negative distance) to the true ones, so that higher is better."""
 
 
-def closing_table(records: Sequence[Record], facts: Facts) -> str:
+def closing_table(records: Sequence[Record], baseline: str | None) -> str:
     """Means over the groups of cells, for the terminal."""
     table = Table(records, "group")
     metrics = ("accuracy", "macro_f1", "macro_auroc", "log_loss")
@@ -174,8 +158,8 @@ def closing_table(records: Sequence[Record], facts: Facts) -> str:
         "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
         for row in rows
     ]
-    if facts.baseline:
-        lines.append(f"(in brackets: points against {facts.baseline}; {_legend()})")
+    if baseline:
+        lines.append(f"(in brackets: points against {baseline}; {_legend()})")
     return "\n".join(lines)
 
 
@@ -185,17 +169,22 @@ _PRIORS = {
 }
 
 
-def _introduction(facts: Facts) -> str:
-    lines = ["Written by", "", "```", facts.command, "```", "", facts.posts, ""]
-    lines += [f"- {name}: {description}" for name, description in facts.models.items()]
+def introduce(about: Mapping[str, Any], posts: str, models: Mapping[str, str]) -> str:
+    """What a page begins with.
+
+    about: what results.json says beside its records. posts: what was evaluated on, in words.
+    models: a description of each.
+    """
+    lines = ["Written by", "", "```", about["command"], "```", "", posts, ""]
+    lines += [f"- {name}: {description}" for name, description in models.items()]
     lines += [
         "",
-        f"{_PRIORS[facts.prior]} Every model met the same disruptions (seed {facts.seed}). "
-        f"Intervals and tests: paired bootstrap over the posts, {facts.resamples:,} resamples, "
+        f"{_PRIORS[about['prior']]} Every model met the same disruptions (seed {about['seed']}). "
+        f"Intervals and tests: paired bootstrap over the posts, {about['resamples']:,} resamples, "
         "the same for all models and cells.",
     ]
-    if facts.baseline:
-        lines.append(f"In brackets: points against {facts.baseline}; {_legend()}.")
+    if about["baseline"]:
+        lines.append(f"In brackets: points against {about['baseline']}; {_legend()}.")
     lines += [
         "",
         "modality-fixed: one named modality disrupted in every post. modality-random: a share of "
