@@ -131,13 +131,6 @@ def auroc(higher: np.ndarray, lower: np.ndarray) -> float:
     return float(resampled_auroc(weights, higher, lower, (rows[0], rows[1]))[0])
 
 
-def rank_correlation(first: np.ndarray, second: np.ndarray) -> float:
-    """Spearman's rank correlation; (n,) each. nan for fewer than 3 or where one is constant."""
-    if len(first) < 3:
-        return float("nan")
-    return float(resampled_rank_correlation(np.ones((1, len(first))), first, second)[0])
-
-
 def resampled_auroc(
     weights: np.ndarray, higher: np.ndarray, lower: np.ndarray, rows: tuple[np.ndarray, np.ndarray]
 ) -> np.ndarray:
@@ -155,14 +148,13 @@ def resampled_auroc(
 
 
 def resampled_rank_correlation(
-    weights: np.ndarray, first: np.ndarray, second: np.ndarray, rows: np.ndarray | None = None
+    weights: np.ndarray, first: np.ndarray, second: np.ndarray, rows: np.ndarray
 ) -> np.ndarray:
     """Spearman's rank correlation; (n,) each. nan where all drawn posts are alike.
 
-    rows (n,): the post of each value; without it there is one of every post.
+    rows (n,): the post of each value.
     """
-    if rows is not None:
-        weights = weights[:, rows]
+    weights = weights[:, rows]
     x, y = (_centred_ranks(weights, values) for values in (first, second))
     xx, yy, xy = ((weights * product).sum(1) for product in (x * x, y * y, x * y))
     scale = np.sqrt(xx * yy)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from drf_core.evaluation.bootstrap import holm
 from pipelines.annotate.output.histograms import GROUP_FIELDS
 from pipelines.annotate.report import significance
 from pipelines.annotate.report.nights import Night
@@ -64,7 +65,7 @@ def compare_nights(
                 else significance.shares_p(int(count), posts, int(other_count), other_posts)
             )
         records.append(record)
-    corrected = significance.holm([record["p"] for record in records])
+    corrected = holm([record["p"] for record in records])
     for record, p in zip(records, corrected, strict=True):
         record["p_holm"] = p
         record["more_than_chance"] = before is not None and p < significance.ALARM_RATE
@@ -126,7 +127,7 @@ def compare_with_reference(
     comparable = before is not None and before.model_revision == night.model_revision
     curves = {m: np.cumsum(night.quality.get(m, [])) / max(night.usable(m), 1) for m in MODALITIES}
     evens = {m: np.arange(1, len(of) + 1) / max(len(of), 1) for m, of in curves.items()}
-    p_values = significance.holm(
+    p_values = holm(
         [
             *(significance.reference_p(night.below(m), night.usable(m), reference) for m in curves),
             *(

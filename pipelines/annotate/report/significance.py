@@ -7,7 +7,6 @@ about in fewer than one night in a hundred (ALARM_RATE), or where the chart over
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -157,16 +156,6 @@ def expected_accuracy(confidence: Moments) -> tuple[float, float, float]:
     half = _NORMAL_95 * math.sqrt(variance) / confidence.count
     mean = confidence.mean
     return mean, max(0.0, mean - half), min(1.0, mean + half)
-
-
-def holm(values: Sequence[float]) -> list[float]:
-    """p-values corrected for their number by Holm's method, in the order given."""
-    corrected = [1.0] * len(values)
-    least = 0.0
-    for rank, place in enumerate(sorted(range(len(values)), key=lambda i: values[i])):
-        least = max(least, min(1.0, (len(values) - rank) * values[place]))
-        corrected[place] = least
-    return corrected
 
 
 def drift_chart(shares: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, f1_score, log_loss, recall_score, roc_auc_score
 
-from drf_core.evaluation.metrics import CLASSIFICATION, auroc, classification, rank_correlation
+from drf_core.evaluation.metrics import (
+    CLASSIFICATION,
+    auroc,
+    classification,
+    resampled_rank_correlation,
+)
 from drf_core.evaluation.predictions import under_prior
 
 
@@ -92,8 +97,12 @@ def test_auroc_of_nothing_is_not_a_number() -> None:
 
 def test_rank_correlation_asks_for_the_order_alone() -> None:
     values = np.array([0.1, 0.5, 0.6, 3.0])
-    assert rank_correlation(values, np.exp(values)) == pytest.approx(1.0)
-    assert rank_correlation(values, -values) == pytest.approx(-1.0)
+
+    def correlation(others: np.ndarray) -> float:
+        return resampled_rank_correlation(np.ones((1, 4)), values, others, np.arange(4))[0]
+
+    assert correlation(np.exp(values)) == pytest.approx(1.0)
+    assert correlation(-values) == pytest.approx(-1.0)
     # By hand: ranks 1 2 3 4 against 2 1 4 3, 1 - 6 * 4 / (4 * 15).
-    assert rank_correlation(values, np.array([2, 1, 4, 3])) == pytest.approx(0.6)
-    assert np.isnan(rank_correlation(values, np.ones(4)))
+    assert correlation(np.array([2, 1, 4, 3])) == pytest.approx(0.6)
+    assert np.isnan(correlation(np.ones(4)))

@@ -3,12 +3,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from drf_core.evaluation.bootstrap import holm
 from pipelines.annotate.report.significance import (
     NIGHTS_PER_FALSE_ALARM,
     Moments,
     drift_chart,
     expected_accuracy,
-    holm,
     means_p,
     reference_band,
     reference_p,
