@@ -65,6 +65,12 @@ _LIMITS = {
     "back (default %(default)s)",
 }
 
+# Options of the job that stand in it as they were given.
+_AS_GIVEN = (
+    *("device", "runtime", "batch_size", "threads", "fetch_concurrency", "fetch_per_host"),
+    *("strict", "part_bytes", "table"),
+)
+
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
@@ -352,17 +358,8 @@ def job_options(arguments: argparse.Namespace, started: datetime) -> JobOptions:
             max_image_bytes=arguments.max_image_bytes,
             image_formats=_image_formats(arguments.image_formats),
         ),
-        device=arguments.device,
-        runtime=arguments.runtime,
-        batch_size=arguments.batch_size,
-        threads=arguments.threads,
-        fetch_concurrency=arguments.fetch_concurrency,
-        fetch_per_host=arguments.fetch_per_host,
-        **{name: getattr(arguments, name) for name in _LIMITS},
-        strict=arguments.strict,
+        **{name: getattr(arguments, name) for name in (*_LIMITS, *_AS_GIVEN)},
         feature_cache=arguments.feature_cache and _absolute(arguments.feature_cache),
-        part_bytes=arguments.part_bytes,
-        table=arguments.table,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
 
@@ -49,20 +49,12 @@ def format_metrics(manifest: Manifest) -> str:
         (
             "modality_states",
             "Published posts by state of a modality",
-            [
-                ({"modality": m, "state": state}, posts)
-                for m, states in totals.states.items()
-                for state, posts in states.items()
-            ],
+            _by_modality("state", totals.states),
         ),
         (
             "modality_reasons",
             "Published posts by why a modality could not be used",
-            [
-                ({"modality": m, "reason": reason}, posts)
-                for m, reasons in totals.reasons.items()
-                for reason, posts in reasons.items()
-            ],
+            _by_modality("reason", totals.reasons),
         ),
         (
             "dead_letters",
@@ -77,6 +69,10 @@ def format_metrics(manifest: Manifest) -> str:
         lines += [f"# HELP drf_{name} {about}.", f"# TYPE drf_{name} gauge"]
         lines += [f"drf_{name}{_labels(labels)} {float(value)!r}" for labels, value in samples]
     return "\n".join(lines) + "\n"
+
+
+def _by_modality(what: str, counts: Mapping[str, Mapping[str, int]]) -> _Samples:
+    return [({"modality": m, what: name}, n) for m, of in counts.items() for name, n in of.items()]
 
 
 def _labels(labels: dict[str, str]) -> str:

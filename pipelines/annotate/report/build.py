@@ -35,6 +35,14 @@ _ROW_OPTIONS = (
 )
 _SHOWN_FILES = 50
 
+# Of the manifest, what the index has, and what the page shows of the run as it stands there.
+_OF_MODEL = ("model_id", "model_revision", "package_version")
+_OF_MANIFEST = ("run_id", "started_at", "exit_code", "seconds", *_OF_MODEL)
+_OF_RUN = (
+    *("seconds", "phases", "computed_rows", "runtimes", "counts", "fetched", "versions"),
+    *("warnings", *_OF_MODEL),
+)
+
 
 def build_report(
     manifest: Manifest,
@@ -52,6 +60,7 @@ def build_report(
     against: a night to compare with; the one before by default.
     """
     subject = nights[-1] if nights else None
+    places = subject.places if subject else {}
     night = subject.night if subject else None
     changes: list[dict[str, Any]] = []
     likeness: dict[str, dict[str, Any]] = {}
@@ -88,11 +97,10 @@ def build_report(
         "evidence": _evidence(subject) if subject else [],
         "run": _run(manifest, nights),
         "places": {
-            "posts": subject.places[layout.ANNOTATIONS],
-            "lost": subject.places[layout.DEAD_LETTERS],
-        }
-        if subject
-        else {},
+            name: places[tree]
+            for name, tree in (("posts", layout.ANNOTATIONS), ("lost", layout.DEAD_LETTERS))
+            if places
+        },
         "sql": {}
         if subject is None
         else sql_of_night(
@@ -111,18 +119,12 @@ def run_line(manifest: Manifest, report: Mapping[str, Any], nights: Sequence[Run
     """Return the run's line of the index."""
     totals = manifest.totals
     return RunLine(
-        run_id=manifest.run_id,
-        started_at=manifest.started_at,
+        **{name: getattr(manifest, name) for name in _OF_MANIFEST},
         word=report["verdict"]["word"],
         sentence=report["verdict"]["sentence"],
-        exit_code=manifest.exit_code,
         rows=totals.rows,
         annotations=totals.annotations,
         dead_letters=totals.dead_letters,
-        seconds=manifest.seconds,
-        model_id=manifest.model_id,
-        model_revision=manifest.model_revision,
-        package_version=manifest.package_version,
         options=_row_options(manifest),
         nights=[one.night for one in nights],
     )
@@ -266,27 +268,17 @@ def _by_count(counts: Mapping[str, int]) -> list[tuple[str, int]]:
 def _run(manifest: Manifest, nights: Sequence[RunNight]) -> dict[str, Any]:
     price = manifest.options.get("price_per_hour")
     return {
-        "seconds": manifest.seconds,
-        "phases": dict(manifest.phases),
-        "computed_rows": manifest.computed_rows,
+        **{name: getattr(manifest, name) for name in _OF_RUN},
         "found_rows": manifest.skipped_rows,
         "posts_per_second": manifest.computed_rows / max(manifest.seconds, 1e-9),
-        "runtimes": dict(manifest.runtimes),
         "files": len(manifest.files),
         "bytes": sum(one.bytes for one in nights),
-        "counts": dict(manifest.counts),
-        "fetched": {host: dict(what) for host, what in manifest.fetched.items()},
         "duplicate_ids": manifest.totals.duplicate_ids,
         "cost": None if price is None else price * manifest.seconds / 3600,
         "price_per_hour": price,
-        "model_id": manifest.model_id,
-        "model_revision": manifest.model_revision,
-        "package_version": manifest.package_version,
-        "versions": dict(manifest.versions),
         "runner": str(manifest.options.get("runner", "")),
         "nights": [
             {"name": one.night.name, "posts": one.night.annotations, "bytes": one.bytes}
             for one in nights
         ],
-        "warnings": list(manifest.warnings),
     }
