@@ -51,49 +51,28 @@ def build_report(
     facts: ModelFacts,
     output: str,
     held_back: Sequence[Mapping[str, Any]] = (),
-    against: Night | None = None,
 ) -> dict[str, Any]:
     """Return the report of a run.
 
     nights: those of the run, in order; the last is what the report is about. runs: the output's
     earlier ones. output: its root, without credentials. held_back: by partition, what is staged.
-    against: a night to compare with; the one before by default.
     """
     subject = nights[-1] if nights else None
     places = subject.places if subject else {}
-    night = subject.night if subject else None
-    changes: list[dict[str, Any]] = []
-    likeness: dict[str, dict[str, Any]] = {}
-    before: Night | None = None
-    earlier: list[Night] = []
-    if night is not None and night.annotations:
-        others = [one.night for one in nights[:-1] if not one.night.staged]
-        earlier = earlier_nights([*nights_of(runs), *others], night)
-        before = against or (earlier[-1] if earlier else None)
-        changes = compare_nights(night, before, earlier)
-        likeness = compare_with_reference(night, before, earlier, facts.reference_posts)
-    verdict = judge(manifest, night, changes, likeness)
-    verdict["next"] = next_commands(verdict["word"], manifest, output, held_back)
     groups = deviating_groups(subject.histograms.groups) if subject else {}
-    return {
+    report = {
         "version": REPORT_VERSION,
         "run_id": manifest.run_id,
         "started_at": manifest.started_at,
         "output": output,
-        "verdict": verdict,
         "held_back": list(held_back),
         "failed_files": _failed_files(manifest),
-        "night": None if night is None else dataclasses.asdict(night),
-        "before": None if before is None else dataclasses.asdict(before),
-        "nights_before": len(earlier),
-        "explained_by": _explained(manifest, before, runs),
-        "changes": changes,
-        "trust": _trust(subject, facts, likeness) if subject else None,
-        "likeness": likeness,
+        "night": None if subject is None else dataclasses.asdict(subject.night),
+        "trust": _trust(subject, facts) if subject else None,
         "reference": {"posts": facts.reference_posts, "known": facts.reference_known},
         "adapted": facts.adapted,
         "groups": groups,
-        "why": _why(night) if night else {},
+        "why": _why(subject.night) if subject else {},
         "evidence": _evidence(subject) if subject else [],
         "run": _run(manifest, nights),
         "places": {
@@ -112,6 +91,49 @@ def build_report(
             any(subject.night.damage.values()),
             list(groups),
         ),
+    }
+    own = [one.night for one in nights if not one.night.staged]
+    return compare_report(report, manifest, [*nights_of(runs), *own], runs, facts)
+
+
+def compare_report(
+    report: Mapping[str, Any],
+    manifest: Manifest,
+    known: Sequence[Night],
+    runs: Sequence[RunLine],
+    facts: ModelFacts,
+    against: Night | None = None,
+) -> dict[str, Any]:
+    """Return a report with what follows from other nights; all else of it stays.
+
+    known: nights, whenever they were. runs: the output's earlier ones. against: a night to compare
+    with; the one before by default.
+    """
+    night = Night(**report["night"]) if report["night"] else None
+    changes: list[dict[str, Any]] = []
+    likeness: dict[str, dict[str, Any]] = {}
+    before: Night | None = None
+    earlier: list[Night] = []
+    if night is not None and night.annotations:
+        earlier = earlier_nights(known, night)
+        before = against or (earlier[-1] if earlier else None)
+        changes = compare_nights(night, before, earlier)
+        likeness = compare_with_reference(night, before, earlier, facts.reference_posts)
+    verdict = judge(manifest, night, changes, likeness)
+    commands = next_commands(verdict["word"], manifest, report["output"], report["held_back"])
+    strange = [
+        m for m, said in likeness.items() if said["stranger"] or said["lower"] or said["drifts"]
+    ]
+    holds = {"holds": bool(likeness) and not strange, "strange": strange}
+    return {
+        **report,
+        "verdict": {**verdict, "next": commands},
+        "before": None if before is None else dataclasses.asdict(before),
+        "nights_before": len(earlier),
+        "explained_by": _explained(manifest, before, runs),
+        "changes": changes,
+        "trust": report["trust"] and {**report["trust"], **holds},
+        "likeness": likeness,
     }
 
 
@@ -181,9 +203,7 @@ def _plain(value: Any) -> str:
     return "" if value is None else str(value)
 
 
-def _trust(
-    subject: RunNight, facts: ModelFacts, likeness: Mapping[str, Mapping[str, Any]]
-) -> dict[str, Any]:
+def _trust(subject: RunNight, facts: ModelFacts) -> dict[str, Any]:
     night, histograms = subject.night, subject.histograms
     value, low, high = expected_accuracy(night.moments())
     counts: dict[str, Mapping[str, int]] = {
@@ -217,9 +237,6 @@ def _trust(
             "on": facts.accuracy_on,
             "interval": interval,
         }
-    strange = [
-        m for m, said in likeness.items() if said["stranger"] or said["lower"] or said["drifts"]
-    ]
     return {
         "expected": value,
         "low": low,
@@ -227,8 +244,6 @@ def _trust(
         "by": rows,
         "confidence": histograms.confidence,
         "card": card,
-        "holds": bool(likeness) and not strange,
-        "strange": strange,
     }
 
 

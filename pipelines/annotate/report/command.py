@@ -15,12 +15,12 @@ import pyarrow.compute as pc
 from pipelines.annotate.manifest import read_manifest
 from pipelines.annotate.output import layout
 from pipelines.annotate.output.stored_file import StoredFile, read_rows
-from pipelines.annotate.report.build import build_report, run_line
+from pipelines.annotate.report.build import build_report, compare_report, run_line
 from pipelines.annotate.report.gather import RunNight, gather_nights
 from pipelines.annotate.report.history import RunLine, append_to_index, nights_of, read_index
 from pipelines.annotate.report.model_facts import ModelFacts, read_model_facts
 from pipelines.annotate.report.nights import Night
-from pipelines.annotate.report.pages.render import plain, render_gallery, render_report
+from pipelines.annotate.report.pages.render import plain, render_gallery
 from pipelines.annotate.report.source_posts import (
     ledger_files,
     post_columns,
@@ -111,24 +111,21 @@ def run_report(arguments: argparse.Namespace) -> int:
         raise UsageError(
             f"--run {run_id or ''}: {store.url} holds no such run; `drf runs` lists them"
         )
+    against = _find_night(runs, arguments.against) if arguments.against else None
     manifest = read_manifest(arguments.output, run_id)
-    stored = store.read_json(report_name(run_id, "json"))
+    report = store.read_json(report_name(run_id, "json"))
     facts = _facts(manifest)
     nights: Sequence[RunNight] = gather_nights(store, manifest, None, facts.reference_files)
     earlier = [run for run in runs if run.started_at < manifest.started_at]
-    if arguments.against:
-        against = _find_night(runs, arguments.against)
-        held_back = (stored or {}).get("held_back", ())
-        report = build_report(manifest, nights, earlier, facts, store.url, held_back, against)
-        save_report(store, report)
-    elif stored is None:
+    if report is None:
         report = build_report(manifest, nights, earlier, facts, store.url)
-        save_report(store, report)
         append_to_index(store, run_line(manifest, report, nights))
         write_index_page(store, list_runs(store))
-    else:
-        report = stored
-        store.write(report_name(run_id), render_report(report).encode(errors="replace"))
+    if against is not None:
+        # What a held-back night's own numbers were counted from may be gone by now.
+        others = nights_of(run for run in runs if run.started_at <= manifest.started_at)
+        report = compare_report(report, manifest, others, earlier, facts, against)
+    save_report(store, report)
     print(plain(report["verdict"]["sentence"], 400))
     print(f"{store.url}/{report_name(run_id)}")
     if arguments.gallery:

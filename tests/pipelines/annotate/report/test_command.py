@@ -63,6 +63,22 @@ def test_a_run_is_compared_with_any_night(output: Path, tmp_path: Path) -> None:
     assert report_of(output, "third")["before"]["name"] == "dt=2026-11-17"
 
 
+def test_a_held_back_night_that_is_compared_keeps_what_is_staged(
+    output: Path, tmp_path: Path
+) -> None:
+    posts = make_posts(10)
+    posts[3]["post_id"] = None
+    write_posts(tmp_path / "third" / "dt=2026-11-19" / "a.parquet", posts)
+    run(output, tmp_path / "third", run_id="third", max_dead_letter_share=0.0)
+    before = report_of(output, "third")
+    assert main(["report", str(output), "--run", "third", "--against", "2026-11-17"]) == 0
+    after = report_of(output, "third")
+    assert after["before"]["name"] == "dt=2026-11-17"
+    assert (after["night"]["rows"], after["night"]["staged"]) == (10, True)
+    alike = ("night", "held_back", "places", "sql", "groups", "why", "evidence")
+    assert {name: after[name] for name in alike} == {name: before[name] for name in alike}
+
+
 def test_mistakes_are_told_in_one_line(output: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for command in (
         ["runs", str(output / "nowhere")],
