@@ -37,10 +37,10 @@ ROLES = ("post_id", "text", "image", "image_uri")
 _TEXT_TYPES = "string, large_string, string_view or a dictionary of those"
 _EXPECTED = {
     "post_id": f"{_TEXT_TYPES}, an integer, a decimal without fraction, a UUID or UTF-8 bytes",
-    "text": _TEXT_TYPES,
+    "text": f"{_TEXT_TYPES}, or UTF-8 bytes",
     "image": "binary, struct<bytes: binary, path: string>, string (base64, data: URI, path), "
     "or a list of those",
-    "image_uri": _TEXT_TYPES,
+    "image_uri": f"{_TEXT_TYPES}, or UTF-8 bytes",
 }
 # The column that says of a row what was broken about it, so that it has no values.
 BROKEN = "(broken)"
@@ -324,9 +324,10 @@ def fits_role(found: pa.DataType, role: str) -> bool:
             return bool(plain.byte_width == _UUID_BYTES)
         known = _is_text(plain) or _is_bytes(plain) or pa.types.is_integer(plain)
         return known or whole or plain in (pa.uuid(), pa.null())
-    if _is_text(plain) or pa.types.is_null(plain):
+    if _is_text(plain) or _is_bytes(plain) or pa.types.is_null(plain):
+        # Hive and Impala write texts as bytes and do not say so.
         return True
-    return role == "image" and (_is_bytes(plain) or _is_image_struct(plain))
+    return role == "image" and _is_image_struct(plain)
 
 
 def _plain(found: pa.DataType) -> pa.DataType:

@@ -64,11 +64,13 @@ def find_files(
         if kind not in ("directory", "glob"):
             raise UsageError(f"{option} {shown}: is neither a file nor a folder")
         _check_in_no_table(fs, inner, kind)
+        beside: set[str] = set()
         if kind == "directory":
-            root, below = inner.rstrip("/"), _files_below(fs, inner, skipped)
+            root, below = inner.rstrip("/"), _files_below(fs, inner, beside)
         else:
             root = inner[: _MAGIC.search(inner).start()].rpartition("/")[0]  # type: ignore[union-attr]
-            below = _matches(fs, inner, root, skipped)
+            below = _matches(fs, inner, root, beside)
+        skipped |= beside
     except UsageError as error:
         raise error if str(error).startswith(option) else UsageError(f"{option} {error}") from error
     except DRFError:
@@ -80,6 +82,8 @@ def find_files(
         what = "matches no file"
         if kind == "directory":
             what = f"the folder holds no file of posts ({', '.join(KINDS)})"
+            if beside:
+                what += f", but {min(beside)}; name a file itself to be told what it is"
         raise UsageError(f"{option} {shown}: {what}")
     _check_apart(url_of(root), kind == "directory", output, shown)
     found = [(url_of(f"{root}/{name}"), name, below[name]) for name in names]

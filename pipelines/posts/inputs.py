@@ -61,12 +61,13 @@ class Footer:
     identity: of the file's content: the store's checksum or etag where it has one, else size,
     modification time and a hash of the footer. schema: the file's columns. groups: of each row
     group its rows, and the bytes of each column (nested ones by their leaves) or, as "", of all,
-    uncompressed.
+    uncompressed. not_utf8: records that had to be repaired.
     """
 
     identity: str
     schema: pa.Schema
     groups: tuple[tuple[int, Mapping[str, int]], ...]
+    not_utf8: int = 0
 
     @property
     def rows(self) -> int:
@@ -133,11 +134,25 @@ def list_inputs(
             *warnings,
             *(f"{f.source_file} has no rows" for f in readable if f.rows == 0),
             *(f"{f} is left out: its name begins with '{f[0]}'" for f in sorted(left_out)),
+            *_tell_not_utf8(looked_at),
             *tell_skipped(sorted(skipped)),
         ),
         roots=tuple(dict.fromkeys(roots)),
         kept={one.file.source_file: one.keep for one in looked_at},
     )
+
+
+def _tell_not_utf8(looked_at: Sequence[_LookedAt]) -> list[str]:
+    """One warning of all files of which something is read as U+FFFD."""
+    found = [one for one in looked_at if one.not_utf8]
+    if not found:
+        return []
+    records = sum(one.not_utf8 for one in found)
+    return [
+        f"{records} records of {found[0].file.source_file}"
+        + (f" and {len(found) - 1} other files" if found[1:] else "")
+        + " have bytes that are no UTF-8, read as U+FFFD; write them as UTF-8"
+    ]
 
 
 def for_each_input(function: Callable[[str], _Result], urls: Collection[str]) -> list[_Result]:
@@ -203,7 +218,8 @@ def read_footer(
 def _footer(identity: str, answer: dict[str, Any], buffers: Sequence[Any]) -> Footer:
     """What a child found in a file, as it answered."""
     schema = pa.ipc.read_schema(pa.py_buffer(buffers[0]))
-    return Footer(identity, schema, tuple((rows, sizes) for rows, sizes in answer["groups"]))
+    groups = tuple((rows, sizes) for rows, sizes in answer["groups"])
+    return Footer(identity, schema, groups, answer.get("not_utf8", 0))
 
 
 def _identity(
@@ -226,13 +242,14 @@ def _identity(
 class _LookedAt:
     """One file. keep: fields of its kept columns. lacks: the column that it has not.
 
-    schema: None where it cannot be read.
+    schema: None where it cannot be read. not_utf8: records that had to be repaired.
     """
 
     file: InputFile | FailedFile
     keep: tuple[pa.Field, ...] = ()
     lacks: str | None = None
     schema: pa.Schema | None = None
+    not_utf8: int = 0
 
     @property
     def counts(self) -> bool:
@@ -277,6 +294,7 @@ def _look_at(
         InputFile(url, source_file, partition, footer.identity, groups),
         keep=layout.keep,
         schema=schema,
+        not_utf8=footer.not_utf8,
     )
 
 

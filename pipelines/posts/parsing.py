@@ -75,10 +75,11 @@ def read_footer(message: dict[str, Any], buffers: list[Buffer], link: Link) -> N
 
 
 def count_records(message: dict[str, Any], buffers: list[Buffer], link: Link) -> None:
-    """Answer how many records a file has, and of which types."""
+    """Answer how many records a file has, of which types, and how many are not UTF-8."""
     with _opened(message, buffers, link) as file:
         found = survey(file, message["name"])
-    link.send({"groups": [(found.rows, {"": found.bytes})]}, [memoryview(found.schema.serialize())])
+    said = {"groups": [(found.rows, {"": found.bytes})], "not_utf8": found.not_utf8}
+    link.send(said, [memoryview(found.schema.serialize())])
 
 
 def read_rows(message: dict[str, Any], buffers: list[Buffer], link: Link) -> None:

@@ -152,8 +152,9 @@ def read_batches(
                     first = answer["row"] + batch.num_rows
         except _Unreadable as error:
             if error.lasting or limits is _LARGE_LIMITS:
+                at = f"at row {first}, " if limits is _LARGE_LIMITS else ""
                 raise CorruptInputError(
-                    f"{where} cannot be read ({error}); write the file again"
+                    f"{where} cannot be read ({at}{error}); write the file again"
                 ) from error
             if batch_rows == 1:
                 limits = _LARGE_LIMITS

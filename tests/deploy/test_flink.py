@@ -27,7 +27,7 @@ from pipelines.storage.files import open_store
 from tests.conftest import SHARED
 from tests.data.corpora import make_posts, write_posts
 from tests.support.running import Output
-from tests.support.services.flink_cluster import Cluster, finish, submit, wait_until
+from tests.support.services.flink_cluster import COMPARABLE, Cluster, finish, submit, wait_until
 
 pytestmark = pytest.mark.flink
 
@@ -69,7 +69,8 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def local(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Output:
     """The corpus annotated by the runner of this process."""
     output = Output(tmp_path_factory.mktemp("local"))
-    assert main(["annotate", "--input", str(corpus), "--output", str(output.root)]) == 0
+    arguments = ["--input", str(corpus), "--output", str(output.root), *COMPARABLE]
+    assert main(["annotate", *arguments]) == 0
     return output
 
 

@@ -100,15 +100,23 @@ class TestPaths:
         [
             ("nowhere", "no such file or folder"),
             ("nowhere/*.parquet", "matches no file"),
-            ("empty", r"holds no file of posts"),
+            ("empty", r"holds no file of posts \([^)]*\)$"),
+            ("other", r"holds no file of posts \(.*\), but posts.json; name a file itself"),
             ("pipe", "is neither a file nor a folder"),
         ],
     )
     def test_what_names_nothing_is_refused(self, tmp_path: Path, path: str, says: str) -> None:
         (tmp_path / "empty").mkdir()
+        (tmp_path / "other").mkdir()
+        (tmp_path / "other" / "posts.json").write_text("[{}]")
         os.mkfifo(tmp_path / "pipe")
         with pytest.raises(UsageError, match=f"--input .*{says}"):
             names(tmp_path / path)
+
+    def test_what_is_read_otherwise_than_it_was_written_is_told(self, tmp_path: Path) -> None:
+        (tmp_path / "a.csv").write_bytes(b"post_id,text,image\n1,caf\xe9,\n2,tea,\n")
+        (warning,) = list_inputs([str(tmp_path)]).warnings
+        assert warning.startswith("1 records of a.csv have bytes that are no UTF-8")
 
     @pytest.mark.parametrize("path", ["", " ", "s3://", "gs://", "https://"])
     def test_what_an_empty_variable_leaves_is_refused(self, path: str) -> None:

@@ -12,7 +12,7 @@ import fastavro
 import pyarrow as pa
 import pytest
 
-from pipelines.posts import record_files
+from pipelines.posts.formats import records
 from pipelines.posts.input_files import CorruptInputError
 from pipelines.posts.record_files import Survey, is_records_file, read_records, survey
 from schemas.posts import BROKEN
@@ -59,10 +59,33 @@ def test_the_first_line_tells_what_separates_fields(tmp_path: Path, delimiter: s
     assert rows_of(str(tmp_path / "posts.csv")) == [{"id": "1", "text": "a,b;c\td"}]
 
 
-def test_bytes_that_are_no_utf8_fail_no_file(tmp_path: Path) -> None:
-    assert rows_of(written(tmp_path / "a.csv", b"id,text\n1,caf\xe9\n"))[0]["text"] == "caf\ufffd"
-    path = written(tmp_path / "a.jsonl", b'{"id": 1, "text": "caf\xe9"}\n')
-    assert rows_of(path)[0]["text"] == "caf\ufffd"
+def test_bytes_that_are_no_utf8_cost_themselves_unless_most_records_have_some(
+    tmp_path: Path,
+) -> None:
+    path = written(tmp_path / "a.csv", b"id,text\n1,caf\xe9\n2,tea\n")
+    assert rows_of(path)[0]["text"] == "caf\ufffd" and surveyed(path).not_utf8 == 1
+    path = written(tmp_path / "a.jsonl", b'{"id": 1, "text": "caf\xe9"}\n{"id": 2}\n')
+    assert rows_of(path)[0]["text"] == "caf\ufffd" and surveyed(path).not_utf8 == 1
+    for name, line in (("b.csv", "{0},今天天气\n"), ("b.jsonl", '{{"id": {0}, "text": "今天"}}\n')):
+        lines = ("id,text\n" if name == "b.csv" else "") + "".join(map(line.format, range(3)))
+        path = written(tmp_path / name, lines.encode("gbk"))
+        with pytest.raises(CorruptInputError, match="3 of 3 records are in another encoding"):
+            surveyed(path)
+
+
+def test_quotes_and_nulls_as_spark_and_databases_write_them(tmp_path: Path) -> None:
+    lines = ["id,text", r'1,"he said \"hi, you\"', r'and left"', r"2,\N", r'3,"C:\"', '4,"a ""b"""']
+    assert [row["text"] for row in rows_of(written(tmp_path / "a.csv", "\n".join(lines)))] == [
+        'he said "hi, you"\nand left',
+        None,
+        "C:\\",
+        'a "b"',
+    ]
+
+
+def test_a_spreadsheet_is_told_what_separates_fields(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.csv", "\ufeffsep=;\r\nid;text\r\n1;a,b,c\r\n")
+    assert rows_of(path) == [{"id": "1", "text": "a,b,c"}]
 
 
 def test_what_json_holds_and_utf8_does_not_fails_no_file(tmp_path: Path) -> None:
@@ -120,9 +143,10 @@ def test_avro_has_bytes_and_optional_fields(tmp_path: Path, codec: str) -> None:
         ("a.csv", "id,text\n1,secret,y\n", "record 0.*3 fields where the first line names 2"),
         ("a.csv", 'id,text\n1,"secret', "record 0.*unexpected end of data; 1 of 1 records"),
         ("a.csv", "", "the first line names no columns"),
-        ("a.csv", "id,id\n1,2\n", "two columns have one name"),
+        ("a.csv", "id,id\n1,2\n", "two columns are called 'id'"),
         ("a.jsonl", '{"id": 1}\n{"id": "secret\n{"id', "record 1.*no JSON: .*; 2 of 3 records"),
         ("a.json", '[{"id": "secret"}]', "record 0.*one object a line"),
+        ("a.jsonl", '[\n {"id": "secret"}\n]', "record 0.*one object a line"),
         ("a.jsonl", "3\n", "record 0.*no object"),
         ("a.csv", "id,text\n1,secret\n".encode("utf-16"), "record 0.*UTF-16 .*write it as UTF-8"),
         ("a.jsonl", '{"id": "secret"}\n'.encode("utf-16"), "record 0.*write it as UTF-8"),
@@ -181,7 +205,7 @@ def broken(path: str) -> list[str | None]:
 def test_a_row_of_csv_that_is_none_costs_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, says: str
 ) -> None:
-    monkeypatch.setattr(record_files, "_MOST_CHARACTERS", 3_000)
+    monkeypatch.setattr(records, "MOST_CHARACTERS", 3_000)
     sound = [f"{n},text {n}" for n in range(200, 300)]
     path = written(tmp_path / "a.csv", "\n".join(["id,text", "1,a", line, *sound]))
     found = broken(path)
@@ -205,7 +229,7 @@ def test_a_row_of_csv_that_is_none_costs_itself(
 def test_a_line_of_json_that_is_none_costs_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, says: str
 ) -> None:
-    monkeypatch.setattr(record_files, "_MOST_CHARACTERS", 200_000)
+    monkeypatch.setattr(records, "MOST_CHARACTERS", 200_000)
     lines = [f'{{"id": {n}}}' for n in range(5)]
     path = written(tmp_path / "a.jsonl", "\n".join([*lines[:2], line, *lines[2:]]))
     found = broken(path)
