@@ -18,6 +18,8 @@ import pyarrow.compute as pc
 
 # What pandas, databases and JSON write for nothing, where it became text.
 NO_VALUES = ("nan", "none", "null", "<na>")
+# How base64 of JPEG, PNG, GIF and WebP begins, and a data: URI; no image does.
+_TEXT_HEADS = (b"/9j/", b"iVBO", b"R0lG", b"UklG", b"data", b"DATA")
 _FILE_NAME = re.compile(r"\.(jpe?g|png|webp|gif|bmp|tiff?|heic|avif)$", re.IGNORECASE)
 
 
@@ -44,6 +46,22 @@ def is_list(found: pa.DataType) -> bool:
         or pa.types.is_large_list(found)
         or pa.types.is_fixed_size_list(found)
     )
+
+
+def decode_bytes(column: pa.Array) -> pa.Array:
+    """Images of a column of them (large_binary), where some are the bytes of a text that holds one.
+
+    Python's base64.b64encode returns bytes, and they stay bytes in a table.
+    """
+    heads = pc.binary_slice(column, 0, 4)
+    is_text = pc.is_in(heads, pa.array(_TEXT_HEADS, heads.type))
+    if not pc.any(is_text).as_py():
+        return column
+    images = [
+        _decode(value.decode("utf-8", "replace"), "")[0] if text else value
+        for value, text in zip(column.to_pylist(), is_text.to_pylist(), strict=True)
+    ]
+    return pa.array(images, column.type)
 
 
 def decode_texts(column: pa.Array, folder: str) -> tuple[pa.Array, pa.Array]:

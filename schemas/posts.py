@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from schemas.annotations import check_kept_names
 from schemas.errors import SchemaError, UsageError
-from schemas.image_columns import NO_VALUES, decode_texts, is_list, nth_of_lists, resolve_uris
+from schemas.image_columns import NO_VALUES, decode_bytes, decode_texts, is_list, nth_of_lists, resolve_uris
 
 POSTS_SCHEMA_VERSION = 1
 
@@ -249,12 +249,12 @@ def _medium(batch: pa.RecordBatch, columns: PostColumns, place: int) -> tuple[pa
     if pa.types.is_struct(image.type):
         # flatten, unlike field, carries a null struct down to its children.
         children = dict(zip([field.name for field in image.type], image.flatten(), strict=True))
-        held = children["bytes"].cast(pa.large_binary())
+        held = decode_bytes(children["bytes"].cast(pa.large_binary()))
         if "path" in children:
             _, named = resolve_uris(_uris(children["path"]), columns.image_folder)
             address = pc.coalesce(address, pc.if_else(held.is_null(), named, None))
         return pc.coalesce(held, found), address
-    return pc.coalesce(image.cast(pa.large_binary()), found), address
+    return pc.coalesce(decode_bytes(image.cast(pa.large_binary())), found), address
 
 
 def kept_columns(batch: pa.RecordBatch, layout: PostsLayout) -> pa.RecordBatch:

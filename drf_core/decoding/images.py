@@ -219,7 +219,8 @@ def _without_end_mark(
 
     What is lacking the decoder makes up from whatever follows: so what follows must not matter.
     """
-    whole = bytes(container.data)
+    # The first half of the mark may be there.
+    whole = bytes(container.data).rstrip(b"\xff")
     pictures = [open_again(whole + filler + _END_OF_JPEG) for filler in (b"", _FILLER)]
     if pictures[0].info.get("progressive"):
         if not covers_all_rows(container.data):

@@ -17,6 +17,8 @@ _HEADS = (
     (b"version https://git-lfs", "a Git LFS pointer; fetch its content with `git lfs pull`"),
     (b"\x1f\x8b", "a gzip archive; unpack it"),
     (b"\x28\xb5\x2f\xfd", "a zstd archive; unpack it"),
+    (b"BZh", "a bzip2 archive; unpack it"),
+    (b"\xfd7zXZ", "an xz archive; unpack it"),
     (b"PK\x03\x04", "a zip archive (or a spreadsheet); unpack it"),
     (b"SQLite format 3", "an SQLite database"),
     (b"\x89HDF", "an HDF5 file"),

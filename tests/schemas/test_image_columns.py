@@ -74,6 +74,14 @@ def test_relative_paths_begin_at_the_folder_that_was_named(value: str, uri: str)
     ]
 
 
+def test_bytes_may_be_those_of_a_text() -> None:
+    values = [TEXT.encode(), f"data:image/jpeg;base64,{TEXT}".encode(), JPEG, b"\x89PNG", None]
+    read = [(JPEG, None), (JPEG, None), (JPEG, None), (b"\x89PNG", None), (None, None)]
+    assert coerced(image=pa.array(values, pa.binary())) == read
+    structs = pa.array([{"bytes": value} for value in values], pa.struct({"bytes": pa.binary()}))
+    assert coerced(image=structs) == read
+
+
 def test_an_address_may_hold_the_image() -> None:
     uris = pa.array([f"Data:image/jpeg;base64,{TEXT}", "https://h/a", None, "data:,x", "nan"])
     read = [(JPEG, None), (None, "https://h/a"), (None, None), (b"x", None), (None, None)]

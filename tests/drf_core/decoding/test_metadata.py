@@ -167,8 +167,9 @@ def test_a_wrong_sum_at_the_end_costs_no_png() -> None:
 @pytest.mark.parametrize("progressive", [False, True])
 def test_a_jpeg_that_lacks_only_its_end_mark_is_whole(progressive: bool) -> None:
     data = encoded(picture(200, 150), "JPEG", progressive=progressive, quality=90)
-    whole, cut = decoded(data), decoded(data[:-2])
-    assert np.array_equal(np.asarray(whole), np.asarray(cut))
+    whole = np.asarray(decoded(data))
+    for lacking in (1, 2):
+        assert np.array_equal(whole, np.asarray(decoded(data[:-lacking])))
     assert decoded(data[:-2], target=40).size == decoded(data, target=40).size
 
 

@@ -162,6 +162,8 @@ def test_a_glob_of_everything_below_names_files_as_their_folder_does(tmp_path: P
         (b"ARROW1\0\0" + bytes(40), "Arrow IPC"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
         (b"\x1f\x8b\x08" + bytes(40), "a gzip archive"),
+        (b"BZh91AY" + bytes(40), "a bzip2 archive"),
+        (b"\xfd7zXZ" + bytes(40), "an xz archive"),
         (b"<!DOCTYPE html><html>404</html>", "a web page"),
         (b'{"post_id": "1", "text": "a"}\n' * 3, "JSON"),
         (b"post_id,text\n1,a\n2,b\n", "CSV"),
