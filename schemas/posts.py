@@ -14,7 +14,14 @@ import pyarrow.compute as pc
 
 from schemas.annotations import check_kept_names
 from schemas.errors import SchemaError, UsageError
-from schemas.image_columns import NO_VALUES, decode_bytes, decode_texts, is_list, nth_of_lists, resolve_uris
+from schemas.image_columns import (
+    NO_VALUES,
+    decode_bytes,
+    decode_texts,
+    is_list,
+    nth_of_lists,
+    resolve_uris,
+)
 
 POSTS_SCHEMA_VERSION = 1
 
