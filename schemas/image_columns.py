@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 # What pandas, databases and JSON write for nothing, where it became text.
-NO_VALUES = ("nan", "none", "null", "<na>")
+_NO_VALUES = ("nan", "none", "null", "<na>")
 # How base64 of JPEG, PNG, GIF and WebP begins, and a data: URI; no image does.
 _TEXT_HEADS = (b"/9j/", b"iVBO", b"R0lG", b"UklG", b"data", b"DATA")
 _FILE_NAME = re.compile(r"\.(jpe?g|png|webp|gif|bmp|tiff?|heic|avif)$", re.IGNORECASE)
@@ -81,8 +81,12 @@ def decode_texts(column: pa.Array, folder: str) -> tuple[pa.Array, pa.Array]:
 def resolve_uris(column: pa.Array, folder: str) -> tuple[pa.Array | None, pa.Array]:
     """Images and addresses of a column of addresses, most of which are what they are already.
 
-    Returns None in place of images where no address holds one.
+    column: large_string. Returns None in place of images where no address holds one. An address is
+    without the white space around it, and null where nothing is left, or what stands for nothing.
     """
+    column = pc.utf8_trim_whitespace(column)
+    none = pc.is_in(pc.utf8_lower(column), pa.array(["", *_NO_VALUES], column.type))
+    column = pc.if_else(none, None, column)
     inline = pc.any(pc.starts_with(column, "data:", ignore_case=True)).as_py()
     if not inline and not folder:
         return None, column
@@ -98,7 +102,7 @@ def resolve_uris(column: pa.Array, folder: str) -> tuple[pa.Array | None, pa.Arr
 
 def _decode(value: str | None, folder: str) -> tuple[bytes | None, str | None]:
     value = value.strip() if value else None
-    if not value or value.lower() in NO_VALUES:
+    if not value or value.lower() in _NO_VALUES:
         return None, None
     if _holds_it(value):
         head, _, body = value.partition(",")

@@ -14,14 +14,7 @@ import pyarrow.compute as pc
 
 from schemas.annotations import check_kept_names
 from schemas.errors import SchemaError, UsageError
-from schemas.image_columns import (
-    NO_VALUES,
-    decode_bytes,
-    decode_texts,
-    is_list,
-    nth_of_lists,
-    resolve_uris,
-)
+from schemas.image_columns import decode_bytes, decode_texts, is_list, nth_of_lists, resolve_uris
 
 POSTS_SCHEMA_VERSION = 1
 
@@ -243,7 +236,9 @@ def _medium(batch: pa.RecordBatch, columns: PostColumns, place: int) -> tuple[pa
     found = pa.nulls(batch.num_rows, pa.large_binary())
     address = pa.nulls(batch.num_rows, pa.large_string())
     if columns.image_uri is not None:
-        uris = _uris(nth_of_lists(_column(batch, columns.image_uri, "image_uri"), place))
+        uris = _strings(
+            nth_of_lists(_column(batch, columns.image_uri, "image_uri"), place), pa.large_string()
+        )
         inline, address = resolve_uris(uris, columns.image_folder)
         found = found if inline is None else inline
     if columns.image is None:
@@ -258,7 +253,9 @@ def _medium(batch: pa.RecordBatch, columns: PostColumns, place: int) -> tuple[pa
         children = dict(zip([field.name for field in image.type], image.flatten(), strict=True))
         held = decode_bytes(children["bytes"].cast(pa.large_binary()))
         if "path" in children:
-            _, named = resolve_uris(_uris(children["path"]), columns.image_folder)
+            _, named = resolve_uris(
+                _strings(children["path"], pa.large_string()), columns.image_folder
+            )
             address = pc.coalesce(address, pc.if_else(held.is_null(), named, None))
         return pc.coalesce(held, found), address
     return pc.coalesce(decode_bytes(image.cast(pa.large_binary())), found), address
@@ -391,10 +388,3 @@ def _strings(column: pa.Array, to: pa.DataType) -> pa.Array:
             for value in raw.to_pylist()
         ]
         return pa.array(decoded, to)
-
-
-def _uris(column: pa.Array) -> pa.Array:
-    """Return URIs without the white space around them, null where they are none."""
-    trimmed = pc.utf8_trim_whitespace(_strings(column, pa.large_string()))
-    none = pc.is_in(pc.utf8_lower(trimmed), pa.array(["", *NO_VALUES], trimmed.type))
-    return pc.if_else(none, None, trimmed)

@@ -114,6 +114,11 @@ def fits(found: pa.DataType, expected: pa.DataType) -> bool:
     """Whether a column of a file can be one of this type: it is, where it has values at all."""
     if found == expected or pa.types.is_null(found):
         return True
+    if _is_number(found) and _is_number(expected):
+        # pandas makes whole numbers float where one is missing. A cast tells what it would change,
+        # but for this.
+        rounds = pa.types.is_floating(found) and pa.types.is_floating(expected)
+        return not rounds or found.bit_width <= expected.bit_width
     if pa.types.is_timestamp(found) and pa.types.is_timestamp(expected):
         # A finer unit holds what a coarser one does, as far as it reaches.
         units = ("s", "ms", "us", "ns")
@@ -128,12 +133,27 @@ def fits(found: pa.DataType, expected: pa.DataType) -> bool:
     return False
 
 
+def _is_number(type_: pa.DataType) -> bool:
+    return pa.types.is_integer(type_) or pa.types.is_floating(type_)
+
+
+def of_records(field: pa.Field) -> pa.Field:
+    """A kept column of a file of records, where objects are text (JSON).
+
+    Their fields would be those that came up in the file, others in each.
+    """
+    type_ = field.type
+    while is_list(type_):
+        type_ = type_.value_type
+    return field.with_type(pa.string()) if pa.types.is_struct(type_) else field
+
+
 def conform(
     kept: pa.RecordBatch, fields: Sequence[pa.Field], rows: int, where: str
 ) -> pa.RecordBatch:
     """Return a batch's kept columns as the output has them. rows: of the batch.
 
-    Raises CorruptInputError where a column has values that its footer denied.
+    Raises CorruptInputError where a column has values that the output's type does not.
     """
     columns = []
     for field in fields:
@@ -145,8 +165,9 @@ def conform(
                 column = column.cast(field.type)
             except pa.ArrowException as error:
                 raise CorruptInputError(
-                    f"{where}: column '{field.name}' is {column.type}, its footer said otherwise; "
-                    "write the file again"
+                    f"{where}: column '{field.name}' is {column.type}, with values that are none "
+                    f"of {field.type}, which the output has; write the kept column with one type "
+                    "in all files, or choose another output"
                 ) from error
         columns.append(column)
     return pa.RecordBatch.from_arrays(columns, schema=pa.schema(fields))

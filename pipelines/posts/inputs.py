@@ -12,6 +12,7 @@ import fsspec
 import pyarrow as pa
 from fsspec.implementations.local import LocalFileSystem
 
+from pipelines.posts.column_types import of_records
 from pipelines.posts.date_folders import DateFolders
 from pipelines.posts.find import find_files, info_of, read_range, tell_skipped
 from pipelines.posts.input_files import (
@@ -292,7 +293,7 @@ def _look_at(
     groups = footer.row_groups(layout.read)
     return _LookedAt(
         InputFile(url, source_file, partition, footer.identity, groups),
-        keep=layout.keep,
+        keep=tuple(map(of_records, layout.keep)) if is_records_file(path) else layout.keep,
         schema=schema,
         not_utf8=footer.not_utf8,
     )

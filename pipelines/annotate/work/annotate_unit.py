@@ -189,7 +189,7 @@ class _Annotation:
         return self._earlier[shard.key].wanted if shard.key in self._earlier else None
 
     def _read(self, shards: Sequence[Shard]) -> Posts:
-        return read_shards(shards, self._options.rows)
+        return read_shards(shards, self._options.rows, self._kept)
 
     def _prepare(
         self, answer: Answer, text: str | None, image: Image, image_reason: str | None

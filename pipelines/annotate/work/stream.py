@@ -22,9 +22,10 @@ from pipelines.posts.column_types import conform
 from pipelines.posts.input_files import CorruptInputError, InputChangedError
 from pipelines.posts.inputs import read_footer
 from pipelines.posts.reading import read_unit_rows
+from pipelines.posts.record_files import is_records_file
 from pipelines.storage.backends import open_url
 from schemas.errors import SchemaError
-from schemas.posts import BROKEN, PostsLayout, check_posts_schema, kept_columns, media_of
+from schemas.posts import BROKEN, ROLES, PostsLayout, check_posts_schema, kept_columns, media_of
 
 # What a worker reads and prepares while the model runs: enough to keep it fed, and the bound
 # on what it holds, whatever the size of its work unit.
@@ -49,8 +50,13 @@ Posts = tuple[PostsLayout, Iterable[tuple[Shard, int, pa.RecordBatch]]]
 Image = bytes | memoryview | None
 
 
-def read_shards(shards: Sequence[Shard], rows: RowOptions) -> Posts:
-    """Open the shards' file, if it still is what was planned, and read them in one pass."""
+def read_shards(
+    shards: Sequence[Shard], rows: RowOptions, kept: Sequence[pa.Field] | None = None
+) -> Posts:
+    """Open the shards' file, if it still is what was planned, and read them in one pass.
+
+    kept: fields of the kept columns that the output has; what is text there, records are read as.
+    """
     first = shards[0]
     fs, path = open_url(first.path)
     try:
@@ -63,13 +69,18 @@ def read_shards(shards: Sequence[Shard], rows: RowOptions) -> Posts:
         )
     if footer.rows == 0:
         return PostsLayout((), rows.columns), ()
-    layout = check_posts_schema(footer.schema, rows.columns, rows.keep, first.source_file)
+    schema = footer.schema
+    if is_records_file(path):
+        roles = [getattr(rows.columns, role) for role in ROLES]
+        texts = [f.name for f in kept or () if pa.types.is_string(f.type) and f.name not in roles]
+        schema = pa.schema([f.with_type(pa.string()) if f.name in texts else f for f in schema])
+    layout = check_posts_schema(schema, rows.columns, rows.keep, first.source_file)
     batches = read_unit_rows(
         fs,
         path,
         shards,
         layout,
-        schema=footer.schema,
+        schema=schema,
         identity=first.identity,
         max_image_bytes=rows.max_image_bytes,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -177,6 +178,31 @@ def test_a_column_without_values_leaves_room_for_those_of_another_night(
     number = annotate(_night(tmp_path, NIGHTS[2], x=pa.array([1] * 4)), "--keep", "x")
     assert number.code == 4
     assert f"as in {NIGHTS[1 if first else 0]}" in number.err
+
+
+def test_numbers_are_of_the_outputs_type_where_that_changes_none(
+    tmp_path: Path, annotate: Callable[..., Run], output: Output
+) -> None:
+    whole, gaps = pa.array([1, 2, 3, 4]), pa.array([1.0, None, 3.0, 4.0])
+    assert annotate(_night(tmp_path, NIGHTS[0], likes=whole), "--keep", "likes").code == 0
+    assert annotate(_night(tmp_path, NIGHTS[1], likes=gaps), "--keep", "likes").code == 0
+    found = output.duckdb("select likes from annotations order by dt, source_row")
+    assert [row[0] for row in found] == [1, 2, 3, 4, 1, None, 3, 4]
+    run = annotate(_night(tmp_path, NIGHTS[2], likes=pa.array([1.5] * 4)), "--keep", "likes")
+    assert run.code == 4 and "'likes' is double, with values that are none of int64" in run.err
+
+
+def test_an_object_of_a_record_is_kept_as_text_whatever_fields_it_has(
+    tmp_path: Path, annotate: Callable[..., Run], output: Output
+) -> None:
+    nights = [{"user": {"id": 1}, "lang": "en"}, {"user": {"id": "1", "bot": True}, "lang": 7}]
+    for night, kept in zip(NIGHTS, [*nights, {"user": None, "lang": None}], strict=True):
+        post = {"post_id": 1, "text": "a fine day", "image": None, **kept}
+        (tmp_path / night).mkdir()
+        (tmp_path / night / "posts.jsonl").write_text(json.dumps(post))
+        assert annotate(tmp_path / night, "--keep", "user,lang").code == 0
+    rows = output.duckdb("select user, lang from annotations order by dt")
+    assert rows == [('{"id": 1}', "en"), ('{"id": "1", "bot": true}', "7"), (None, None)]
 
 
 def test_rows_that_a_footer_does_not_count_fail_their_file_and_no_other(
