@@ -32,6 +32,13 @@ COSTLY_ROOMS = (
 )
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave rooms alone that have no quick test, where those are asked for: imports take time."""
+    room = collection_path.relative_to(Path(__file__).parent).as_posix()
+    costly = f"{room}/".startswith(COSTLY_ROOMS) or room.startswith(COSTLY_ROOMS)
+    return True if costly and config.option.markexpr.startswith("quick") else None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what `tests/run --quick` runs."""
     for item in items:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -11,7 +9,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.annotate.job import Plan
 from pipelines.annotate.output import layout
 from pipelines.annotate.output.ledger import Counts, ShardEntry
 from pipelines.annotate.output.partition_state import read_ledger
@@ -19,9 +16,8 @@ from pipelines.annotate.publish.pack import Packed
 from pipelines.annotate.publish.publish_partition import PublishError
 from pipelines.storage.files import open_store
 from tests.data.corpora import make_posts, write_posts
-from tests.support.killing import run_and_kill
 from tests.support.nights.published_night import FIRST, NIGHT, corpus, output, replace_with
-from tests.support.nights.stand_in import annotate, plan_run, publish, published_rows, run_job
+from tests.support.nights.stand_in import published_rows, run_job
 
 __all__ = ["corpus", "output"]
 
@@ -62,37 +58,6 @@ def test_many_small_files_make_few_parts_and_none_is_empty(tmp_path: Path, outpu
     }
     _, computed = run_job(output, corpus, prune=True)
     assert not computed
-
-
-def publish_plan(plan: Plan) -> None:
-    publish(plan)
-
-
-def test_a_thousand_small_files_are_few_and_a_kill_while_one_is_replaced_harms_none(
-    tmp_path: Path, output: Path
-) -> None:
-    corpus = tmp_path / "in"
-    for number in range(1_000):
-        write_posts(corpus / NIGHT / f"{number:04d}.parquet", make_posts(10, 10 * number))
-    run_job(output, corpus, shard_rows=10)
-    assert [len(parts) for parts in parts_of(output).values()] == [1, 0]
-    old = published_rows(output)
-    assert len(set(old)) == len(old) == 10_000
-
-    replace_with(corpus / NIGHT / "0500.parquet", 7)
-    plan = plan_run(output, corpus, shard_rows=10)
-    assert annotate(plan) == {f"{NIGHT}/0500.parquet": 1}
-    new = [row for row in old if row[0] != f"{NIGHT}/0500.parquet" or row[1] < 7]
-    killed, step = True, 1
-    while killed:
-        copy = tmp_path / f"killed-{step}"
-        shutil.copytree(output, copy)
-        options = dataclasses.replace(plan.options, output=str(copy))
-        killed = run_and_kill(step, publish_plan, dataclasses.replace(plan, options=options))
-        assert published_rows(copy) in (old, new), f"step {step}"
-        assert killed or published_rows(copy) == new
-        step += 4
-    assert step > 10
 
 
 def test_parts_are_filled_up_to_their_size(tmp_path: Path, output: Path) -> None:
