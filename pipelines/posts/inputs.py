@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -31,7 +32,7 @@ from pipelines.storage.files import in_parallel
 from pipelines.storage.redaction import reason_of, redact
 from schemas.errors import DRFError, SchemaError, UsageError
 from schemas.missing_columns import describe_missing
-from schemas.posts import ROLES, PostColumns, check_posts_schema
+from schemas.posts import ROLES, PostColumns, check_posts_schema, fits_role
 
 _Result = TypeVar("_Result")
 
@@ -180,11 +181,15 @@ def checksum_identity(fs: fsspec.AbstractFileSystem, path: str) -> str | None:
 
 
 def read_footer(
-    fs: fsspec.AbstractFileSystem, path: str, info: Mapping[str, Any] | None = None
+    fs: fsspec.AbstractFileSystem,
+    path: str,
+    info: Mapping[str, Any] | None = None,
+    columns: PostColumns | None = None,
 ) -> Footer:
     """Return what a file says of its rows, and the identity of its content.
 
-    info: what a listing said of the file, where it was listed just now.
+    info: what a listing said of the file, where it was listed just now. columns: those whose ids
+    and texts are text in a file of records, where a number among them gives all another type.
     Raises FileNotFoundError, or CorruptInputError where there is no footer to be read, or a
     record that is none.
     """
@@ -196,7 +201,8 @@ def read_footer(
     tail = read_range(fs, path, max(0, size - _TAIL_BYTES), size)
     if is_records_file(path):
         said = parse("count_records", fs, path, {}, shown)
-        return _footer(_identity(fs, path, info, tail), *said)
+        found = _footer(_identity(fs, path, info, tail), *said)
+        return dataclasses.replace(found, schema=_with_texts(found.schema, columns))
     if size < 12 or tail[-4:] != b"PAR1":
         kind = kind_of(tail if len(tail) == size else read_range(fs, path, 0, 64))
         what = f"it is {kind}" if kind else "cut short, or something else; write it again"
@@ -221,6 +227,19 @@ def _footer(identity: str, answer: dict[str, Any], buffers: Sequence[Any]) -> Fo
     schema = pa.ipc.read_schema(pa.py_buffer(buffers[0]))
     groups = tuple((rows, sizes) for rows, sizes in answer["groups"])
     return Footer(identity, schema, groups, answer.get("not_utf8", 0))
+
+
+def _with_texts(schema: pa.Schema, columns: PostColumns | None) -> pa.Schema:
+    roles = {} if columns is None else {columns.post_id: "post_id", columns.text: "text"}
+    fields = [
+        field.with_type(pa.string())
+        if pa.types.is_primitive(field.type)
+        and field.name in roles
+        and not fits_role(field.type, roles[field.name])
+        else field
+        for field in schema
+    ]
+    return pa.schema(fields)
 
 
 def _identity(
@@ -275,7 +294,7 @@ def _look_at(
         return failed(f"{redact(url)}: the name is not UTF-8; rename the file")
     try:
         fs, path = open_url(url)
-        footer = read_footer(fs, path, info)
+        footer = read_footer(fs, path, info, columns)
         if footer.rows == 0:
             # Whatever its columns are, there is nothing in them.
             return _LookedAt(InputFile(url, source_file, partition, footer.identity, ()))

@@ -85,7 +85,7 @@ def _read_file(
     url: str, columns: PostColumns, label_column: str | None, name: str
 ) -> Iterator[LabelledRow]:
     fs, path = open_url(url)
-    schema = read_footer(fs, path).schema
+    schema = read_footer(fs, path, columns=columns).schema
     if columns.image not in schema.names and not columns.image_folder:
         if columns.image not in (None, PostColumns().image):
             raise SchemaError(

@@ -48,7 +48,7 @@ def _first_addresses(file: InputFile, plan: Plan) -> tuple[str, list[str]] | Non
     rows = min(_POSTS, file.row_groups[first].rows)
     wanted = RowRange(file.source_file, 0, rows, (first,))
     try:
-        schema = read_footer(fs, path).schema
+        schema = read_footer(fs, path, columns=options.columns).schema
         layout = check_posts_schema(schema, options.columns, (), file.source_file)
         if layout.columns.image_uri is None and layout.columns.image is None:
             return None

@@ -57,7 +57,7 @@ def _read(
     source_file: str, file: LedgerFile, rows: Iterable[int], columns: PostColumns
 ) -> dict[Place, SourcePost]:
     fs, path = open_url(file.path)
-    footer = read_footer(fs, path)
+    footer = read_footer(fs, path, columns=columns)
     if footer.identity != file.identity:
         raise ValueError("it changed since it was annotated")
     layout = check_posts_schema(footer.schema, columns, (), source_file)

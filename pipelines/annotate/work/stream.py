@@ -60,7 +60,7 @@ def read_shards(
     first = shards[0]
     fs, path = open_url(first.path)
     try:
-        footer = read_footer(fs, path)
+        footer = read_footer(fs, path, columns=rows.columns)
     except FileNotFoundError as error:
         raise InputChangedError(f"{first.source_file} is gone since the run began") from error
     if footer.identity != first.identity:

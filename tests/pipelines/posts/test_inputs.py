@@ -113,6 +113,14 @@ class TestPaths:
         with pytest.raises(UsageError, match=f"--input .*{says}"):
             names(tmp_path / path)
 
+    def test_a_number_among_ids_or_texts_of_records_fails_no_file(self, tmp_path: Path) -> None:
+        lines = [f'{{"post_id": {number}, "text": null, "image": null}}' for number in (1, 2.5)]
+        (tmp_path / "a.jsonl").write_text("\n".join([*lines, lines[0].replace("null", "7", 1)]))
+        listing = list_inputs([str(tmp_path)])
+        assert [file.rows for file in listing.files] == [3]
+        footer = read_footer(*open_url(listing.files[0].path), columns=PostColumns())
+        assert [footer.schema.field(name).type for name in ("post_id", "text")] == [pa.string()] * 2
+
     def test_what_is_read_otherwise_than_it_was_written_is_told(self, tmp_path: Path) -> None:
         (tmp_path / "a.csv").write_bytes(b"post_id,text,image\n1,caf\xe9,\n2,tea,\n")
         (warning,) = list_inputs([str(tmp_path)]).warnings

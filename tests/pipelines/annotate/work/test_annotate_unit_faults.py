@@ -125,8 +125,8 @@ def test_an_input_swapped_and_put_back_while_it_was_read_is_a_failure(
     [shard] = shards_of(path)
     checked = stream.read_footer
 
-    def swapped(*arguments: Any) -> Footer:
-        footer = checked(*arguments)
+    def swapped(*arguments: Any, **more: Any) -> Footer:
+        footer = checked(*arguments, **more)
         content, status = path.read_bytes(), path.stat()
         if taken == "written over":
             path.write_bytes(other.read_bytes())
