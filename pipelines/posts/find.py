@@ -117,7 +117,7 @@ def _check_in_no_table(fs: fsspec.AbstractFileSystem, inner: str, kind: str) -> 
 def _files_below(
     fs: fsspec.AbstractFileSystem, folder: str, skipped: set[str]
 ) -> dict[str, Mapping[str, Any] | None]:
-    """Return a folder's Parquet files, or where it has none its other files of posts.
+    """Return a folder's Parquet files, or where it has none its other files of posts, .json last.
 
     skipped: gets the names of the others. A name that says nothing is asked for its first bytes.
     Raises UsageError for the folder of a table whose files only its log tells apart.
@@ -136,15 +136,19 @@ def _files_below(
     by_content = {
         name for name, head in zip(unknown, heads, strict=True) if head in (b"PAR1", b"PARE")
     }
-    named: dict[str, Mapping[str, Any] | None] = {
-        name: info if content_checksum(info) else None
-        for name, info in files.items()
-        if is_parquet_name(name) or name in by_content or is_records_file(name, in_folder=True)
-    }
-    parquet = {
-        name: info for name, info in named.items() if is_parquet_name(name) or name in by_content
-    }
-    found = parquet if any(not _hidden(name) for name in parquet) else named
+    # .json may be anything beside other files; alone, it is what Spark calls its JSON Lines.
+    ways: list[Callable[[str], bool]] = [
+        lambda name: is_parquet_name(name) or name in by_content,
+        lambda name: is_records_file(name, in_folder=True),
+        is_records_file,
+    ]
+    found: dict[str, Mapping[str, Any] | None] = {}
+    for is_wanted in ways:
+        if not any(not _hidden(name) for name in found):
+            wanted = {name: info for name, info in files.items() if is_wanted(name)}
+            found |= {
+                name: info if content_checksum(info) else None for name, info in wanted.items()
+            }
     skipped.update(name for name in files if name not in found and not _hidden(name))
     return found
 

@@ -101,14 +101,14 @@ class TestPaths:
             ("nowhere", "no such file or folder"),
             ("nowhere/*.parquet", "matches no file"),
             ("empty", r"holds no file of posts \([^)]*\)$"),
-            ("other", r"holds no file of posts \(.*\), but posts.json; name a file itself"),
+            ("other", r"holds no file of posts \(.*\), but posts.txt; name a file itself"),
             ("pipe", "is neither a file nor a folder"),
         ],
     )
     def test_what_names_nothing_is_refused(self, tmp_path: Path, path: str, says: str) -> None:
         (tmp_path / "empty").mkdir()
         (tmp_path / "other").mkdir()
-        (tmp_path / "other" / "posts.json").write_text("[{}]")
+        (tmp_path / "other" / "posts.txt").write_text("[{}]")
         os.mkfifo(tmp_path / "pipe")
         with pytest.raises(UsageError, match=f"--input .*{says}"):
             names(tmp_path / path)
@@ -120,6 +120,13 @@ class TestPaths:
         assert [file.rows for file in listing.files] == [3]
         footer = read_footer(*open_url(listing.files[0].path), columns=PostColumns())
         assert [footer.schema.field(name).type for name in ("post_id", "text")] == [pa.string()] * 2
+
+    def test_json_is_of_posts_where_a_folder_has_nothing_else(self, tmp_path: Path) -> None:
+        for name in ("part-0.json", "part-1.json", "_spark.json"):
+            (tmp_path / name).write_text('{"post_id": 1, "text": "t", "image": null}')
+        assert names(tmp_path) == ["part-0.json", "part-1.json"]
+        (tmp_path / "posts.csv").write_text("post_id,text,image\n1,t,\n")
+        assert names(tmp_path) == ["posts.csv"]
 
     def test_what_is_read_otherwise_than_it_was_written_is_told(self, tmp_path: Path) -> None:
         (tmp_path / "a.csv").write_bytes(b"post_id,text,image\n1,caf\xe9,\n2,tea,\n")
