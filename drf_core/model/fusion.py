@@ -95,9 +95,14 @@ class ConcatenationFusion(nn.Module):
 
 
 def make_fusion(kind: str, size: int, labels: int, dropout: float) -> nn.Module:
-    """What a design's fusion learns; kind as in `designs.Design`, size of the features."""
+    """What a design's fusion learns; kind as in `designs.Design`, size of the features.
+
+    Raises ValueError for a kind that there is not.
+    """
     if kind == "concatenation":
         return ConcatenationFusion(size, labels, dropout)
+    if kind not in ("evidence", "average", "energy", "predicted", *MODALITIES):
+        raise ValueError(f"no fusion is called {kind!r}")
     return PredictedFusion(size) if kind == "predicted" else EvidenceFusion(labels)
 
 

@@ -14,6 +14,7 @@ from drf_core.model.fusion import (
     EvidenceFusion,
     average_fusion,
     bounded,
+    make_fusion,
     single_fusion,
 )
 from drf_core.model.recovery import Recovery, distribution_loss, sample_loss
@@ -207,3 +208,8 @@ def test_a_single_modality_falls_back_to_its_prior_where_it_is_absent() -> None:
     logits, shares = single_fusion(evidence, present, "image", bias)
     assert torch.equal(logits[0], evidence[0, 1]) and torch.equal(logits[1], bias)
     assert torch.equal(shares[:, 1], logits) and not bool(shares[:, 0].any())
+
+
+def test_a_design_whose_fusion_nobody_wrote_is_not_trained_with_another() -> None:
+    with pytest.raises(ValueError, match="no fusion is called 'largest'"):
+        make_fusion("largest", 4, 3, 0.0)

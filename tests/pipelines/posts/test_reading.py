@@ -223,7 +223,10 @@ def test_a_footer_that_was_damaged_since_is_corrupt(corpus: Path, damage):
         list(read_rows(FS, str(corpus), make_shard(corpus, 0, 20, (0,)), layout))
 
 
-def test_a_fault_of_the_store_is_not_taken_for_a_corrupt_file(corpus: Path):
+def test_a_fault_of_the_store_is_not_taken_for_a_corrupt_file(
+    corpus: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("pipelines.storage.retrying.FIRST_SECONDS", 0.01)
     layout = layout_of(corpus)
 
     class FailingFS(fsspec.implementations.local.LocalFileSystem):
