@@ -26,6 +26,7 @@ from pipelines.console.version import package_version
 from pipelines.storage.checkpoints import DEFAULT_MODEL, resolve_model
 from pipelines.storage.redaction import redact
 from schemas.annotations import ANNOTATIONS_SCHEMA_VERSION, check_kept_names
+from schemas.image_columns import decode_text, holds_image
 
 Row = dict[str, Any]
 _DEAD_LETTERS = "dead_letters"
@@ -52,8 +53,9 @@ class AnnotatedPosts(NamedTuple):
 class AnnotatePosts(beam.PTransform):
     """Annotate a PCollection of posts, wherever they come from.
 
-    A post is a mapping with post_id (str or int), text (str), image (bytes) and, instead of
-    image, image_uri; any but post_id may be None or absent. `posts | AnnotatePosts()` gives
+    A post is a mapping with post_id (str or int), text (str), image (bytes, or as a text
+    holds it: base64, a data: URI) and, instead of image, image_uri; any but post_id may be None
+    or absent. `posts | AnnotatePosts()` gives
     AnnotatedPosts.
 
     model: "default" (the checkpoint in the package), a folder, a hub id or an fsspec URL
@@ -204,14 +206,16 @@ def _plain(post: Mapping[str, Any]) -> dict[str, Any]:
     text = post.get("text")
     if isinstance(text, bytes):
         text = text.decode(errors="replace")
+    uri = plain_value(post.get("image_uri"), (str,)) or path
+    if uri and holds_image(uri):
+        held, uri = decode_text(uri)
+        image = image or held
     return {
         **post,
         "post_id": plain_value(post.get("post_id"), (str,)),
-        "text": text.decode(errors="replace")
-        if isinstance(text, bytes)
-        else plain_value(text, (str,)),
+        "text": plain_value(text, (str,)),
         "image": image,
-        "image_uri": plain_value(post.get("image_uri"), (str,)) or path,
+        "image_uri": uri,
     }
 
 

@@ -57,11 +57,14 @@ def decode_bytes(column: pa.Array) -> pa.Array:
     is_text = pc.is_in(heads, pa.array(_TEXT_HEADS, heads.type))
     if not pc.any(is_text).as_py():
         return column
-    images = [
-        _decode(value.decode("utf-8", "replace"), "")[0] if text else value
-        for value, text in zip(column.to_pylist(), is_text.to_pylist(), strict=True)
-    ]
-    return pa.array(images, column.type)
+    return pa.array([value and decoded(value) for value in column.to_pylist()], column.type)
+
+
+def decoded(value: bytes) -> bytes | None:
+    """An image's bytes, where they may be those of a text that holds it."""
+    if value[:4] not in _TEXT_HEADS:
+        return value
+    return decode_text(value.decode("utf-8", "replace"), "")[0]
 
 
 def decode_texts(column: pa.Array, folder: str) -> tuple[pa.Array, pa.Array]:
@@ -72,7 +75,7 @@ def decode_texts(column: pa.Array, folder: str) -> tuple[pa.Array, pa.Array]:
     images: list[bytes | None] = []
     uris: list[str | None] = []
     for value in column.to_pylist():
-        image, uri = _decode(value, folder)
+        image, uri = decode_text(value, folder)
         images.append(image)
         uris.append(uri)
     return pa.array(images, pa.large_binary()), pa.array(uris, pa.large_string())
@@ -93,18 +96,19 @@ def resolve_uris(column: pa.Array, folder: str) -> tuple[pa.Array | None, pa.Arr
     values: Sequence[str | None] = column.to_pylist()
     pairs = [
         # Without a folder a relative address stays one, for the fetcher to refuse.
-        _decode(v, folder) if v and (folder or _holds_it(v)) else (None, v)
+        decode_text(v, folder) if v and (folder or holds_image(v)) else (None, v)
         for v in values
     ]
     images = pa.array([image for image, _ in pairs], pa.large_binary())
     return images, pa.array([uri for _, uri in pairs], pa.large_string())
 
 
-def _decode(value: str | None, folder: str) -> tuple[bytes | None, str | None]:
+def decode_text(value: str | None, folder: str = "") -> tuple[bytes | None, str | None]:
+    """The image, or its address, that a text stands for. folder: see `decode_texts`."""
     value = value.strip() if value else None
     if not value or value.lower() in _NO_VALUES:
         return None, None
-    if _holds_it(value):
+    if holds_image(value):
         head, _, body = value.partition(",")
         if not head.replace(" ", "").lower().endswith(";base64"):
             return urllib.parse.unquote_to_bytes(body) or None, None
@@ -119,7 +123,8 @@ def _decode(value: str | None, folder: str) -> tuple[bytes | None, str | None]:
     return _from_text(value), None
 
 
-def _holds_it(address: str) -> bool:
+def holds_image(address: str) -> bool:
+    """Whether an address is an image by itself."""
     return address[:5].lower() == "data:"
 
 

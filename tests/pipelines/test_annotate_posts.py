@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,18 @@ def test_fields_may_be_absent_and_ids_be_numbers(tiny_checkpoint: Path) -> None:
 
     assert [(row["post_id"], row["image_state"]) for row in annotations] == [("7", "recovered")]
     assert [row["reason"] for row in dead_letters] == ["no_post_id"]
+
+
+def test_an_image_may_be_text(tiny_checkpoint: Path) -> None:
+    [first, second, third] = make_posts(3)
+    held = base64.b64encode(first["image"])
+    first["image"] = held.decode()
+    second["image"] = held
+    third |= {"image": None, "image_uri": f"data:image/jpeg;base64,{held.decode()}"}
+
+    annotations, _ = annotate([first, second, third], model=str(tiny_checkpoint))
+
+    assert [row["image_reason"] for row in annotations] == [None] * 3
 
 
 def test_annotations_name_the_model_without_credentials(

@@ -12,6 +12,7 @@ from drf_core.annotator import Annotator, PreparedPost
 from pipelines.annotate.job import RowOptions
 from pipelines.annotate.work.feature_cache import FeatureCache
 from pipelines.annotate.work.rows import DeadLetter
+from schemas.image_columns import decode_text, decoded
 from schemas.reasons import DeadLetterReason, ModalityReason
 
 
@@ -34,15 +35,17 @@ def plain_value(value: Any, kinds: tuple[type, ...]) -> Any:
 
 
 def plain_image(value: Any) -> tuple[bytes | None, str | None]:
-    """An image's bytes and address, of bytes or of Hugging Face's {bytes, path}.
+    """An image's bytes and address, of bytes, of a text, or of Hugging Face's {bytes, path}.
 
-    What is neither has bytes that do not decode.
+    What is none of them has bytes that do not decode.
     """
     if isinstance(value, Mapping):
         path = plain_value(value.get("path"), (str,))
         return plain_image(value.get("bytes"))[0], path
     if isinstance(value, bytes | bytearray | memoryview):
-        return bytes(value), None
+        return decoded(bytes(value)), None
+    if isinstance(value, str):
+        return decode_text(value)
     return (None, None) if plain_value(value, ()) is None else (b"no image", None)
 
 
