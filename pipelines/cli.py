@@ -66,7 +66,9 @@ _COMMANDS = {
         "pipelines.evaluate.command",
         "compare checkpoints on labelled posts, undisrupted and disrupted",
     ),
-    "publish": _Command("pipelines.train.publish", "put a checkpoint on the Hugging Face hub"),
+    "publish": _Command(
+        "pipelines.train.publish_to_hub", "put a checkpoint on the Hugging Face hub"
+    ),
 }
 
 

@@ -18,7 +18,7 @@ from pipelines.annotate.publish.partition_tasks import PartitionTask, partition_
 from pipelines.annotate.publish.publish_partition import publish_partition
 from pipelines.annotate.publish.results import PartitionResult
 from pipelines.annotate.report.model_facts import ModelFacts
-from pipelines.annotate.work.checks import check_worker
+from pipelines.annotate.work.check_worker import check_worker
 from pipelines.storage.files import OutputError, open_store
 from pipelines.storage.redaction import reason_of
 from schemas.manifest import Manifest

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from pipelines.console.options import add_column_option
 from pipelines.importing.corpus import Content, Corpus, RawPost, read_content
 from pipelines.importing.mvsa import read_mvsa
+from pipelines.importing.published_splits import read_split_files
 from pipelines.importing.report import (
     ImportReport,
     count_leaking,
@@ -23,10 +24,9 @@ from pipelines.importing.report import (
     counted,
     summarise,
 )
-from pipelines.importing.split_files import read_split_files
 from pipelines.importing.table import read_table
 from pipelines.importing.tumemo import read_tumemo
-from pipelines.importing.writing import check_output, import_mark, open_splits
+from pipelines.importing.write_splits import check_output, import_mark, open_splits
 from pipelines.posts.duplicates import fingerprints, group_posts
 from pipelines.posts.splits import SPLITS, assign_splits
 from schemas.errors import UsageError

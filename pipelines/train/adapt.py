@@ -143,7 +143,7 @@ def _adapt(posts: list[SampledPost], options: JobOptions, rows: int, files: list
 
     from drf_core.model.weights import load_model
     from drf_core.training.adapting import adapt
-    from pipelines.annotate.work.checks import check_checkpoint
+    from pipelines.annotate.work.check_worker import check_checkpoint
     from pipelines.train.sampled_posts import as_views
 
     disable_progress_bar()

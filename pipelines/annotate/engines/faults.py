@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from drf_core.checkpoint import CheckpointError
 from pipelines.annotate.engines.runners import JobError
 from pipelines.annotate.output import layout
-from pipelines.annotate.work.checks import ModelError
+from pipelines.annotate.work.check_worker import ModelError
 from pipelines.storage.files import OutputRefusedError, Store, to_json
 from pipelines.threads import beside
 from schemas.errors import UsageError

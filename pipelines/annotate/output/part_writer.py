@@ -19,7 +19,7 @@ from pipelines.annotate.output.histograms import (
     sum_histograms,
 )
 from pipelines.annotate.output.ledger import COUNTED, Part
-from pipelines.annotate.output.stored_file import ONE_REQUEST_BYTES
+from pipelines.annotate.output.part_reader import ONE_REQUEST_BYTES
 from pipelines.storage.files import Store, into_folder
 from pipelines.storage.retrying import retry
 

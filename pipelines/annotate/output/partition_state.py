@@ -1,4 +1,4 @@
-"""One partition: what a run wants of it, and what it holds."""
+"""What a partition holds: its newest ledger, and what lies in its folders."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines.annotate.output.ledger import LedgerFile, Part, ShardEntry
-from pipelines.annotate.output.stored_file import StoredFile, read_here
+from pipelines.annotate.output.part_reader import StoredFile, read_here
 from pipelines.storage.files import OutputError, Store, in_parallel
 from pipelines.storage.redaction import reason_of
 

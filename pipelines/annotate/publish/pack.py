@@ -17,9 +17,9 @@ import pyarrow as pa
 from pipelines.annotate.output import layout
 from pipelines.annotate.output.commit_records import CommitRecord
 from pipelines.annotate.output.ledger import Ledger, Part, ShardEntry
+from pipelines.annotate.output.part_reader import StoredFile, read_here
 from pipelines.annotate.output.part_writer import PartWriter
 from pipelines.annotate.output.partition_state import PartitionState
-from pipelines.annotate.output.stored_file import StoredFile, read_here
 from pipelines.annotate.output.verify_parts import (
     RowRanges,
     Shards,

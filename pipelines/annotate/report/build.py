@@ -14,10 +14,10 @@ from pipelines.annotate.report.compare import (
     deviating_groups,
 )
 from pipelines.annotate.report.gather import RunNight
-from pipelines.annotate.report.history import RunLine, nights_of
 from pipelines.annotate.report.model_facts import ModelFacts
 from pipelines.annotate.report.nights import Night, earlier_nights
 from pipelines.annotate.report.recount import sql_of_night
+from pipelines.annotate.report.run_index import RunLine, nights_of
 from pipelines.annotate.report.significance import Moments, expected_accuracy, share_interval
 from pipelines.annotate.report.verdict import judge, next_commands
 from schemas.annotations import MODALITIES

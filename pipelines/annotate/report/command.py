@@ -14,13 +14,13 @@ import pyarrow.compute as pc
 
 from pipelines.annotate.manifest import read_manifest
 from pipelines.annotate.output import layout
-from pipelines.annotate.output.stored_file import StoredFile, read_rows
+from pipelines.annotate.output.part_reader import StoredFile, read_rows
 from pipelines.annotate.report.build import build_report, compare_report, run_line
 from pipelines.annotate.report.gather import RunNight, gather_nights
-from pipelines.annotate.report.history import RunLine, append_to_index, nights_of, read_index
 from pipelines.annotate.report.model_facts import ModelFacts, read_model_facts
 from pipelines.annotate.report.nights import Night
 from pipelines.annotate.report.pages.render import plain, render_gallery
+from pipelines.annotate.report.run_index import RunLine, append_to_index, nights_of, read_index
 from pipelines.annotate.report.source_posts import (
     ledger_files,
     post_columns,
@@ -161,18 +161,18 @@ def _write_gallery(
     from pipelines.annotate.report.gallery import (
         add_labels_before,
         make_gallery,
-        read_annotations,
+        read_night_rows,
     )
 
     if not nights or not nights[-1].night.annotations:
         raise UsageError(f"--gallery: run {manifest.run_id} has no posts to show")
     subject = nights[-1]
-    rows = read_annotations(store, subject.places[layout.ANNOTATIONS])
+    rows = read_night_rows(store, subject.places[layout.ANNOTATIONS])
     if not subject.whole:
         published = [file.source_file for file in manifest.files if file.status == "published"]
         rows = rows.filter(pc.is_in(rows["source_file"], pa.array(published, pa.string())))
     if other:
-        before = read_annotations(open_store(other), subject.places[layout.ANNOTATIONS])
+        before = read_night_rows(open_store(other), subject.places[layout.ANNOTATIONS])
         if not before.num_rows:
             raise UsageError(f"--labels-of {other}: holds no posts of {subject.night.name}")
         rows = add_labels_before(rows, before)

@@ -30,7 +30,7 @@ _COLUMNS = (
 )
 
 
-def read_annotations(store: Store, places: Sequence[str]) -> pa.Table:
+def read_night_rows(store: Store, places: Sequence[str]) -> pa.Table:
     """Return what a gallery or a review looks at of a night's annotations.
 
     places: files, or `FOLDER/*.parquet`, below the output (gather.RunNight).
@@ -50,7 +50,7 @@ def read_annotations(store: Store, places: Sequence[str]) -> pa.Table:
 def add_labels_before(rows: pa.Table, other: pa.Table) -> pa.Table:
     """Add the label that another model's annotations gave the same posts, null where none did.
 
-    rows, other: of read_annotations; posts are the same by their source file and row.
+    rows, other: of read_night_rows; posts are the same by their source file and row.
     """
     labels = {
         (row["source_file"], row["source_row"]): row["label"]
@@ -71,7 +71,7 @@ def make_gallery(
 ) -> dict[str, Any]:
     """Return blocks of up to `most` posts each, with pictures re-encoded at 96 pixels.
 
-    rows: of read_annotations, with add_labels_before or without. The page stays below two
+    rows: of read_night_rows, with add_labels_before or without. The page stays below two
     megabytes: posts that would take it further are left out, the last blocks first.
     """
     blocks = [(name, taken) for name, taken in _choose(rows, most, seed) if taken.num_rows]

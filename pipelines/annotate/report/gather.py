@@ -11,8 +11,8 @@ from pipelines.annotate.output import layout
 from pipelines.annotate.output.commit_records import CommitRecord, find_commit
 from pipelines.annotate.output.histograms import Histograms
 from pipelines.annotate.output.ledger import Counts, Ledger
+from pipelines.annotate.output.part_reader import StoredFile, read_here
 from pipelines.annotate.output.partition_state import read_ledger
-from pipelines.annotate.output.stored_file import StoredFile, read_here
 from pipelines.annotate.report.nights import Night, make_night, night_key
 from pipelines.storage.files import Store, in_parallel
 from schemas.manifest import Manifest

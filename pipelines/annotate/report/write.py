@@ -13,9 +13,9 @@ from pipelines.annotate.output import layout
 from pipelines.annotate.output.ledger import sum_counts
 from pipelines.annotate.report.build import build_report, run_line
 from pipelines.annotate.report.gather import gather_nights, held_back_letters, staged_records
-from pipelines.annotate.report.history import RunLine, append_to_index, read_index
 from pipelines.annotate.report.model_facts import ModelFacts
 from pipelines.annotate.report.pages.render import render_index, render_report
+from pipelines.annotate.report.run_index import RunLine, append_to_index, read_index
 from pipelines.storage.files import Store, open_store
 from schemas.manifest import Manifest
 

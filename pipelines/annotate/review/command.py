@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from pipelines.annotate.manifest import read_manifest
 from pipelines.annotate.output import layout
 from pipelines.annotate.report.command import list_runs
-from pipelines.annotate.report.gallery import read_annotations, thumbnail
+from pipelines.annotate.report.gallery import read_night_rows, thumbnail
 from pipelines.annotate.report.gather import gather_nights
 from pipelines.annotate.report.source_posts import ledger_files, post_columns, read_source_posts
 from pipelines.annotate.review.accuracy import Accuracy, weighted_accuracy
@@ -56,7 +56,7 @@ def _export(store: Store, arguments: argparse.Namespace) -> int:
     nights = gather_nights(store, manifest)
     if not nights or not nights[-1].night.annotations or nights[-1].night.staged:
         raise UsageError(f"run {run_id} has no published posts to review; name another with --run")
-    rows = read_annotations(store, nights[-1].places[layout.ANNOTATIONS])
+    rows = read_night_rows(store, nights[-1].places[layout.ANNOTATIONS])
     lower = np.minimum(*(rows[f"{m}_quality"].to_numpy() for m in MODALITIES))
     drawn = draw_posts(rows["confidence"].to_numpy(), lower, arguments.n, arguments.seed)
     records = rows.take(pa.array(drawn.rows)).to_pylist()

@@ -22,7 +22,7 @@ from pipelines.annotate.output.attempts import Attempt, past_attempts
 from pipelines.annotate.output.commit_records import CommitRecord, find_commit
 from pipelines.annotate.output.staged_shard import StagedShard
 from pipelines.annotate.work.beam_metrics import count_batch, count_results
-from pipelines.annotate.work.earlier import EarlierRows, read_earlier
+from pipelines.annotate.work.earlier_rows import EarlierRows, read_earlier
 from pipelines.annotate.work.feature_cache import FeatureCache, open_cache
 from pipelines.annotate.work.model import ModelFailure, load_model, model_options, predict
 from pipelines.annotate.work.prepare import model_failed, prepare_post

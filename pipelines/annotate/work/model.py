@@ -11,7 +11,7 @@ from weakref import WeakValueDictionary
 
 from drf_core.annotator import Annotator, Prediction, PreparedPost
 from pipelines.annotate.job import JobOptions
-from pipelines.annotate.work.checks import ModelError, check_checkpoint, check_package
+from pipelines.annotate.work.check_worker import ModelError, check_checkpoint, check_package
 from pipelines.storage.local import cache_folder
 
 # Everything in a process draws on these, so that nothing loads a second copy of a model. Those of

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.importing import writing
+from pipelines.importing import write_splits
 from pipelines.posts.duplicates import comparable_text, fingerprints, group_posts
 from pipelines.posts.splits import assign_splits
 from tests.data.raw_corpora import make_mvsa, write_post
@@ -191,12 +191,12 @@ def test_an_import_that_fails_leaves_the_earlier_files_alone(
     write_post(raw / "data", "3", 99)
     added: list[object] = []
 
-    def full_disk(self: writing.SplitWriter, row: object) -> None:
+    def full_disk(self: write_splits.SplitWriter, row: object) -> None:
         added.append(row)
         if len(added) > 10:
             raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(writing.SplitWriter, "add", full_disk)
+    monkeypatch.setattr(write_splits.SplitWriter, "add", full_disk)
     run = drf("import", "mvsa-single", raw, "--output", out)
     assert run.code == 1 and "cannot be written (No space left on device)" in run.err
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
@@ -217,8 +217,8 @@ def test_what_a_killed_import_left_behind_is_cleared_away(drf: Drf, tmp_path: Pa
 
 
 def test_row_groups_are_bounded_in_rows_and_bytes(drf: Drf, tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(writing, "_GROUP_ROWS", 8)
-    monkeypatch.setattr(writing, "_GROUP_BYTES", 5_000)
+    monkeypatch.setattr(write_splits, "_GROUP_ROWS", 8)
+    monkeypatch.setattr(write_splits, "_GROUP_BYTES", 5_000)
     raw = make_mvsa(tmp_path / "raw", {str(n): "positive,neutral" for n in range(60)})
     (raw / "data" / "7.jpg").write_bytes(bytes(20_000))
     drf("import", "mvsa-single", raw, "--output", tmp_path / "out")

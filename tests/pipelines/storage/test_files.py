@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.annotate.output import part_writer, stored_file
+from pipelines.annotate.output import part_reader, part_writer
 from pipelines.annotate.output.ledger import Part
+from pipelines.annotate.output.part_reader import StoredFile
 from pipelines.annotate.output.part_writer import PartWriter
-from pipelines.annotate.output.stored_file import StoredFile
 from pipelines.storage.files import OutputError, OutputRefusedError, Store, open_store
 from pipelines.storage.redaction import reason_of, redact
 from tests.support.killing import run_and_kill
@@ -59,7 +59,7 @@ class TestFiles:
     ) -> None:
         store.write("a/b", b"0123456789")
         for most in (100, 5):
-            monkeypatch.setattr(stored_file, "ONE_REQUEST_BYTES", most)
+            monkeypatch.setattr(part_reader, "ONE_REQUEST_BYTES", most)
             file = StoredFile(store, "a/b", 10)
             assert (file.read(3), file.tell(), file.read()) == (b"012", 3, b"3456789")
             assert (file.seek(-4, os.SEEK_END), file.read(100), file.read()) == (6, b"6789", b"")

@@ -15,7 +15,7 @@ from pipelines.annotate.engines.faults import (
 )
 from pipelines.annotate.engines.runners import JobError
 from pipelines.annotate.output.layout import FAULTS
-from pipelines.annotate.work.checks import ModelError
+from pipelines.annotate.work.check_worker import ModelError
 from pipelines.storage.files import OutputError, Store, open_store
 from schemas.errors import UsageError
 

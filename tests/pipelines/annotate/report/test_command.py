@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from pipelines.annotate.output.stored_file import StoredFile
+from pipelines.annotate.output.part_reader import StoredFile
 from pipelines.annotate.report.gallery import thumbnail
 from pipelines.cli import main
 from tests.data.corpora import make_posts, write_nights, write_posts

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from pipelines.annotate.job import Shard
 from pipelines.annotate.output import layout
-from pipelines.annotate.output.stored_file import StoredFile, read_rows
+from pipelines.annotate.output.part_reader import StoredFile, read_rows
 from pipelines.storage.files import OutputError, Store
 from schemas.annotations import MODALITIES
 from schemas.dead_letters import dead_letters_schema

@@ -11,7 +11,7 @@ import pytest
 
 from drf_core.checkpoint import CheckpointError
 from pipelines.annotate.job import JobOptions
-from pipelines.annotate.work.checks import ModelError, check_worker
+from pipelines.annotate.work.check_worker import ModelError, check_worker
 from pipelines.storage.files import OutputRefusedError
 from tests.support.running import job_options
 
