@@ -53,12 +53,23 @@ def test_the_image_has_the_beam_and_python_that_are_pinned() -> None:
 def test_packages_are_installed_with_the_pins_and_their_extras_exist() -> None:
     [step] = [step for step in instructions("RUN") if step.startswith("pip install")]
 
-    words = shlex.split(step.partition("&&")[0])
+    by_hash, by_version, _ = step.split("&&")
+    assert "--require-hashes --requirement deploy/hashes.txt" in by_hash
+    words = shlex.split(by_version)
     assert words[words.index("--constraint") + 1] == "deploy/constraints.txt"
     wanted = re.fullmatch(r"\.\[(.*)\]", words[-1])
     assert wanted
     extras = (ROOT / "setup.py").read_text(encoding="utf-8").partition("extras_require=")[2]
     assert set(wanted[1].split(",")) <= set(re.findall(r'"(\w+)": \[', extras))
+
+
+def test_hashes_are_of_the_versions_that_are_pinned() -> None:
+    pinned = set(re.findall(r"^([^#\s=]+==\S+)", _constraints(), re.MULTILINE))
+
+    lines = (DOCKERFILE.parent / "hashes.txt").read_text(encoding="utf-8").splitlines()[1:]
+    found = {line.split(" --hash=sha256:")[0] for line in lines}
+    assert len(lines) > 100 and all(re.search(r"==\S+ --hash=sha256:\w{64}$", s) for s in lines)
+    assert found <= pinned, "deploy/container/write_hashes writes them anew"
 
 
 def test_whatever_is_copied_is_there_and_let_through_to_the_builder() -> None:
