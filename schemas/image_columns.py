@@ -115,8 +115,12 @@ def decode_text(value: str | None, folder: str = "") -> tuple[bytes | None, str 
         return _from_text(urllib.parse.unquote(body)) or None, None
     if "://" in value:
         return None, value
+    if folder and not value.startswith("/"):
+        # As Windows writes it, or with "./" before it, which is refused like "..".
+        parts = [part for part in value.replace("\\", "/").split("/") if part != "."]
+        return None, "/".join([folder.rstrip("/"), *parts])
     if folder:
-        return None, value if value.startswith("/") else f"{folder.rstrip('/')}/{value}"
+        return None, value
     if _FILE_NAME.search(value):
         return None, value
     # `/9j/…` is no path: JPEG begins so in base64.

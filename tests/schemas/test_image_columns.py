@@ -60,6 +60,9 @@ def test_a_text_is_an_image_or_an_address(
     [
         ("photos/a.jpg", "/data/photos/a.jpg"),
         ("a", "/data/a"),
+        ("./photos/./a.jpg", "/data/photos/a.jpg"),
+        ("photos\\a.jpg", "/data/photos/a.jpg"),
+        ("..\\a.jpg", "/data/../a.jpg"),
         ("../a.jpg", "/data/../a.jpg"),  # for the fetcher to refuse
         ("/elsewhere/a.jpg", "/elsewhere/a.jpg"),
         ("s3://bucket/a.jpg", "s3://bucket/a.jpg"),

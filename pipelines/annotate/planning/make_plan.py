@@ -92,7 +92,7 @@ def make_plan(
         publish=(),
         orphans=_orphans(listing, output, prune),
         prune=prune,
-        warnings=listing.warnings,
+        warnings=(*listing.warnings, *_tell_other_keys(listing, output.ledgers)),
         usual={partition: _usual_labels(partition, output.ledgers) for partition in wanted},
     )
     return dataclasses.replace(plan, publish=tuple(_unsettled(plan, output)))
@@ -281,6 +281,22 @@ def _check_labels(output: _Output, options: JobOptions) -> None:
                 f"{', '.join(ledger.labels)}{where}, the model has {', '.join(options.labels)}; "
                 "choose another output"
             )
+
+
+def _tell_other_keys(listing: InputListing, ledgers: Mapping[str, Ledger]) -> list[str]:
+    """A warning where not all partitions have the same keys; DuckDB and Spark want that."""
+    partitions = {file.partition for file in listing.files}
+    partitions |= {partition for partition, ledger in ledgers.items() if ledger.files}
+    one_of: dict[tuple[str, ...], str] = {}
+    for partition in sorted(partitions):
+        keys = tuple(folder.partition("=")[0] for folder in partition.split("/") if folder)
+        one_of.setdefault(keys, partition or "no folder")
+    if len(one_of) < 2:
+        return []
+    return [
+        f"partitions have other keys than others ({', '.join(one_of.values())}): DuckDB and Spark "
+        "do not read them as one table; annotate them into outputs of their own"
+    ]
 
 
 def _check_displaced(listing: InputListing, output: _Output) -> None:

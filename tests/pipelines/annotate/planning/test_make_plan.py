@@ -72,6 +72,15 @@ class TestPlan:
         assert {shard.partition for shard in self.todo(plan)} == {"dt=2026-11-19"}
         assert plan.publish == ("dt=2026-11-19",)
 
+    def test_partitions_that_not_all_readers_take_for_one_table_are_told(
+        self, corpus: Path, tmp_path: Path
+    ) -> None:
+        run_job(tmp_path / "out", corpus)
+        assert plan_run(tmp_path / "out", corpus).warnings == ()
+        write_posts(tmp_path / "more" / "DT=2026-11-19" / "a.parquet", make_posts(3, 100))
+        (warning,) = plan_run(tmp_path / "out", tmp_path / "more").warnings
+        assert "(DT=2026-11-19, dt=2026-11-17): DuckDB and Spark do not" in warning
+
     def test_a_file_that_fails_is_named_and_its_complete_partition_reopened(
         self, corpus: Path, tmp_path: Path
     ) -> None:
