@@ -119,6 +119,9 @@ def fits(found: pa.DataType, expected: pa.DataType) -> bool:
         # but for this.
         rounds = pa.types.is_floating(found) and pa.types.is_floating(expected)
         return not rounds or found.bit_width <= expected.bit_width
+    if pa.types.is_decimal(found) and pa.types.is_decimal(expected):
+        whole = [one.precision - one.scale for one in (found, expected)]
+        return bool(whole[0] <= whole[1] and found.scale <= expected.scale)
     if pa.types.is_timestamp(found) and pa.types.is_timestamp(expected):
         # A finer unit holds what a coarser one does, as far as it reaches.
         units = ("s", "ms", "us", "ns")
@@ -138,11 +141,13 @@ def _is_number(type_: pa.DataType) -> bool:
 
 
 def of_records(field: pa.Field) -> pa.Field:
-    """A kept column of a file of records, where objects are text (JSON).
+    """A kept column of a file of records, in a type that does not depend on its values.
 
-    Their fields would be those that came up in the file, others in each.
+    Objects are text (JSON): their fields would be those that came up in the file.
     """
     type_ = field.type
+    if pa.types.is_decimal128(type_):
+        return field.with_type(pa.decimal128(38, type_.scale))
     while is_list(type_):
         type_ = type_.value_type
     return field.with_type(pa.string()) if pa.types.is_struct(type_) else field

@@ -6,8 +6,10 @@ import datetime
 import json
 import uuid
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 
+import fastavro
 import pandas
 import polars
 import pyarrow as pa
@@ -190,6 +192,35 @@ def test_numbers_are_of_the_outputs_type_where_that_changes_none(
     assert [row[0] for row in found] == [1, 2, 3, 4, 1, None, 3, 4]
     run = annotate(_night(tmp_path, NIGHTS[2], likes=pa.array([1.5] * 4)), "--keep", "likes")
     assert run.code == 4 and "'likes' is double, with values that are none of int64" in run.err
+
+
+def test_decimals_of_records_and_of_narrower_columns_fit(
+    tmp_path: Path, annotate: Callable[..., Run], output: Output
+) -> None:
+    schema = {
+        "type": "record",
+        "name": "post",
+        "fields": [
+            {"name": "post_id", "type": "long"},
+            {"name": "text", "type": "string"},
+            {"name": "image", "type": "null"},
+            {
+                "name": "price",
+                "type": {"type": "bytes", "logicalType": "decimal", "precision": 9, "scale": 2},
+            },
+        ],
+    }
+    prices = [Decimal("1.50"), Decimal("1234.50")]
+    for night, price in zip(NIGHTS, prices, strict=False):
+        (tmp_path / night).mkdir()
+        with open(tmp_path / night / "posts.avro", "wb") as file:
+            post = {"post_id": 1, "text": "a fine day", "image": None, "price": price}
+            fastavro.writer(file, schema, [post])
+        assert annotate(tmp_path / night, "--keep", "price").code == 0
+    narrow = pa.array([Decimal("2.5")] * 4, pa.decimal128(3, 1))
+    assert annotate(_night(tmp_path, NIGHTS[2], price=narrow), "--keep", "price").code == 0
+    rows = output.duckdb("select distinct price from annotations order by price")
+    assert [row[0] for row in rows] == [Decimal("1.50"), Decimal("2.50"), Decimal("1234.50")]
 
 
 def test_an_object_of_a_record_is_kept_as_text_whatever_fields_it_has(
