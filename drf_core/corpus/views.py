@@ -279,7 +279,7 @@ def _encode_images(
                 }
                 if not found:
                     continue
-                stacked = torch.from_numpy(np.concatenate(list(found.values())))
+                stacked = torch.from_numpy(np.concatenate(list(found.values()))).to(model.device)
                 encoded = torch.cat([encoder(stacked), image_statistics(stacked)], 1)
                 rows = torch.tensor(list(found))
                 features[rows] = encoded.reshape(len(found), views, size).half().cpu()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import socket
 import struct
 import time
@@ -23,6 +24,9 @@ _MOST_HEADER = 1 << 26
 # As many as the system takes in one call.
 _AT_ONCE = 512
 _SOCKET_BYTES = 1 << 20
+# A message's small parts come in one call: each call gives the interpreter's lock away, and where
+# other threads compute, waiting for it costs more than the call.
+_READ_AHEAD = 1 << 14
 
 
 class LinkClosedError(Exception):
@@ -38,6 +42,8 @@ class Link:
     def __init__(self, end: socket.socket, most_bytes: int = 1 << 31) -> None:
         self._socket = end
         self._most_bytes = most_bytes
+        self._ahead = memoryview(b"")
+        end.setblocking(False)
         for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
             end.setsockopt(socket.SOL_SOCKET, option, _SOCKET_BYTES)
 
@@ -51,7 +57,11 @@ class Link:
         first = 0
         try:
             while first < len(waiting):
-                sent = self._socket.sendmsg(waiting[first : first + _AT_ONCE])
+                try:
+                    sent = self._socket.sendmsg(waiting[first : first + _AT_ONCE])
+                except BlockingIOError:
+                    self._wait(select.POLLOUT, None)
+                    continue
                 while first < len(waiting) and sent >= len(waiting[first]):
                     sent -= len(waiting[first])
                     first += 1
@@ -88,15 +98,20 @@ class Link:
 
     def _read(self, into: Buffer, until: float | None) -> Buffer:
         view = memoryview(into)
-        got = 0
+        got = min(len(self._ahead), len(view))
+        view[:got], self._ahead = self._ahead[:got], self._ahead[got:]
         try:
             while got < len(view):
-                if until is not None:
-                    left = until - time.monotonic()
-                    if left <= 0:
-                        raise TimeoutError
-                    self._socket.settimeout(left)
-                count = self._socket.recv_into(view[got:])
+                try:
+                    if len(view) - got >= _READ_AHEAD:
+                        count = self._socket.recv_into(view[got:])
+                    else:
+                        found = memoryview(self._socket.recv(_READ_AHEAD))
+                        count = min(len(found), len(view) - got)
+                        view[got : got + count], self._ahead = found[:count], found[count:]
+                except BlockingIOError:
+                    self._wait(select.POLLIN, until)
+                    continue
                 if count == 0:
                     raise LinkClosedError
                 got += count
@@ -104,10 +119,15 @@ class Link:
             raise
         except OSError as error:
             raise LinkClosedError from error
-        finally:
-            if until is not None and self._socket.fileno() >= 0:
-                self._socket.settimeout(None)
         return into
+
+    def _wait(self, event: int, until: float | None) -> None:
+        """Wait for the socket; raises TimeoutError."""
+        left = None if until is None else 1000 * (until - time.monotonic())
+        poll = select.poll()
+        poll.register(self._socket, event)
+        if (left is not None and left <= 0) or not poll.poll(left):
+            raise TimeoutError
 
 
 def link_of(descriptor: int) -> Link:

@@ -14,16 +14,26 @@ if TYPE_CHECKING:
 
 def encode_pixels(model: DRFModel, processor: DRFProcessor, pixels: Tensor) -> Tensor:
     """Encoded images, uint8 (n, 3, h, w) -> (n, image size) float32, where the model is."""
-    inputs = processor.normalise(pixels.to(model.device))
-    with autocast(model.device):
+    inputs = processor.normalise(pixels.to(model.device)).to(weights_dtype(model.image_encoder))
+    with autocast(model.device, inputs.dtype):
         return model.encode_image(inputs.contiguous(memory_format=torch.channels_last)).float()
 
 
 def cast_weights(encoder: nn.Module) -> None:
-    """Matrix and convolution weights to bf16, once instead of in every autocast forward."""
+    """Weights to bf16, so that nothing is cast in a forward.
+
+    All but those of batch normalisation, which torch computes in f32 beside bf16 inputs: its
+    running variances span more than eight bits tell apart.
+    """
+    encoder.to(torch.bfloat16)
     for module in encoder.modules():
-        if isinstance(module, nn.Linear | nn.Conv2d):
-            module.to(torch.bfloat16)
+        if isinstance(module, nn.BatchNorm2d):
+            module.float()
+
+
+def weights_dtype(encoder: nn.Module) -> torch.dtype:
+    """What an encoder's matrices and convolutions are kept in."""
+    return next(one.dtype for one in encoder.parameters() if one.ndim > 1)
 
 
 def learning_autocast(device: torch.device) -> torch.autocast:
@@ -37,6 +47,7 @@ def learning_autocast(device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=native)
 
 
-def autocast(device: torch.device) -> torch.autocast:
-    """bf16 on a GPU; nothing on a CPU, where emulated bf16 is a trap."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
+def autocast(device: torch.device, weights: torch.dtype = torch.float32) -> torch.autocast:
+    """bf16 on a GPU for weights in f32; nothing on a CPU, where emulated bf16 is a trap."""
+    enabled = device.type == "cuda" and weights == torch.float32
+    return torch.autocast(device.type, torch.bfloat16, enabled=enabled)

@@ -14,11 +14,13 @@ from drf_core.model.processing_drf import DRFProcessor
 from drf_core.model.weights import load_model
 from drf_core.runtimes.choice import choose_device
 from drf_core.runtimes.interface import Runtime, Said, Served, Traits, traits_of
-from drf_core.runtimes.precision import autocast, cast_weights, encode_pixels
+from drf_core.runtimes.precision import autocast, cast_weights, encode_pixels, weights_dtype
 from drf_core.runtimes.text_batches import text_batches
 
 # Texts per forward: few enough that little padding is computed, enough to fill the processor.
 _TEXTS_AT_ONCE = {"cpu": 16, "cuda": 256}
+# Images per forward: on a GPU few enough that the next ones are copied while these are encoded.
+_IMAGES_AT_ONCE = {"cpu": 64, "cuda": 128}
 
 
 def serve(folder: str, runtime: Runtime, threads: int, cache: str | None) -> Served:
@@ -65,20 +67,32 @@ class TorchModel:
     @torch.no_grad()
     def encode_texts(self, token_ids: Sequence[list[int]]) -> np.ndarray:
         """Raw features of texts in their order; (texts, raw text size) float32."""
-        features = np.empty((len(token_ids), self.model.config.raw_sizes["text"]), np.float32)
         pad = self._processor.tokenizer.pad_token_id or 0
+        places, encoded = [], []
         for rows, *batch in text_batches(token_ids, pad, _TEXTS_AT_ONCE[self._device.type]):
             ids, mask = (torch.from_numpy(array).to(self._device) for array in batch)
-            with autocast(self._device):
-                features[rows] = self.model.raw_text(ids, mask).float().cpu().numpy()
+            with autocast(self._device, weights_dtype(self.model.text_encoder)):
+                encoded.append(self.model.raw_text(ids, mask).float())
+            places.append(rows)
+        features = np.empty((len(token_ids), self.model.config.raw_sizes["text"]), np.float32)
+        features[np.concatenate(places)] = torch.cat(encoded).cpu().numpy()
         return features
 
     @torch.no_grad()
     def encode_images(self, pixels: Sequence[np.ndarray]) -> np.ndarray:
         """Raw features of images, each uint8 (3, h, w); (images, raw image size) float32."""
-        stacked = torch.from_numpy(np.stack(pixels)).to(self._device)
-        encoded = encode_pixels(self.model, self._processor, stacked)
-        return torch.cat([encoded, image_statistics(stacked)], 1).cpu().numpy()
+        gpu = self._device.type == "cuda"
+        # Pinned, so that copies to a GPU do not wait for what it still computes.
+        stacked = torch.empty((len(pixels), *pixels[0].shape), dtype=torch.uint8, pin_memory=gpu)
+        encoded = []
+        size = _IMAGES_AT_ONCE[self._device.type]
+        for start in range(0, len(pixels), size):
+            part = stacked[start : start + size]
+            np.stack(pixels[start : start + size], out=part.numpy())
+            part = part.to(self._device, non_blocking=True)
+            features = encode_pixels(self.model, self._processor, part)
+            encoded.append(torch.cat([features, image_statistics(part)], 1))
+        return torch.cat(encoded).cpu().numpy()
 
     @torch.inference_mode()
     def conclude(

@@ -121,6 +121,12 @@ def read_corpora(args: argparse.Namespace, config: TrainConfig, folder: Path) ->
             drawn = random.Random(args.seed).sample(unlabelled, min(wanted, len(unlabelled)))
             posts += drawn
     counts = Counter(post.label for post in posts if post.label != UNLABELLED)
+    if len(counts) < 2:
+        raise UsageError(
+            f"--posts: {counts.total()} labelled posts are left to train on, of {len(counts)} "
+            "labels, where two are needed; those whose text is among the held-out posts are left "
+            "out, so give other posts for --validation and --test (or none), or more --weights"
+        )
     labelled = counts.total()
     shares = ", ".join(f"{name} {counts[n] / labelled:.1%}" for n, name in enumerate(labels))
     say(

@@ -20,7 +20,7 @@ def save_checkpoint(
     """
     for part in (model.config.text_config, model.config.vision_config):
         part.name_or_path = ""
-    state = model.state_dict()
+    state = {name: value.cpu() for name, value in model.state_dict().items()}
     if half_precision:
         state = {
             name: value.half() if value.dtype == torch.float32 and value.numel() > 4096 else value

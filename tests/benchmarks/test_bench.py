@@ -27,6 +27,7 @@ from tests.benchmarks.speed import (
     bench_corpus,
     bench_feeding,
     bench_gpu,
+    bench_gpu_runs,
     bench_memory,
     bench_overhead,
     bench_stages,
@@ -211,14 +212,22 @@ def test_addresses_are_fetched_from_a_server_of_its_own(
     assert [rates[name][-1] for name in rates if name.startswith("drf")] == [90, 90, 3]
 
 
-def test_the_gpu_script_runs_on_a_cpu(bench: Bench, sample: Path) -> None:
+def test_the_gpu_scripts_run_on_a_cpu(
+    bench: Bench, sample: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     page = bench(
-        bench_gpu.main, "--device", "cpu", "--posts", str(sample), *("--hidden", "32"),
-        *("--layers", "1", "--heads", "2", "--matrix", "64", "--batch-size", "4"),
-        *("--batches", "1", "--rounds", "1"), model=False,
+        bench_gpu.main, "--device", "cpu", "--posts", str(sample), *("--layers", "1"),
+        *("--matrix", "64", "--batch-size", "2", "--measured", "2", "--rounds", "1"),
+        *("--ways", "served", "captured"), model=False,
     )  # fmt: skip
-    assert "torch f32 on cpu" in page
-    assert len(figures(page)["whole"]) == 4
+    lines = [line for line in page.splitlines() if line.startswith(("| large", "| small"))]
+    assert len(lines) == 4
+    # Without a GPU nothing can be captured, which is told in its place.
+    assert [line.count("|") for line in lines] == [12, 5, 12, 5]
+    bench_gpu_runs.main(["--device", "cpu", "--posts", str(sample), "--count", "9", "--models"])
+    page = capsys.readouterr().out
+    assert "torch f32 on cpu beside torch f32 on cpu" in page
+    assert page.count("| 100.00 % | 100.00 % |") == 4
 
 
 def test_no_two_copies_are_alike_and_all_decode_as_their_originals(sample: Path) -> None:

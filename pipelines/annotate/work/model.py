@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import threading
 from collections import deque
 from collections.abc import Sequence
@@ -22,6 +23,7 @@ _LOADING = threading.Lock()
 
 # That one text or image may take; the usual one takes milliseconds.
 DECODE_SECONDS = 10.0
+_SWITCH_SECONDS = 0.001
 
 # From this many posts on, a batch in which not one post can be predicted on its own says
 # that the model or its device is broken, not the posts.
@@ -87,6 +89,9 @@ def load_model(options: ModelOptions) -> Annotator:
 
 def _load(options: ModelOptions) -> Annotator:
     check_package(options.package_version)
+    # Threads that talk to decoders need the lock of the interpreter for microseconds, and wait a
+    # whole interval for it each time while another computes.
+    sys.setswitchinterval(_SWITCH_SECONDS)
     annotator = Annotator.from_pretrained(
         check_checkpoint(options.model, options.revision),
         options.device,

@@ -43,6 +43,14 @@ def test_a_mistake_gets_one_clear_line(
     assert "Traceback" not in result.stderr
 
 
+def test_posts_that_are_all_held_out_are_told(corpus: Path, tmp_path: Path) -> None:
+    posts = str(corpus / "train.parquet")
+    given = ("--posts", posts, "--validation", posts)
+    result = drf_train(corpus, tmp_path / "out", *given, validation=False)
+    assert result.returncode == 2
+    assert "--posts: 0 labelled posts are left to train on" in result.stderr.splitlines()[-1]
+
+
 @pytest.mark.parametrize(
     ("config", "line"),
     [
