@@ -313,6 +313,8 @@ def _described() -> Iterator[None]:
         if error.errno is not None:
             raise
         raise CorruptInputError(str(error)) from error
+    except UnicodeDecodeError as error:
+        raise CorruptInputError("the name of a column is not UTF-8") from error
     except pa.ArrowException as error:
         if isinstance(error, MemoryError):
             raise

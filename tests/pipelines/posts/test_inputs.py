@@ -113,6 +113,13 @@ class TestPaths:
         with pytest.raises(UsageError, match=f"--input .*{says}"):
             names(tmp_path / path)
 
+    def test_a_name_that_is_no_utf8_is_told(self, tmp_path: Path) -> None:
+        path = tmp_path / "a.parquet"
+        pq.write_table(pa.table({"pr_nom": ["x"]}), path, store_schema=False)
+        path.write_bytes(path.read_bytes().replace(b"pr_nom", b"pr\xe9nom"))
+        (failed,) = list_inputs([str(tmp_path)]).failed
+        assert "(the name of a column is not UTF-8)" in failed.error
+
     def test_a_number_among_ids_or_texts_of_records_fails_no_file(self, tmp_path: Path) -> None:
         lines = [f'{{"post_id": {number}, "text": null, "image": null}}' for number in (1, 2.5)]
         (tmp_path / "a.jsonl").write_text("\n".join([*lines, lines[0].replace("null", "7", 1)]))
