@@ -8,6 +8,9 @@ import re
 # .parquet, .PARQUET, .parq, .pq, .parquet.gzip, .snappy.parquet, .parquet.zstd
 _PARQUET_NAME = re.compile(r"\.(parquet|parq|pq)(\.(gz|gzip|snappy|zstd|zst|lz4|brotli|br))?$")
 
+# A mark of UTF-8, and white space.
+_BLANK = b"\xef\xbb\xbf \t\r\n"
+
 # What files of other kinds begin with.
 _HEADS = (
     (b"ARROW1", "an Arrow IPC (Feather) file"),
@@ -23,7 +26,7 @@ _HEADS = (
     (b"SQLite format 3", "an SQLite database"),
     (b"\x89HDF", "an HDF5 file"),
     (b"PARE", "a Parquet file with an encrypted footer; write it without encryption"),
-    (b"PAR1", "a Parquet file that was cut short; write it again"),
+    (b"PAR1", "a Parquet file, of another name or cut short"),
 )
 
 
@@ -39,14 +42,21 @@ def may_be_parquet(name: str) -> bool:
     return not suffix or not re.fullmatch(r"\.[A-Za-z]{1,9}", suffix) or suffix.lower() == ".gz"
 
 
-def kind_of(head: bytes) -> str | None:
-    """What a file that is no Parquet file is, by its first bytes; None where nobody knows."""
+def binary_kind(head: bytes) -> str | None:
+    """What a file that holds no records of text is, by its first bytes; None where nobody knows."""
     for mark, kind in _HEADS:
         if head.startswith(mark):
             return kind
-    text = head.lstrip(b"\xef\xbb\xbf \t\r\n")
-    if text[:1] == b"<":
+    if head.lstrip(_BLANK)[:1] == b"<":
         return "a web page or XML, perhaps an error page that was saved in its place"
+    return None
+
+
+def kind_of(head: bytes) -> str | None:
+    """What a file that is no Parquet file is, by its first bytes; None where nobody knows."""
+    if (kind := binary_kind(head)) is not None:
+        return kind
+    text = head.lstrip(_BLANK)
     if text[:1] in (b"{", b"["):
         return "JSON; name it .jsonl where it has one object a line"
     first = text.partition(b"\n")[0]

@@ -30,10 +30,13 @@ from pipelines.posts.formats.comma_separated import csv_records
 from pipelines.posts.formats.json_lines import json_records
 from pipelines.posts.formats.records import Broken, Record, Repaired, said
 from pipelines.posts.input_files import CorruptInputError
+from pipelines.posts.kinds import binary_kind
 from schemas.posts import BROKEN
 
 # The larger it is, the less it costs; the smaller, the less of a file is held.
 _SURVEYED_AT_ONCE = 256
+# Types that are nested deeper are written, and not read again.
+_DEEPEST = 32
 # What the readers raise where a file is damaged; a store's faults are other errors.
 _DAMAGE = (ValueError, EOFError, LookupError, zlib.error, gzip.BadGzipFile, csv.Error)
 
@@ -72,6 +75,7 @@ def survey(file: Any, name: str) -> Survey:
     rows = broken = not_utf8 = 0
     first = ""
     with _opened(file, name) as (records, plain):
+        _check_kind(plain, name)
         for chunk in _chunks(records, _SURVEYED_AT_ONCE):
             sound = [record for record in chunk if isinstance(record, dict)]
             for row, record in enumerate(chunk):
@@ -115,6 +119,19 @@ def read_records(
             arrays = [_array([record.get(f.name) for record in sound], f.type) for f in fields]
             batch = pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields))
             yield batch.append_column(BROKEN, pa.array(why, pa.string())) if any(why) else batch
+
+
+def _check_kind(plain: Any, name: str) -> None:
+    """Raise CorruptInputError where a file's first bytes are those of another kind of file."""
+    try:
+        head = plain.read(64)
+        plain.seek(0)
+    except _DAMAGE:
+        # Which the reader of records tells.
+        return
+    kind = binary_kind(head)
+    if kind is not None and _format_of(name) is not avro_records:
+        raise CorruptInputError(f"it is {kind}")
 
 
 def _format_of(name: str) -> Callable[[Any, str], Iterator[Record]] | None:
@@ -170,9 +187,14 @@ def _common_type(known: pa.DataType, values: Iterable[Any]) -> pa.DataType:
     try:
         new = pa.array(values).type
         both = [pa.schema([("", known)]), pa.schema([("", new)])]
-        return pa.unify_schemas(both, promote_options="permissive").field(0).type
-    except (pa.ArrowException, OverflowError, TypeError, ValueError):
+        found = pa.unify_schemas(both, promote_options="permissive").field(0).type
+        return found if _depth(found) <= _DEEPEST else pa.string()
+    except (pa.ArrowException, OverflowError, RecursionError, TypeError, ValueError):
         return pa.string()
+
+
+def _depth(type_: pa.DataType) -> int:
+    return max((1 + _depth(type_.field(n).type) for n in range(type_.num_fields)), default=0)
 
 
 def _array(values: Sequence[Any], type_: pa.DataType) -> pa.Array:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 from typing import Any
 
@@ -44,9 +44,10 @@ def csv_records(file: Any, path: str) -> Iterator[Record]:
             raise ValueError("the first line names no columns")
         delimiter = delimiter or max(_DELIMITERS, key=header.count)
         names = next(csv.reader([utf8(header) or header], delimiter=delimiter))
-        if len(set(names)) < len(names):
-            twice = max(names, key=names.count)
-            raise ValueError(f"two columns are called {twice[:40]!r}")
+        # Spreadsheets have columns without a name behind the others.
+        twice = [name for name, count in Counter(names).items() if name and count > 1]
+        if twice:
+            raise ValueError(f"two columns are called {twice[0][:40]!r}")
         lines = _Lines(text)
         rows = csv.reader(lines, delimiter=delimiter, strict=True)
         while True:
@@ -62,6 +63,7 @@ def csv_records(file: Any, path: str) -> Iterator[Record]:
                 yield of(
                     (name, None if value in _NO_VALUES else value)
                     for name, value in zip(names, values, strict=True)
+                    if name
                 )
             elif values or why:
                 fields = f"{len(values)} fields where the first line names {len(names)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 from collections.abc import Iterator
@@ -17,6 +18,9 @@ from pipelines.posts.formats.records import (
     said,
     utf8,
 )
+
+# Fewer nest nothing too deep.
+_MANY = 500
 
 
 def json_records(file: Any, path: str) -> Iterator[Record]:
@@ -39,6 +43,9 @@ def json_records(file: Any, path: str) -> Iterator[Record]:
             continue
         try:
             record = json.loads(text, parse_constant=_constant)
+            if text.count("[") + text.count("{") > _MANY:
+                # What is nested so deep that it is only just read is not written again.
+                json.dumps(functools.reduce(lambda inner, _: [inner], range(50), record))
             if "\\ud" in text or "\\uD" in text:
                 record = _repaired(record)
         except (ValueError, RecursionError) as error:

@@ -83,6 +83,36 @@ def test_quotes_and_nulls_as_spark_and_databases_write_them(tmp_path: Path) -> N
     ]
 
 
+def test_columns_without_a_name_are_none(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.csv", ",id,text,,\n0,1,a day,,\n")
+    assert rows_of(path) == [{"id": "1", "text": "a day"}]
+
+
+@pytest.mark.parametrize("depth", [10, 100, 900])
+def test_what_is_nested_deeper_than_a_type_can_be_is_text(tmp_path: Path, depth: int) -> None:
+    found = rows_of(written(tmp_path / "a.jsonl", f'{{"x": {"[" * depth}7{"]" * depth}}}'))
+    assert isinstance(found[0]["x"], list if depth == 10 else str)
+    schema = surveyed(str(tmp_path / "a.jsonl")).schema
+    assert pa.ipc.read_schema(schema.serialize()) == schema
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "kind"),
+    [
+        ("a.csv", b"<!DOCTYPE html><title>404</title>", "a web page"),
+        ("a.jsonl.gz", b"<html>", "a web page"),
+        ("a.csv", b"PAR1\x15\x04\x15", "a Parquet file, of another name"),
+        ("a.jsonl", gzip.compress(b"{}"), "a gzip archive"),
+        ("a.csv", b"version https://git-lfs.github.com/spec/v1\noid x\n", "a Git LFS pointer"),
+    ],
+)
+def test_another_kind_of_file_is_no_file_without_rows(
+    tmp_path: Path, name: str, content: bytes, kind: str
+) -> None:
+    with pytest.raises(CorruptInputError, match=f"it is {kind}"):
+        surveyed(written(tmp_path / name, content))
+
+
 def test_a_spreadsheet_is_told_what_separates_fields(tmp_path: Path) -> None:
     path = written(tmp_path / "a.csv", "\ufeffsep=;\r\nid;text\r\n1;a,b,c\r\n")
     assert rows_of(path) == [{"id": "1", "text": "a,b,c"}]
@@ -222,6 +252,7 @@ def test_a_row_of_csv_that_is_none_costs_itself(
         ('["secret"]', "an array; write one object a line"),
         ("7", "no object"),
         ("[" * 99_999, "maximum recursion depth exceeded"),
+        (f'{{"id": {"[" * 980}{"]" * 980}}}', "maximum recursion depth exceeded"),
         ('{"id": ' + "9" * 9_999 + "}", "Exceeds the limit"),
         ('{"id": "' + "x" * 300_000 + '"}', "a record of more than"),
     ],
