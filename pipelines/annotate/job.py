@@ -147,8 +147,6 @@ class ShardOutcome:
     source_file: str
     partition: str
     rows: int
-    annotations: int = 0
-    dead_letters: int = 0
     computed: int = 0
     failure: str | None = None
     runtime: str | None = None

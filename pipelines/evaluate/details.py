@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,10 +68,14 @@ def write_predictions(
     """Write a row per post and cell: what it is, what the model said, how far it trusted what."""
 
     def write(unfinished: Path) -> None:
-        schema = _predictions_schema(labels)
-        with pq.ParquetWriter(unfinished, schema, compression="zstd") as writer:
-            for cell, outcome in zip(cells, outcomes, strict=True):
-                writer.write_table(_cell_table(schema, model, labels, places, truth, cell, outcome))
+        tables = (
+            _cell_table(model, labels, places, truth, cell, outcome)
+            for cell, outcome in zip(cells, outcomes, strict=True)
+        )
+        first = next(tables)
+        with pq.ParquetWriter(unfinished, first.schema, compression="zstd") as writer:
+            for table in itertools.chain([first], tables):
+                writer.write_table(table)
 
     write_whole(path, write)
 
@@ -118,34 +123,7 @@ def _repeated(truth: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     return np.tile(truth, len(probabilities) // len(truth))
 
 
-def _predictions_schema(labels: Sequence[str]) -> pa.Schema:
-    of_modalities = [
-        pa.field(f"{m}_{name}", type_)
-        for m in MODALITIES
-        for name, type_ in (
-            ("present", pa.bool_()),
-            ("damaged", pa.bool_()),
-            ("quality", pa.float32()),
-        )
-    ]
-    return pa.schema(
-        [
-            pa.field("model", pa.string()),
-            pa.field("cell", pa.string()),
-            pa.field("post_id", pa.string()),
-            pa.field("source_file", pa.string()),
-            pa.field("source_row", pa.int64()),
-            pa.field("label", pa.string()),
-            pa.field("predicted", pa.string()),
-            pa.field("confidence", pa.float32()),
-            pa.field("probabilities", pa.struct([pa.field(name, pa.float32()) for name in labels])),
-            *of_modalities,
-        ]
-    )
-
-
 def _cell_table(
-    schema: pa.Schema,
     model: str,
     labels: Sequence[str],
     places: Sequence[PostPlace],
@@ -158,24 +136,21 @@ def _cell_table(
     def named(indices: Iterable[int]) -> pa.Array:
         return pa.array([labels[index] for index in indices])
 
-    columns = [
-        pa.array([model] * len(places)),
-        pa.array([cell.name] * len(places)),
-        pa.array([place.post_id for place in places], pa.string()),
-        pa.array([place.source_file for place in places]),
-        pa.array([place.source_row for place in places]),
-        named(truth),
-        named(probabilities.argmax(1)),
-        pa.array(probabilities.max(1)),
-        pa.StructArray.from_arrays(
-            [pa.array(probabilities[:, number]) for number in range(len(labels))],
-            fields=list(schema.field("probabilities").type),
+    columns = {
+        "model": pa.array([model] * len(places)),
+        "cell": pa.array([cell.name] * len(places)),
+        "post_id": pa.array([place.post_id for place in places], pa.string()),
+        "source_file": pa.array([place.source_file for place in places]),
+        "source_row": pa.array([place.source_row for place in places]),
+        "label": named(truth),
+        "predicted": named(probabilities.argmax(1)),
+        "confidence": pa.array(probabilities.max(1)),
+        "probabilities": pa.StructArray.from_arrays(
+            [pa.array(of) for of in probabilities.T.copy()], names=list(labels)
         ),
-    ]
-    for number in range(len(MODALITIES)):
-        columns += [
-            pa.array(outcome.present[:, number].astype(bool)),
-            pa.array(outcome.damaged[:, number].astype(bool)),
-            pa.array(outcome.quality[:, number].astype(np.float32)),
-        ]
-    return pa.Table.from_arrays(columns, schema=schema)
+    }
+    for number, m in enumerate(MODALITIES):
+        columns[f"{m}_present"] = pa.array(outcome.present[:, number].astype(bool))
+        columns[f"{m}_damaged"] = pa.array(outcome.damaged[:, number].astype(bool))
+        columns[f"{m}_quality"] = pa.array(outcome.quality[:, number].astype(np.float32))
+    return pa.table(columns)

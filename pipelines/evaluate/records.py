@@ -15,6 +15,9 @@ from schemas.evaluation import EVALUATION_SCHEMA
 
 Record = dict[str, Any]
 
+# What a record calls the fields of a difference, where they are not called so.
+_DIFFERENCES = {"value": "difference", "low": "difference_low", "high": "difference_high"}
+
 
 @dataclass(frozen=True)
 class EvaluatedModel:
@@ -75,17 +78,10 @@ def _measured(
         for cell, place in enumerate(places):
             if math.isnan(values[cell]):
                 continue
-            bounds = interval(float(values[cell]), replicates[:, cell])
-            measured = {"value": bounds.value, "low": bounds.low, "high": bounds.high}
+            measured = dict(vars(interval(float(values[cell]), replicates[:, cell])))
             if compared is not None:
-                difference = compared[cell]
-                measured |= {
-                    "difference": difference.value,
-                    "difference_low": difference.low,
-                    "difference_high": difference.high,
-                    "p": difference.p,
-                    "p_holm": difference.p_holm,
-                }
+                against = vars(compared[cell])
+                measured |= {_DIFFERENCES.get(name, name): of for name, of in against.items()}
             yield place, number, {key: _or_none(value) for key, value in measured.items()}
 
 

@@ -8,16 +8,12 @@ from collections.abc import Iterable, Mapping
 import pyarrow as pa
 
 from pipelines.annotate.job import JobOptions
-from pipelines.annotate.output import layout
 from pipelines.annotate.output.ledger import Ledger
-from pipelines.annotate.output.verify_parts import read_schema
 from pipelines.posts.column_types import fits, from_text, is_untyped, to_text
 from pipelines.posts.input_files import FailedFile, InputFile
 from pipelines.posts.inputs import InputListing
 from pipelines.posts.record_files import is_records_file
-from pipelines.storage.files import Store, in_parallel
 from pipelines.storage.redaction import redact
-from schemas.annotations import ANNOTATION_COLUMNS
 from schemas.errors import SchemaError
 
 # By column: the field, and what has it so.
@@ -25,7 +21,7 @@ _Types = dict[str, tuple[pa.Field, str]]
 
 
 def settle_kept_columns(
-    store: Store, listing: InputListing, ledgers: Mapping[str, Ledger], options: JobOptions
+    listing: InputListing, ledgers: Mapping[str, Ledger], options: JobOptions
 ) -> tuple[InputListing, JobOptions]:
     """Return the listing, files failed whose kept columns are not of the output's types.
 
@@ -35,9 +31,8 @@ def settle_kept_columns(
     listed = {file.source_file for file in listing.files}
     others = {p: one for p, one in ledgers.items() if one.files.keys() - listed}
     types: _Types = {}
-    published = in_parallel(lambda partition: _published(store, partition, others), others)
-    for partition, fields in zip(others, published, strict=True):
-        _add(types, fields, partition or "what is published")
+    for partition, ledger in others.items():
+        _add(types, from_text(ledger.kept or to_text(())), partition or "what is published")
     before = len(types)
     for file in listing.files:
         _add(types, listing.kept[file.source_file], file.source_file)
@@ -59,19 +54,6 @@ def settle_kept_columns(
         failed=tuple(sorted([*listing.failed, *failed], key=lambda file: file.source_file)),
         warnings=(*listing.warnings, *warnings),
     ), dataclasses.replace(options, kept=to_text(field for field, _ in types.values()))
-
-
-def _published(store: Store, partition: str, ledgers: Mapping[str, Ledger]) -> Iterable[pa.Field]:
-    """The kept columns of what is published of a partition."""
-    ledger = ledgers[partition]
-    if ledger.kept is not None:
-        return from_text(ledger.kept)
-    # Of a version that did not write it down.
-    for part in ledger.parts.get(layout.ANNOTATIONS, {}):
-        name = layout.in_partition(layout.ANNOTATIONS, partition, part)
-        if store.size(name) is not None:
-            return [f for f in read_schema(store, name) if f.name not in ANNOTATION_COLUMNS]
-    return ()
 
 
 def _add(types: _Types, fields: Iterable[pa.Field], where: str) -> None:

@@ -75,7 +75,7 @@ def make_plan(
     _check_labels(output, options)
     listing = keep_names(listing, output.ledgers)
     _check_displaced(listing, output)
-    listing, options = settle_kept_columns(store, listing, output.ledgers, options)
+    listing, options = settle_kept_columns(listing, output.ledgers, options)
     cut = {f.source_file: cut_shards(f, options, shard_rows, shard_bytes) for f in listing.files}
     generations = iter(
         in_parallel(lambda shard: _choose(shard, store, output, retry), chain(*cut.values()))

@@ -40,7 +40,8 @@ def reference_band(
     posts: that have the modality. reference: posts that qualities are ranked among; a sample,
     too, so that the band of the largest night is not narrower than the reference allows.
     """
-    half = _NORMAL_95 * _reference_deviation(posts, reference, share)
+    chance = 1 / max(posts, 1) + 1 / max(reference, 1)
+    half = _NORMAL_95 * math.sqrt(share * (1 - share) * chance)
     return max(0.0, share - half), min(1.0, share + half)
 
 
@@ -51,10 +52,6 @@ def reference_p(below: int, posts: int, reference: int, share: float = EXPECTED_
     # By the arcsine of the root: so near to 0 a share's own distribution leans to one side.
     distance = 2 * (math.asin(math.sqrt(below / posts)) - math.asin(math.sqrt(share)))
     return _two_sided(distance / math.sqrt(1 / posts + 1 / max(reference, 1)))
-
-
-def _reference_deviation(posts: int, reference: int, share: float) -> float:
-    return math.sqrt(share * (1 - share) * (1 / max(posts, 1) + 1 / max(reference, 1)))
 
 
 def uniform_band(posts: int, reference: int) -> float:

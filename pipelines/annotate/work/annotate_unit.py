@@ -19,7 +19,7 @@ from pipelines.annotate.fetch.arrivals import Arrivals
 from pipelines.annotate.fetch.fetcher import shared_fetcher
 from pipelines.annotate.job import JobOptions, Shard, ShardOutcome, WorkUnit
 from pipelines.annotate.output.attempts import Attempt, past_attempts
-from pipelines.annotate.output.commit_records import CommitRecord, find_commit
+from pipelines.annotate.output.commit_records import find_commit
 from pipelines.annotate.output.staged_shard import StagedShard
 from pipelines.annotate.work.beam_metrics import count_batch, count_results
 from pipelines.annotate.work.earlier_rows import EarlierRows, read_earlier
@@ -79,9 +79,9 @@ def annotate_unit(unit: WorkUnit, options: JobOptions) -> Iterator[ShardOutcome]
             aside[key, row].add(kind)
     for shard, record in zip(unit.shards, records, strict=True):
         if record is not None:
-            yield _committed(shard, record, computed=0)
+            yield _outcome(shard)
         elif stale[shard.key] >= MAX_ATTEMPTS:
-            failed = _failed(shard, _killed(shard, stale[shard.key]))
+            failed = _outcome(shard, failure=_killed(shard, stale[shard.key]))
             yield dataclasses.replace(failed, killed=stale[shard.key])
         elif stale[shard.key] or shard.key in suspected:
             alone.append(shard)
@@ -296,12 +296,12 @@ class _Annotation:
     def _end(self, end: ShardEnd) -> ShardOutcome:
         shard = end.shard
         if end.layout is None:
-            outcome = _failed(shard, end.failure)
+            outcome = _outcome(shard, failure=end.failure)
         else:
-            record = self._staged_shard(shard, end.layout).commit()
+            self._staged_shard(shard, end.layout).commit()
             runtime = self._model.runtime
             outcome = dataclasses.replace(
-                _committed(shard, record, computed=self._computed[shard.key]),
+                _outcome(shard, computed=self._computed[shard.key]),
                 runtime=str(runtime),
                 note=runtime.note,
                 began=self._attempts[shard.key].began,
@@ -316,20 +316,10 @@ class _Annotation:
         return dataclasses.replace(outcome, fetched=self._arrivals.take_counts(), cached=cached)
 
 
-def _committed(shard: Shard, record: CommitRecord, computed: int) -> ShardOutcome:
+def _outcome(shard: Shard, *, computed: int = 0, failure: str | None = None) -> ShardOutcome:
     return ShardOutcome(
-        shard.key,
-        shard.source_file,
-        shard.partition,
-        shard.rows,
-        record.entry.annotations,
-        record.entry.dead_letters,
-        computed=computed,
+        shard.key, shard.source_file, shard.partition, shard.rows, computed, failure
     )
-
-
-def _failed(shard: Shard, failure: str | None) -> ShardOutcome:
-    return ShardOutcome(shard.key, shard.source_file, shard.partition, shard.rows, failure=failure)
 
 
 def _killed(shard: Shard, attempts: int) -> str:

@@ -6,6 +6,7 @@ colour says, a shape says too. Coordinates are user units; plots scale with thei
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -141,24 +142,15 @@ def quality_plot(said: Mapping[str, Any], before: Sequence[int] | None, label: s
     (x1, y1), (x2, y2) = at(0, 0), at(1, 1)
     shapes.append(_line(x1, y1, x2, y2, "even"))
     if before and sum(before):
-        shapes.append(_steps(at, _cumulated(before), "curve before"))
+        shares = [count / sum(before) for count in itertools.accumulate(before)]
+        shapes.append(_steps(at, shares, "curve before"))
     shapes.append(_steps(at, said["cumulated"], "curve now"))
     return _svg(_PLOT_WIDTH, _CDF_HEIGHT, label, *shapes)
 
 
-def _cumulated(bins: Sequence[int]) -> list[float]:
-    total, sums = sum(bins), 0
-    found = []
-    for count in bins:
-        sums += count
-        found.append(sums / total)
-    return found
-
-
 def _steps(at: Any, cumulated: Sequence[float], kind: str) -> str:
-    points = [at(0.0, 0.0)]
-    for position, share in enumerate(cumulated, 1):
-        points.append(at(position / len(cumulated), share))
+    shares = enumerate([0.0, *cumulated])
+    points = [at(position / len(cumulated), share) for position, share in shares]
     return f'<polyline class="{kind}" points="{_points(points)}"></polyline>'
 
 

@@ -37,7 +37,7 @@ def test_each_row_becomes_one_annotation_in_source_order(
 
     [outcome] = annotate([shard], options)
 
-    assert (outcome.annotations, outcome.dead_letters, outcome.computed) == (50, 0, 50)
+    assert (outcome.rows, outcome.computed, outcome.failure) == (50, 50, None)
     rows = annotations(shard, options)
     assert [row["source_row"] for row in rows] == list(range(50))
     assert [row["post_id"] for row in rows] == [f"p{n}" for n in range(50)]
@@ -311,7 +311,7 @@ def test_a_committed_shard_is_skipped_without_inference(
     outcomes = annotate(shards, options)
 
     assert [outcome.computed for outcome in outcomes] == [0, outcomes[1].rows]
-    assert outcomes[0].annotations == 10
+    assert (outcomes[0].rows, outcomes[0].failure) == (10, None)
     assert sum(seen) == 10
     assert set(parts) <= set(staging_files(options, layout.STAGED_PARTS))
 
@@ -325,7 +325,7 @@ def test_a_unit_run_twice_or_by_two_processes_at_once_counts_once(
         both = pool.starmap(annotate, [(shards, options)] * 2)
 
     for outcomes in both:
-        assert [outcome.annotations for outcome in outcomes] == [20, 20, 20]
+        assert [(outcome.rows, outcome.failure) for outcome in outcomes] == [(20, None)] * 3
     assert committed_keys(open_store(options.output)) == {shard.key for shard in shards}
     # The loser of each shard removed its own part: one per shard is left.
     assert len(staging_files(options, layout.STAGED_PARTS)) == 3
