@@ -108,11 +108,10 @@ def _rewrite(out: TextIO, line: str) -> None:
     print(f"\r{line[:width]:<{width}}", end="", file=out, flush=True)
 
 
-def show_phase(phase: str, stream: TextIO | None = None) -> None:
+def show_phase(phase: str) -> None:
     """Show what a run does before it computes; on a terminal only, where progress follows."""
-    out = stream or sys.stderr
-    if out.isatty():
-        _rewrite(out, phase)
+    if sys.stderr.isatty():
+        _rewrite(sys.stderr, phase)
 
 
 def _phase(standing: Standing) -> str | None:

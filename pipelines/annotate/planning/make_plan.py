@@ -25,7 +25,6 @@ from pipelines.annotate.output.partition_state import (
 from pipelines.annotate.planning.kept_column_types import settle_kept_columns
 from pipelines.annotate.planning.known_names import keep_names
 from pipelines.annotate.planning.shards import (
-    SHARD_BYTES,
     SHARD_ROWS,
     cut_shards,
     fill_units,
@@ -54,7 +53,6 @@ def make_plan(
     retry: Collection[str] = (),
     prune: bool = False,
     shard_rows: int = SHARD_ROWS,
-    shard_bytes: int = SHARD_BYTES,
     workers: int = 1,
 ) -> Plan:
     """Return what is to be done for the inputs listed, and what is done already.
@@ -76,7 +74,7 @@ def make_plan(
     listing = keep_names(listing, output.ledgers)
     _check_displaced(listing, output)
     listing, options = settle_kept_columns(listing, output.ledgers, options)
-    cut = {f.source_file: cut_shards(f, options, shard_rows, shard_bytes) for f in listing.files}
+    cut = {f.source_file: cut_shards(f, options, shard_rows) for f in listing.files}
     generations = iter(
         in_parallel(lambda shard: _choose(shard, store, output, retry), chain(*cut.values()))
     )

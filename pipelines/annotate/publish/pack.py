@@ -60,7 +60,7 @@ class Packed:
         self._part_bytes = part_bytes
         self._names: dict[str, str] = {}
         self._begun = 0
-        self._shards: list[Shards] = []
+        self._shards: list[tuple[str, ShardEntry]] = []
         self._writers: dict[str, PartWriter] = {}
 
     def add(self, shards: Shards, size: int, tables: Iterable[tuple[str, pa.Table]]) -> None:
@@ -75,22 +75,21 @@ class Packed:
                 place = self._place(tree, self._name())
                 self._writers[tree] = PartWriter(self._store, place, table.schema)
             self._writers[tree].add(table)
-        self._shards.append(shards)
+        self._shards += shards
 
     def close(self) -> None:
         """Finish the part that is being written, if any."""
         if not self._writers:
             return
         name = self._name()
-        shards = [one for some in self._shards for one in some]
         written = {tree: writer.close() for tree, writer in self._writers.items()}
         parts = {tree: part for tree, part in written.items() if part is not None}
         for tree, part in parts.items():
             self.parts[tree][name] = part
-        self._names |= {shard.key: name for _, shard in shards}
+        self._names |= {shard.key: name for _, shard in self._shards}
         self._begun += 1
-        self._writers, self._shards = {}, []
         places = {self._place(tree, name): part for tree, part in parts.items()}
+        shards, self._writers, self._shards = self._shards, {}, []
         self.hashes |= prove_part(self._store, places, shards)
 
     def discard(self) -> None:

@@ -67,14 +67,13 @@ def make_gallery(
     files: Mapping[str, LedgerFile],
     columns: PostColumns,
     title: str,
-    seed: int = 0,
 ) -> dict[str, Any]:
     """Return blocks of up to `most` posts each, with pictures re-encoded at 96 pixels.
 
     rows: of read_night_rows, with add_labels_before or without. The page stays below two
     megabytes: posts that would take it further are left out, the last blocks first.
     """
-    blocks = [(name, taken) for name, taken in _choose(rows, most, seed) if taken.num_rows]
+    blocks = [(name, taken) for name, taken in _choose(rows, most) if taken.num_rows]
     places = [
         (row["source_file"], row["source_row"]) for _, taken in blocks for row in taken.to_pylist()
     ]
@@ -97,14 +96,14 @@ def make_gallery(
     return {"title": title, "blocks": shown, "problems": problems, "cut": left < 0}
 
 
-def _choose(rows: pa.Table, most: int, seed: int) -> list[tuple[str, pa.Table]]:
+def _choose(rows: pa.Table, most: int) -> list[tuple[str, pa.Table]]:
     """Which posts to look at, and why."""
 
     def lowest(table: pa.Table, column: str) -> pa.Table:
         return table.take(pc.sort_indices(table[column])[:most])
 
     def drawn(table: pa.Table) -> pa.Table:
-        rng = np.random.default_rng(seed)
+        rng = np.random.default_rng(0)
         return table.take(np.sort(rng.permutation(table.num_rows)[:most]))
 
     blocks = [("Least certain", lowest(rows, "confidence"))]

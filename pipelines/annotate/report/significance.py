@@ -32,25 +32,23 @@ NIGHTS_PER_FALSE_ALARM = 475
 _NIGHTS_TO_LEARN = 3
 
 
-def reference_band(
-    posts: int, reference: int, share: float = EXPECTED_BELOW
-) -> tuple[float, float]:
-    """Between what limits chance keeps 95 % of the nights' shares of qualities below `share`.
+def reference_band(posts: int, reference: int) -> tuple[float, float]:
+    """Between what limits chance keeps 95 % of the nights' shares of the lowest qualities.
 
     posts: that have the modality. reference: posts that qualities are ranked among; a sample,
     too, so that the band of the largest night is not narrower than the reference allows.
     """
     chance = 1 / max(posts, 1) + 1 / max(reference, 1)
-    half = _NORMAL_95 * math.sqrt(share * (1 - share) * chance)
-    return max(0.0, share - half), min(1.0, share + half)
+    half = _NORMAL_95 * math.sqrt(EXPECTED_BELOW * (1 - EXPECTED_BELOW) * chance)
+    return max(0.0, EXPECTED_BELOW - half), EXPECTED_BELOW + half
 
 
-def reference_p(below: int, posts: int, reference: int, share: float = EXPECTED_BELOW) -> float:
+def reference_p(below: int, posts: int, reference: int) -> float:
     """How often chance takes the share below as far from what is expected, either way."""
     if not posts:
         return 1.0
     # By the arcsine of the root: so near to 0 a share's own distribution leans to one side.
-    distance = 2 * (math.asin(math.sqrt(below / posts)) - math.asin(math.sqrt(share)))
+    distance = 2 * (math.asin(math.sqrt(below / posts)) - math.asin(math.sqrt(EXPECTED_BELOW)))
     return _two_sided(distance / math.sqrt(1 / posts + 1 / max(reference, 1)))
 
 

@@ -206,9 +206,21 @@ def stream_posts(
     that are to be prepared, None for all of them.
     """
     answers = _Answers()
-    submit = _Submit(
-        prepare, pool, max(_LEAST_AT_ONCE, LOOK_AHEAD_POSTS // (_TURNS_AHEAD * threads))
-    )
+    at_once = max(_LEAST_AT_ONCE, LOOK_AHEAD_POSTS // (_TURNS_AHEAD * threads))
+
+    def prepare_some(posts: Sequence[_New]) -> list[tuple[Answer, PreparedPost | DeadLetter]]:
+        return [(post.answer, prepare(*post)) for post in posts]
+
+    def submit(posts: Sequence[_New]) -> Prepared:
+        starts = range(0, len(posts), at_once)
+        return [pool.submit(prepare_some, posts[start : start + at_once]) for start in starts]
+
+    def arrived(came: Sequence[tuple[Waiting, Fetched]]) -> Iterator[Arrival]:
+        if came:
+            new = [_New(*waited, got.content, got.reason) for waited, got in came]
+            size = sum(len(post.image or b"") for post in new)
+            yield Arrival(submit(new), posts=len(new), bytes=size)
+
     for _, of_file in itertools.groupby(shards, key=lambda shard: shard.path):
         waiting = list(of_file)
         begin(waiting[0])
@@ -217,9 +229,9 @@ def stream_posts(
             for shard, first_row, posts in batches:
                 item = posts, kept, wanted(shard)
                 yield _chunk(shard, layout, first_row, *item, answers, submit, arrivals, labels)
-                yield from submit.arrived(arrivals.take())
+                yield from arrived(arrivals.take())
                 while len(arrivals) > FETCH_AHEAD:
-                    yield from submit.arrived(arrivals.take(wait=True))
+                    yield from arrived(arrivals.take(wait=True))
                 if first_row + posts.num_rows == shard.first_row + shard.rows:
                     yield ShardEnd(waiting.pop(0), layout)
                     if waiting:
@@ -231,7 +243,7 @@ def stream_posts(
             for shard in waiting:
                 yield ShardEnd(shard, layout)
     for posts in arrivals.rest():
-        yield from submit.arrived(posts)
+        yield from arrived(posts)
 
 
 class _New(NamedTuple):
@@ -241,33 +253,6 @@ class _New(NamedTuple):
     text: str | None
     image: Image
     image_reason: str | None = None
-
-
-class _Submit:
-    """Hands posts to the pool, a few at a time."""
-
-    def __init__(self, prepare: Prepare, pool: Executor, at_once: int) -> None:
-        self._prepare = prepare
-        self._pool = pool
-        self._at_once = at_once
-
-    def __call__(self, posts: Sequence[_New]) -> Prepared:
-        def prepare(some: Sequence[_New]) -> list[tuple[Answer, PreparedPost | DeadLetter]]:
-            return [(post.answer, self._prepare(*post)) for post in some]
-
-        return [
-            self._pool.submit(prepare, posts[start : start + self._at_once])
-            for start in range(0, len(posts), self._at_once)
-        ]
-
-    def arrived(self, came: Sequence[tuple[Waiting, Fetched]]) -> Iterator[Arrival]:
-        """Yield what has arrived, if anything has."""
-        if came:
-            yield Arrival(
-                self([_New(*waited, got.content, got.reason) for waited, got in came]),
-                posts=len(came),
-                bytes=sum(len(got.content or b"") for _, got in came),
-            )
 
 
 class _Answers:
@@ -293,7 +278,7 @@ def _chunk(
     kept: Sequence[pa.Field] | None,
     wanted: Collection[int] | None,
     answers: _Answers,
-    submit: _Submit,
+    submit: Callable[[Sequence[_New]], Prepared],
     arrivals: Arrivals[Waiting],
     labels: Sequence[str],
 ) -> Chunk:
