@@ -12,7 +12,7 @@ import itertools
 import re
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 # Of a file: a picture of the largest size has a few thousand, however small its writer cuts them.
@@ -255,15 +255,8 @@ def _ends_as_a_codestream(view: memoryview) -> bool:
 
 
 def _webp(view: memoryview) -> Container:
-    kind, start = bytes(view[12:16]), 20
+    """The first picture, without what it says of itself: how long the file is, colours, texts."""
     size = None
-    if kind == b"VP8X":
-        size = tuple(1 + int.from_bytes(view[start + p : start + p + 3], "little") for p in (4, 7))
-    elif kind == b"VP8L":
-        both = int.from_bytes(view[start + 1 : start + 5], "little")
-        size = (1 + (both & 0x3FFF), 1 + (both >> 14 & 0x3FFF))
-    elif kind == b"VP8 ":
-        size = tuple(value & 0x3FFF for value in struct.unpack_from("<HH", view, start + 6))
     orientation = 1
     kept: list[bytes | memoryview] = []
     data: bytes | memoryview = view
@@ -273,19 +266,42 @@ def _webp(view: memoryview) -> Container:
             break
         (length,) = struct.unpack_from("<I", view, place + 4)
         name, end = bytes(view[place : place + 4]), place + 8 + length + length % 2
+        content = view[place + 8 : place + 8 + length]
         if name == b"EXIF":
-            orientation = orientation_of(view[place + 8 : place + 8 + length])
+            orientation = orientation_of(content)
             break
-        if name == b"VP8X":
+        if data is not view:
+            # Of a picture that is whole, only how to turn it may follow.
+            pass
+        elif name == b"VP8X":
+            size = tuple(1 + int.from_bytes(content[p : p + 3], "little") for p in (4, 7))
             # Of what it says will come: that some of it is transparent, and that frames do.
-            kept = [view[place : place + 8], bytes([view[place + 8] & 0x12]), view[place + 9 : end]]
-        if kept and name in (b"ANIM", b"ANMF") and data is view:
+            kept = [view[place : place + 8], bytes([content[0] & 0x12]), view[place + 9 : end]]
+        elif name in (b"ANIM", b"ANMF", b"ALPH") and kept:
             kept.append(view[place:end])
-        if kept and name == b"ANMF" and data is view and end <= len(view):
-            body = b"".join(kept)
-            data = b"RIFF" + struct.pack("<I", 4 + len(body)) + b"WEBP" + body
+            if name == b"ANMF" and end <= len(view):
+                data = _as_webp(kept)
+        elif name in (b"VP8 ", b"VP8L"):
+            if not any(bytes(part[:4]) == b"ALPH" for part in kept):
+                # Its own size is the one that counts then.
+                kept, size = [], _frame_size(name, content)
+            if len(content) == length:
+                data = _as_webp([*kept, view[place : place + 8], content, bytes(length % 2)])
         place = end
     return Container(data, "WEBP", size, orientation)  # type: ignore[arg-type]
+
+
+def _frame_size(name: bytes, content: memoryview) -> tuple[int, int]:
+    if name == b"VP8L":
+        both = int.from_bytes(content[1:5], "little")
+        return 1 + (both & 0x3FFF), 1 + (both >> 14 & 0x3FFF)
+    width, height = struct.unpack_from("<HH", content, 6)
+    return width & 0x3FFF, height & 0x3FFF
+
+
+def _as_webp(parts: Sequence[bytes | memoryview]) -> bytes:
+    body = b"".join(parts)
+    return b"RIFF" + struct.pack("<I", 4 + len(body)) + b"WEBP" + body
 
 
 def _gif(view: memoryview) -> Container:

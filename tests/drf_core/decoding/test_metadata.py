@@ -164,6 +164,19 @@ def test_a_wrong_sum_at_the_end_costs_no_png() -> None:
     assert decode_image(whole[: len(whole) // 2] + whole[-20:], **LIMITS)[1] == "truncated"
 
 
+@pytest.mark.parametrize("lossless", [False, True])
+def test_what_a_webp_says_of_its_length_or_canvas_costs_no_picture(lossless: bool) -> None:
+    data = encoded(picture(), "WEBP", lossless=lossless)
+    canvas = b"VP8X" + struct.pack("<I", 10) + bytes(10)
+    whole = np.asarray(decoded(data))
+    for size in (0, len(data) - 30, len(data) + 1000, 0xFFFFFFFF):
+        said = b"RIFF" + struct.pack("<I", size) + b"WEBP"
+        assert np.array_equal(np.asarray(decoded(said + data[12:])), whole)
+        assert np.array_equal(np.asarray(decoded(said + canvas + data[12:])), whole)
+    # The frame's own size counts, whatever the canvas's is.
+    assert decode_image(said + canvas + data[12:], max_pixels=99, max_bytes=10**6)[1] == "too_large"
+
+
 @pytest.mark.parametrize("progressive", [False, True])
 def test_a_jpeg_that_lacks_only_its_end_mark_is_whole(progressive: bool) -> None:
     data = encoded(picture(200, 150), "JPEG", progressive=progressive, quality=90)
