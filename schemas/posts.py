@@ -36,7 +36,7 @@ ROLES = ("post_id", "text", "image", "image_uri")
 
 _TEXT_TYPES = "string, large_string, string_view or a dictionary of those"
 _EXPECTED = {
-    "post_id": f"{_TEXT_TYPES}, an integer, a decimal without fraction, a UUID or UTF-8 bytes",
+    "post_id": f"{_TEXT_TYPES}, whole numbers, a UUID or UTF-8 bytes",
     "text": f"{_TEXT_TYPES}, or UTF-8 bytes",
     "image": "binary, struct<bytes: binary, path: string>, string (base64, data: URI, path), "
     "or a list of those",
@@ -327,7 +327,7 @@ def fits_role(found: pa.DataType, role: str) -> bool:
         if pa.types.is_fixed_size_binary(plain):
             return bool(plain.byte_width == _UUID_BYTES)
         known = _is_text(plain) or _is_bytes(plain) or pa.types.is_integer(plain)
-        return known or whole or plain in (pa.uuid(), pa.null())
+        return known or whole or plain in (pa.uuid(), pa.null(), pa.float64())
     if _is_text(plain) or _is_bytes(plain) or pa.types.is_null(plain):
         # Hive and Impala write texts as bytes and do not say so.
         return True
@@ -375,6 +375,14 @@ def _strings(column: pa.Array, to: pa.DataType) -> pa.Array:
             value if value is None else str(uuid.UUID(bytes=value)) for value in column.to_pylist()
         ]
         return pa.array(ids, to)
+    if pa.types.is_floating(column.type):
+        # pandas makes ids float where one is missing; those past 2**53 are no ids any more.
+        column = pc.if_else(pc.is_nan(column), None, column)
+        exact = pc.and_(pc.equal(pc.floor(column), column), pc.less(pc.abs(column), 2**53))
+        if pc.all(exact).as_py() is False:
+            way_out = "floats hold no other: write ids as integers or text"
+            raise SchemaError("a file", "post_id", "double", "whole numbers below 2**53", way_out)
+        column = column.cast(pa.int64())
     if not _is_text(column.type) and not _is_bytes(column.type):
         return column.cast(to)
     # Parquet readers trust that a string column is UTF-8, not every writer cares: a cast from

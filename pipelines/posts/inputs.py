@@ -235,7 +235,7 @@ def _with_texts(schema: pa.Schema, columns: PostColumns | None) -> pa.Schema:
         field.with_type(pa.string())
         if pa.types.is_primitive(field.type)
         and field.name in roles
-        and not fits_role(field.type, roles[field.name])
+        and (pa.types.is_floating(field.type) or not fits_role(field.type, roles[field.name]))
         else field
         for field in schema
     ]

@@ -74,6 +74,16 @@ def test_every_text_type_is_accepted_everywhere(type_: pa.DataType):
     }
 
 
+def test_ids_that_pandas_made_float_are_whole_numbers() -> None:
+    texts = pa.array(["a", "b", "c"])
+    found = coerced({"post_id": pa.array([1.0, None, float("nan")]), "text": texts, "image": texts})
+    assert found["post_id"].to_pylist() == ["1", None, None]
+    for wrong in (1.5, 1.7e18, float("inf")):
+        ids = pa.array([1.0, None, wrong])
+        with pytest.raises(SchemaError, match="'post_id': found double, expected whole numbers"):
+            coerced({"post_id": ids, "text": texts, "image": texts})
+
+
 @pytest.mark.parametrize("type_", [pa.int8(), pa.int64(), pa.uint64()], ids=str)
 def test_integer_ids_become_decimal_strings(type_: pa.DataType):
     ids = pa.array([0, 127, None], type_)
@@ -208,8 +218,8 @@ def test_a_mapping_that_makes_no_sense_is_refused(items: list[str], says: str):
     ("types", "says"),
     [
         (
-            {"post_id": pa.float64(), "text": pa.string(), "image": pa.binary()},
-            "night/p.parquet: column 'post_id': found double, expected string",
+            {"post_id": pa.date32(), "text": pa.string(), "image": pa.binary()},
+            "night/p.parquet: column 'post_id': found date32.*, expected string",
         ),
         (
             {"post_id": pa.string(), "text": pa.list_(pa.string()), "image": pa.binary()},
