@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from drf_core.annotator import UNFAMILIAR, Annotator, Prediction, PreparedPost
-from drf_core.checkpoint import read_checkpoint
+from drf_core.checkpoint import DEFAULT_FOLDER, read_checkpoint
 from drf_core.evaluation.metrics import auroc
 from pipelines.sample.command import make_sample
 from pipelines.storage.checkpoints import DEFAULT_MODEL, resolve_model
@@ -136,3 +136,15 @@ def test_its_qualities_are_calibrated_on_original_size_posts(
         quality = np.array([m.quality for m in found if m.reason is None])
         assert len(quality) > 600
         assert 0.03 <= (quality < 0.05).mean() <= 0.07, modality
+
+
+def test_the_readme_says_what_the_card_says() -> None:
+    card = (DEFAULT_FOLDER / "README.md").read_text(encoding="utf-8")
+    readme = (DEFAULT_FOLDER.parents[1] / "README.md").read_text(encoding="utf-8")
+    cells = ("clean", "text corrupt", "text discard", "image corrupt", "image discard")
+    rows = [line.strip("| ").split(" | ") for line in card.splitlines() if line.startswith("| ")]
+    found = {cell: [row for row in rows if row[0] == cell] for cell in cells}
+    f1 = " | ".join(found[cell][0][3].removeprefix("0") for cell in cells)
+    accuracy = " | ".join(found[cell][1][1].removeprefix("0") for cell in cells)
+    assert f"| macro F1, uniform prior | {f1} |" in readme
+    assert f"| accuracy, the posts' prior | {accuracy} |" in readme
