@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -69,7 +70,8 @@ def cached_graphs(
     """
     entry = cache / key
     if (found := read_graphs(entry)) is not None:
-        _touch(entry)
+        with contextlib.suppress(OSError):
+            os.utime(entry)
         return found
     made = make()
     try:
@@ -97,18 +99,9 @@ def cached_graphs(
     return read_graphs(entry) or made
 
 
-def _touch(entry: Path) -> None:
-    try:
-        os.utime(entry)
-    except OSError:
-        return
-
-
 def _remove_unused(cache: Path) -> None:
     oldest = time.time() - _KEPT_SECONDS
     for entry in cache.iterdir():
-        try:
+        with contextlib.suppress(OSError):
             if entry.stat().st_mtime < oldest:
                 shutil.rmtree(entry, ignore_errors=True)
-        except OSError:
-            continue

@@ -11,6 +11,7 @@ import uuid
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from pipelines.annotate.output import layout
 from pipelines.storage.files import OutputError, Store, to_json
@@ -66,35 +67,30 @@ class Attempt:
         self.began = time.time()
         self._store = store
         host, process = socket.gethostname(), os.getpid()
+        self._name = layout.attempt_record(key, self.id)
         self._state = AttemptState(key, self.id, run_id, 0, 0, host, process, self.began)
-        self._written = 0.0
         self._suspects: set[tuple[int, str]] = set()
-        self.touch(0)
+        self._write()
 
     def touch(self, rows: int, dead_letters: int = 0) -> None:
         """Put on record how many rows of the shard are done; cheap to call often."""
-        now = time.monotonic()
-        if self._written and now - self._written < _TOUCH_SECONDS:
-            return
-        self._written = now
-        self._state = dataclasses.replace(self._state, rows=rows, dead_letters=dead_letters)
-        self._write()
+        if time.monotonic() - self._written >= _TOUCH_SECONDS:
+            self._write(rows=rows, dead_letters=dead_letters)
 
     def suspect(self, row: int, kind: str) -> None:
         """Name a source row, its text or image, that an interrupt met in work for long."""
         self._suspects.add((row, kind))
 
-    def _write(self) -> None:
+    def _write(self, **done: Any) -> None:
+        self._written = time.monotonic()
         suspects = tuple(sorted(self._suspects))
-        self._state = dataclasses.replace(self._state, updated=time.time(), suspects=suspects)
+        self._state = dataclasses.replace(
+            self._state, updated=time.time(), suspects=suspects, **done
+        )
         # It only tells of the work, and the work does not end for it.
         with contextlib.suppress(OutputError):
             data = to_json(dataclasses.asdict(self._state))
             self._store.write(self._name, data, durable=False)
-
-    @property
-    def _name(self) -> str:
-        return layout.attempt_record(self._state.key, self.id)
 
     def end(self) -> None:
         """Take it off the record: it ended in an orderly way, with a commit or without.

@@ -19,7 +19,14 @@ from pipelines.annotate.report.significance import (
     EXPECTED_BELOW,
     NIGHTS_PER_FALSE_ALARM,
 )
-from pipelines.annotate.report.verdict import FAILED, HELD_BACK, LOOK, PUBLISHED, measure_name
+from pipelines.annotate.report.verdict import (
+    FAILED,
+    HELD_BACK,
+    LOOK,
+    PUBLISHED,
+    measure_name,
+    percent,
+)
 from schemas.annotations import MODALITIES
 
 _KINDS = {PUBLISHED: "good", LOOK: "look", HELD_BACK: "held", FAILED: "failed"}
@@ -88,14 +95,13 @@ def _environment() -> jinja2.Environment:
     environment.filters |= {
         "shown": shown,
         "plain": plain,
-        "percent": lambda share: f"{100 * share:.1f} %",
+        "percent": percent,
         "points": lambda share: f"{100 * share:+.1f}".replace("-", "−"),
         "logits": lambda value: f"{round(value, 2) + 0.0:+.2f}".replace("-", "−"),
         "count": lambda number: f"{number:,}",
         "of": lambda number, what: f"{number:,} {what}{'' if number == 1 else 's'}",
         "words": lambda name: name.replace("_", " "),
         "duration": duration,
-        "size": size,
         "measure": measure_name,
         "moment": _moment,
     }
@@ -135,15 +141,6 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
-
-
-def size(number: float) -> str:
-    """Bytes as people say them."""
-    for unit in ("bytes", "KB", "MB", "GB"):
-        if number < 1000:
-            return f"{number:.0f} {unit}" if unit == "bytes" else f"{number:.1f} {unit}"
-        number /= 1000
-    return f"{number:.1f} TB"
 
 
 def _moment(text: str) -> Markup:
