@@ -203,7 +203,10 @@ def _plain(post: Mapping[str, Any]) -> dict[str, Any]:
     """A post whose values are what the job works on, whatever a table put in their place."""
     post = post if isinstance(post, Mapping) else {}
     image, path = plain_image(post.get("image"))
-    text = post.get("text")
+    post_id, text = post.get("post_id"), post.get("text")
+    if isinstance(post_id, float) and post_id.is_integer() and abs(post_id) < 2**53:
+        # As pandas has ids of which one is missing.
+        post_id = int(post_id)
     if isinstance(text, bytes):
         text = text.decode(errors="replace")
     uri = plain_value(post.get("image_uri"), (str,)) or path
@@ -212,7 +215,7 @@ def _plain(post: Mapping[str, Any]) -> dict[str, Any]:
         image = image or held
     return {
         **post,
-        "post_id": plain_value(post.get("post_id"), (str,)),
+        "post_id": plain_value(post_id, (str,)),
         "text": plain_value(text, (str,)),
         "image": image,
         "image_uri": uri,

@@ -275,7 +275,7 @@ def _column(batch: pa.RecordBatch, name: str, role: str) -> pa.Array:
         return column
     if column.null_count < len(column):
         way_out = "its footer says that it holds no value; write the file again"
-        raise SchemaError("a file", name, str(column.type), _EXPECTED[role], way_out)
+        raise SchemaError("its rows", name, str(column.type), _EXPECTED[role], way_out)
     return pa.nulls(len(column), pa.string())
 
 
@@ -381,7 +381,7 @@ def _strings(column: pa.Array, to: pa.DataType) -> pa.Array:
         exact = pc.and_(pc.equal(pc.floor(column), column), pc.less(pc.abs(column), 2**53))
         if pc.all(exact).as_py() is False:
             way_out = "floats hold no other: write ids as integers or text"
-            raise SchemaError("a file", "post_id", "double", "whole numbers below 2**53", way_out)
+            raise SchemaError("its rows", "post_id", "double", "whole numbers below 2**53", way_out)
         column = column.cast(pa.int64())
     if not _is_text(column.type) and not _is_bytes(column.type):
         return column.cast(to)

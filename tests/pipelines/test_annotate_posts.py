@@ -72,10 +72,14 @@ def test_annotations_have_the_columns_of_the_job(tiny_checkpoint: Path) -> None:
 
 def test_fields_may_be_absent_and_ids_be_numbers(tiny_checkpoint: Path) -> None:
     annotations, dead_letters = annotate(
-        [{"post_id": 7, "text": "sunny"}, {"text": "nobody's"}], model=str(tiny_checkpoint)
+        [{"post_id": 7, "text": "sunny"}, {"text": "nobody's"}, {"post_id": 8.0, "text": "rain"}],
+        model=str(tiny_checkpoint),
     )
 
-    assert [(row["post_id"], row["image_state"]) for row in annotations] == [("7", "recovered")]
+    assert [(row["post_id"], row["image_state"]) for row in annotations] == [
+        ("7", "recovered"),
+        ("8", "recovered"),
+    ]
     assert [row["reason"] for row in dead_letters] == ["no_post_id"]
 
 
