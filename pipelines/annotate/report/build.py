@@ -22,6 +22,7 @@ from pipelines.annotate.report.significance import Moments, expected_accuracy, s
 from pipelines.annotate.report.verdict import judge, next_commands
 from schemas.annotations import MODALITIES
 from schemas.manifest import Manifest
+from schemas.read_record import read_record
 
 REPORT_VERSION = 1
 
@@ -109,7 +110,7 @@ def compare_report(
     known: nights, whenever they were. runs: the output's earlier ones. against: a night to compare
     with; the one before by default.
     """
-    night = Night(**report["night"]) if report["night"] else None
+    night = read_record(Night, report["night"]) if report["night"] else None
     changes: list[dict[str, Any]] = []
     likeness: dict[str, dict[str, Any]] = {}
     before: Night | None = None

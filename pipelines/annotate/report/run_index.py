@@ -10,6 +10,7 @@ from typing import Any
 
 from pipelines.annotate.report.nights import Night
 from pipelines.storage.files import Store, to_json
+from schemas.read_record import read_record
 
 INDEX = "_runs/index.jsonl"
 
@@ -44,10 +45,8 @@ def read_index(store: Store) -> list[RunLine]:
     lines: dict[str, RunLine] = {}
     for text in (data or b"").decode(errors="replace").splitlines():
         try:
-            fields = json.loads(text)
-            nights = [Night(**night) for night in fields["nights"]]
-            line = RunLine(**{**fields, "nights": nights})
-        except (ValueError, TypeError, KeyError):
+            line = read_record(RunLine, json.loads(text))
+        except ValueError:
             continue
         lines.pop(line.run_id, None)
         lines[line.run_id] = line
