@@ -88,6 +88,12 @@ def test_columns_without_a_name_are_none(tmp_path: Path) -> None:
     assert rows_of(path) == [{"id": "1", "text": "a day"}]
 
 
+@pytest.mark.parametrize("name", ["ORCID", "PAR1", "BZh", "FEA1"])
+def test_a_column_may_be_called_as_other_files_begin(tmp_path: Path, name: str) -> None:
+    path = written(tmp_path / "a.csv", f"{name},text\n1,a day, in café\n2,b\n3,c\n")
+    assert [row[name] for row in rows_of(path)] == [None, "2", "3"]
+
+
 @pytest.mark.parametrize("depth", [10, 100, 900])
 def test_what_is_nested_deeper_than_a_type_can_be_is_text(tmp_path: Path, depth: int) -> None:
     found = rows_of(written(tmp_path / "a.jsonl", f'{{"x": {"[" * depth}7{"]" * depth}}}'))
