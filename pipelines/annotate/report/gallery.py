@@ -155,18 +155,18 @@ def _card(row: Mapping[str, Any], post: SourcePost, image: str | None) -> dict[s
     }
 
 
-def thumbnail(image: bytes | None) -> str | None:
-    """A data: URI of an image at most 96 pixels wide and high, None where there is nothing to see.
+def thumbnail(image: bytes | None, edge: int = _EDGE) -> str | None:
+    """A data: URI of an image at most `edge` pixels wide and high, None where nothing is to see.
 
     Decoded and encoded again: neither EXIF nor any byte of the original is left.
     """
     picture, reason = decode_image(
-        image, max_pixels=MAX_IMAGE_PIXELS, max_bytes=MAX_IMAGE_BYTES, target=_EDGE
+        image, max_pixels=MAX_IMAGE_PIXELS, max_bytes=MAX_IMAGE_BYTES, target=edge
     )
     if picture is None or reason:
         return None
     picture = picture.convert("RGB")
-    picture.thumbnail((_EDGE, _EDGE))
+    picture.thumbnail((edge, edge))
     buffer = io.BytesIO()
     picture.save(buffer, "WEBP", quality=70)
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -25,6 +25,9 @@ from pipelines.storage.files import Store, open_store
 from schemas.annotations import MODALITIES
 from schemas.errors import UsageError
 
+# What a person can judge a picture by, and a table of hundreds can hold.
+_EDGE = 384
+
 
 def add_review_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `drf review`."""
@@ -70,7 +73,8 @@ def _export(store: Store, arguments: argparse.Namespace) -> int:
         if place in posts:
             post = posts[place]
             fields = {"weight": float(weight), "kind": kind, "run_id": run_id, "text": post.text}
-            found.append({**record, **fields, "image": thumbnail(post.image)})
+            picture = thumbnail(post.image, _EDGE) or post.image_uri
+            found.append({**record, **fields, "image": picture})
     if not found:
         raise UsageError(f"the posts cannot be read again: {'; '.join(problems[:3])}")
     # They are what people posted: nobody else's to read.

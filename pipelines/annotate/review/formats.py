@@ -1,11 +1,13 @@
 """Posts to label and answers, as tables and as labelling tools have them.
 
-csv: one row per post with an empty column `answer`. label-studio: its task format, a JSON
-array, and its JSON export. argilla: a JSON line per record, with fields, metadata and responses.
+csv: one row per post with an empty column `answer`, pictures in a folder beside. label-studio: its
+task format, a JSON array, and its JSON export. argilla: a JSON line per record, with fields,
+metadata and responses.
 """
 
 from __future__ import annotations
 
+import base64
 import csv
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,13 +28,20 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 def write_posts(
     path: Path, kind: str, posts: Sequence[Mapping[str, Any]], labels: Sequence[str]
 ) -> None:
-    """Write posts to label. posts: FIELDS, text and image (a data: URI or None) of each."""
+    """Write posts to label.
+
+    posts: FIELDS, text and image (a data: URI, an address or None) of each.
+    """
     if kind == "csv":
+        folder = path.with_name(f"{path.stem}_images")
         with path.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, [*FIELDS, "text", "answer"], extrasaction="ignore")
+            names = [*FIELDS, "text", "image", "answer"]
+            writer = csv.DictWriter(file, names, extrasaction="ignore")
             writer.writeheader()
-            for post in posts:
-                writer.writerow({**post, "text": _cell(post["text"]), "answer": ""})
+            for number, post in enumerate(posts, 1):
+                image = _beside(post["image"], folder / f"{number:05}.webp")
+                cells = {"text": _cell(post["text"]), "image": _cell(image), "answer": ""}
+                writer.writerow({**post, **cells})
         return
     if kind == "label-studio":
         tasks = [
@@ -103,6 +112,15 @@ def read_answers(path: Path) -> list[dict[str, Any]]:
 
 def _meta(post: Mapping[str, Any]) -> dict[str, Any]:
     return {name: post[name] for name in FIELDS}
+
+
+def _beside(image: str | None, path: Path) -> str | None:
+    """What a table says of an image: its address, or where its bytes were written."""
+    if image is None or not image.startswith("data:"):
+        return image
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(base64.b64decode(image.partition(",")[2]))
+    return f"{path.parent.name}/{path.name}"
 
 
 def _cell(text: str | None) -> str:

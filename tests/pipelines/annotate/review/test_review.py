@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from pipelines.annotate.review.accuracy import weighted_accuracy
 from pipelines.annotate.review.draw import draw_posts
@@ -129,6 +130,10 @@ def test_a_night_is_reviewed_from_end_to_end(
     assert main(["review", out, "--export", str(table), "--n", "100"]) == 0
     assert table.stat().st_mode & 0o777 == 0o600
     rows = list(csv.DictReader(table.open(newline="")))
+    shown = [row["image"] for row in rows]
+    assert "https://media.example.org/0.jpg" in shown
+    pictures = [Image.open(tmp_path / name) for name in shown if not name.startswith("https:")]
+    assert len(pictures) == 8 and all(max(one.size) <= 384 for one in pictures)
     # The stand-in says a third of each label; let a third of its labels be right.
     for row in rows:
         row["answer"] = "positive"
