@@ -6,12 +6,12 @@ import pyarrow as pa
 
 DEAD_LETTERS_SCHEMA_VERSION = 1
 
-# Where the post was given up.
-STAGES = ("check", "decode", "model")
-
 
 def dead_letters_schema() -> pa.Schema:
-    """Return the schema of dead letters: post_id is null where the post had none."""
+    """Return the schema of dead letters.
+
+    post_id is null where the post had none; stage, where it was given up: check, decode or model.
+    """
     return pa.schema(
         [
             pa.field("post_id", pa.string()),

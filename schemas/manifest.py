@@ -11,18 +11,16 @@ from schemas.read_record import read_record
 
 MANIFEST_SCHEMA_VERSION = 1
 
-# published: by this run. up_to_date: by an earlier run, nothing to do. failed: cannot be read
-# or annotated. held_back: too many dead letters, or a failed file under --strict.
-# incomplete: shards of it are not committed yet. overtaken: a run that was planned later has
-# published it, and it stays as that run left it.
-FILE_STATUSES = ("published", "up_to_date", "failed", "held_back", "incomplete", "overtaken")
-
 
 @dataclass(frozen=True)
 class FileCounts:
     """One input file: rows in, rows out, and the parts that hold them.
 
     parts: names of the parts, the same below annotations/ and dead_letters/.
+    status: published by this run; up_to_date: by an earlier one, nothing to do; failed: cannot be
+        read or annotated; held_back: too many dead letters, or a failed file under --strict;
+        incomplete: shards of it are not committed yet; overtaken: a run that was planned later has
+        published it, and it stays as that run left it.
     error: one line where status is failed.
     identity: of the content that was planned (checksum, etag, or size, time and footer hash);
         null where the file could not be read.

@@ -16,8 +16,6 @@ from schemas.annotations import check_kept_names
 from schemas.errors import SchemaError, UsageError
 from schemas.image_columns import decode_bytes, decode_texts, is_list, nth_of_lists, resolve_uris
 
-POSTS_SCHEMA_VERSION = 1
-
 # Of a longer text the beginning is read, far more than any encoder sees; a longer id is none.
 MAX_TEXT_CHARACTERS = 65_536
 MAX_ID_CHARACTERS = 1_024

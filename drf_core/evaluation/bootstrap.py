@@ -20,16 +20,13 @@ class Interval:
 
 
 @dataclass(frozen=True)
-class Difference:
-    """One model's figure less another's, with its interval.
+class Difference(Interval):
+    """One model's figure less another's.
 
     p: two-sided, from the bootstrap; p_holm: corrected for the number of comparisons in the
     family.
     """
 
-    value: float
-    low: float
-    high: float
     p: float
     p_holm: float
 
@@ -95,7 +92,8 @@ def differences(
         for cell in range(len(found))
     ]
     return [
-        Difference(bounds.value, bounds.low, bounds.high, p[cell], corrected)
+        Difference(
+            **vars(interval(float(found[cell]), pairs[:, cell])), p=p[cell], p_holm=corrected
+        )
         for cell, corrected in enumerate(holm(p))
-        for bounds in [interval(float(found[cell]), pairs[:, cell])]
     ]
