@@ -61,19 +61,17 @@ class StagedShard:
         """The schema that add_annotations takes."""
         return self._parts[layout.ANNOTATIONS].schema
 
-    def add_annotations(self, rows: pa.RecordBatch | pa.Table) -> None:
+    def add_annotations(self, rows: pa.Table) -> None:
         """Add annotations, in the order of source_row."""
-        self._add(layout.ANNOTATIONS, rows)
+        self._parts[layout.ANNOTATIONS].add(rows)
 
-    def add_dead_letters(
-        self, rows: pa.RecordBatch | pa.Table, modality_reasons: Iterable[str] = ()
-    ) -> None:
+    def add_dead_letters(self, rows: pa.Table, modality_reasons: Iterable[str] = ()) -> None:
         """Add dead letters, in the order of source_row.
 
         modality_reasons: why their texts and images could not be used (fetch_failed, …), one
         item per modality that could not.
         """
-        self._add(layout.DEAD_LETTERS, rows)
+        self._parts[layout.DEAD_LETTERS].add(rows)
         self._lost_reasons.update(modality_reasons)
 
     def commit(self) -> CommitRecord:
@@ -142,7 +140,3 @@ class StagedShard:
             self._store.write(name, data)
         self._parts = {}
         return record
-
-    def _add(self, tree: str, rows: pa.RecordBatch | pa.Table) -> None:
-        table = pa.Table.from_batches([rows]) if isinstance(rows, pa.RecordBatch) else rows
-        self._parts[tree].add(table)

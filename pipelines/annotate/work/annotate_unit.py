@@ -10,8 +10,6 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 
-import pyarrow as pa
-
 from drf_core.annotator import PreparedPost
 from drf_core.decoding.children import ChildrenStoppedError
 from drf_core.runtimes.choice import available_cores
@@ -262,8 +260,6 @@ class _Annotation:
         results = [answer.result for answer in chunk.answers if answer.result is not None]
         count_results(results)
         now = datetime.datetime.now(datetime.timezone.utc)
-        annotations: pa.RecordBatch | pa.Table
-        dead_letters: pa.RecordBatch | pa.Table
         annotations, dead_letters = build_rows(
             self._run,
             chunk.shard.source_file,

@@ -43,7 +43,7 @@ class EarlierRows:
         }
 
     def completed(
-        self, first_row: int, rows: int, annotations: pa.RecordBatch, dead_letters: pa.RecordBatch
+        self, first_row: int, rows: int, annotations: pa.Table, dead_letters: pa.Table
     ) -> tuple[pa.Table, pa.Table, list[str]]:
         """Rows computed anew of a range, and the earlier ones of the others, by source_row.
 
@@ -91,7 +91,7 @@ def read_earlier(store: Store, shard: Shard) -> EarlierRows | None:
     return EarlierRows(tables[layout.ANNOTATIONS], tables[layout.DEAD_LETTERS], reasons)
 
 
-def _merged(earlier: pa.Table, new: pa.RecordBatch) -> pa.Table:
+def _merged(earlier: pa.Table, new: pa.Table) -> pa.Table:
     columns = [
         earlier[field.name].cast(field.type)
         if field.name in earlier.column_names
@@ -99,7 +99,7 @@ def _merged(earlier: pa.Table, new: pa.RecordBatch) -> pa.Table:
         for field in new.schema
     ]
     before = pa.Table.from_arrays(columns, schema=new.schema)
-    return pa.concat_tables([before, pa.Table.from_batches([new])]).sort_by("source_row")
+    return pa.concat_tables([before, new]).sort_by("source_row")
 
 
 def _lost(message: str) -> tuple[str, ...]:

@@ -80,7 +80,7 @@ def build_rows(
     results: Sequence[Result],
     kept: pa.RecordBatch,
     annotated_at: datetime.datetime,
-) -> tuple[pa.RecordBatch, pa.RecordBatch]:
+) -> tuple[pa.Table, pa.Table]:
     """Annotations and dead letters of consecutive source rows; each new row is in one of them.
 
     What is as before is in neither. post_ids, results and the rows of `kept` (the columns named
@@ -122,8 +122,8 @@ def build_rows(
         if isinstance(result, DeadLetter)
     ]
     return (
-        pa.RecordBatch.from_arrays(columns, schema=schema),
-        pa.RecordBatch.from_pylist(dead_letters, schema=dead_letters_schema()),
+        pa.Table.from_arrays(columns, schema=schema),
+        pa.Table.from_pylist(dead_letters, schema=dead_letters_schema()),
     )
 
 

@@ -132,7 +132,7 @@ class Stages:
             ids = [f"{start + row}" for row in range(len(results))]
             kept = self._kept.slice(0, len(results))
             rows, _ = build_rows(self._run, "file", start, ids, results, kept, now)
-            writer.add(pa.Table.from_batches([rows]))
+            writer.add(rows)
         writer.close()
         writer.discard()
 

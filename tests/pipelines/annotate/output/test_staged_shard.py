@@ -106,7 +106,7 @@ class TestCommits:
             for row, post in enumerate(posts):
                 rows = [annotation(plan.options, shard, row, post)]
                 table = pa.Table.from_pylist(rows, parts.annotations_schema)
-                parts.add_annotations(table.to_batches()[0])
+                parts.add_annotations(table)
             record = parts.commit()
         part = pq.ParquetFile(store.full(record.staged(layout.ANNOTATIONS)))
         assert part.num_row_groups == 1
