@@ -70,6 +70,10 @@ class FeatureViews:
         kept = torch.tensor([kind != DISCARD for kind in kinds], dtype=torch.bool)
         return self.features[index, chosen].float(), self.present[index, chosen] & kept
 
+    def rows(self, index: Tensor) -> FeatureViews:
+        """The views of some posts."""
+        return FeatureViews(self.features[index], self.present[index], self.kinds)
+
 
 @dataclass(frozen=True)
 class PickedFeatures:

@@ -232,9 +232,7 @@ def test_what_a_post_lacks_is_not_swapped_in(
         found = encode_views(model, corpus, modality, [SWAPPED], seed)
         there = [True, False, False, False, True, True]
         assert found.present.tolist() == [[one, one] for one in there]
-        some = [0, 4, 5]
-        whole = FeatureViews(found.features[some], found.present[some], found.kinds)
-        partners = swapped_with(whole)
+        partners = swapped_with(found.rows(torch.tensor([0, 4, 5])))
         assert sorted(partners) == [0, 1, 2]
         assert all(partner != post for post, partner in enumerate(partners))
 
