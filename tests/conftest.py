@@ -25,10 +25,15 @@ COSTLY_FIXTURES = {"drf", "annotate", "shared", "remote", "gs", "s3"}
 COSTLY_ROOMS = (
     *("benchmarks/", "deploy/", "pipelines/train/", "pipelines/evaluate/", "drf_core/runtimes/"),
     *("drf_core/training/", "drf_core/corpus/test_views.py", "drf_core/decoding/test_decoders.py"),
-    *("drf_core/model/test_auto_classes.py", "pipelines/annotate/work/test_annotate_unit"),
-    *("test_readme.py", "drf_core/test_default_checkpoint.py", "pipelines/test_annotate_posts.py"),
-    *("pipelines/annotate/test_", "pipelines/annotate/end_to_end/"),
-    *("pipelines/annotate/engines/test_prism.py", "pipelines/annotate/publish/test_publishing_k"),
+    *("drf_core/model/test_auto_classes.py", "drf_core/test_default_checkpoint.py"),
+    *("test_readme.py", "pipelines/test_annotate_posts.py"),
+    *(
+        f"pipelines/annotate/{room}"
+        for room in (
+            *("test_", "end_to_end/", "engines/test_prism.py", "publish/test_publishing_k"),
+            "work/test_annotate_unit",
+        )
+    ),
 )
 
 

@@ -12,7 +12,9 @@ import datetime
 import errno
 import json
 import os
+import random
 import shutil
+import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -37,7 +39,8 @@ _NO_BUCKET = "the bucket does not exist; create it, or correct the URL"
 # Half-written files lie here, never beside the data: DuckDB's globs skip no leading "." or "_".
 TEMPORARY = "_staging/tmp"
 
-_TRIES_TO_PUT = 8
+_TRIES_TO_PUT = 40
+_MOST_PAUSE = 0.001
 
 
 class OutputError(DRFError):
@@ -51,8 +54,8 @@ class OutputRefusedError(OutputError):
 def into_folder(path: str, put: Callable[[str], _Result]) -> _Result:
     """Make the folder of a path on this machine's disk, and put something there.
 
-    Another run may remove the folder in between, since it is empty: so a few times anew. Raises
-    what `put` does.
+    Another run may remove the folder in between, since it is empty: so again, for some 20 ms.
+    Raises what `put` does.
     """
     for _ in range(_TRIES_TO_PUT):
         # That a folder is there may be true no more when it is looked at.
@@ -60,6 +63,8 @@ def into_folder(path: str, put: Callable[[str], _Result]) -> _Result:
             os.makedirs(os.path.dirname(path))
         with contextlib.suppress(FileNotFoundError):
             return put(path)
+        # Not in step with who removes it.
+        time.sleep(random.uniform(0, _MOST_PAUSE))
     return put(path)
 
 

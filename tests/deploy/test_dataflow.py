@@ -262,7 +262,7 @@ def test_what_a_worker_on_dataflow_raised_is_told_in_one_line() -> None:
     text = (
         "Dataflow pipeline failed. State: FAILED, Error:\n"
         "Traceback (most recent call last):\n"
-        '  File "/usr/lib/site-packages/pipelines/annotate/work/model.py", line 1\n'
+        '  File "/usr/lib/site-packages/pipelines/annotate/job.py", line 1\n'
         "pipelines.annotate.work.check_worker.ModelError: this worker has version 1 of the "
         "package, the plan was made with 2 [while running 'Annotate']\n"
     )

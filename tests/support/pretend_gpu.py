@@ -21,6 +21,16 @@ _ATEN = torch.ops.aten
 _CROSSING = (_ATEN._to_copy, _ATEN.copy_, _ATEN.index, _ATEN.index_put_, _ATEN.index_put)
 
 
+def _dispatched(
+    _: Any,
+    function: Any,
+    types: Sequence[type],
+    args: Sequence[Any] = (),
+    kwargs: Mapping[str, Any] | None = None,
+) -> Any:
+    return _computed(function, args, kwargs or {})
+
+
 class OnPretendGpu(torch.Tensor):
     """A tensor whose memory is another one's, on the CPU."""
 
@@ -51,26 +61,11 @@ class OnPretendGpu(torch.Tensor):
         """Its values."""
         return self.memory.tolist()
 
-    @classmethod
-    def __torch_dispatch__(
-        cls,
-        function: Any,
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        return _computed(function, args, kwargs or {})
+    __torch_dispatch__ = classmethod(_dispatched)
 
 
 class _PretendGpu(TorchDispatchMode):
-    def __torch_dispatch__(
-        self,
-        function: Any,
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        return _computed(function, args, kwargs or {})
+    __torch_dispatch__ = _dispatched
 
 
 @contextmanager
