@@ -12,9 +12,7 @@ import datetime
 import errno
 import json
 import os
-import random
 import shutil
-import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -39,8 +37,7 @@ _NO_BUCKET = "the bucket does not exist; create it, or correct the URL"
 # Half-written files lie here, never beside the data: DuckDB's globs skip no leading "." or "_".
 TEMPORARY = "_staging/tmp"
 
-_TRIES_TO_PUT = 40
-_MOST_PAUSE = 0.001
+_TRIES_TO_PUT = 8
 
 
 class OutputError(DRFError):
@@ -54,18 +51,31 @@ class OutputRefusedError(OutputError):
 def into_folder(path: str, put: Callable[[str], _Result]) -> _Result:
     """Make the folder of a path on this machine's disk, and put something there.
 
-    Another run may remove the folder in between, since it is empty: so again, for some 20 ms.
-    Raises what `put` does.
+    Another run may remove the folder in between, since it is empty: so a few times anew. Raises
+    what `put` does.
     """
+    folder = os.path.dirname(path)
     for _ in range(_TRIES_TO_PUT):
         # That a folder is there may be true no more when it is looked at.
         with contextlib.suppress(FileExistsError):
-            os.makedirs(os.path.dirname(path))
+            os.makedirs(folder)
         with contextlib.suppress(FileNotFoundError):
             return put(path)
-        # Not in step with who removes it.
-        time.sleep(random.uniform(0, _MOST_PAUSE))
-    return put(path)
+    # Who removes it waits where making it takes long, and is next each time: a folder that holds
+    # something when it appears stays.
+    name = uuid.uuid4().hex
+    prepared = f"{folder}.{name}"
+    os.makedirs(prepared)
+    open(f"{prepared}/{name}", "xb").close()
+    try:
+        os.rename(prepared, folder)
+    except OSError:
+        shutil.rmtree(prepared)
+        return put(path)
+    try:
+        return put(path)
+    finally:
+        os.unlink(f"{folder}/{name}")
 
 
 @dataclass(frozen=True)

@@ -165,6 +165,23 @@ def test_a_folder_that_another_run_removes_since_it_is_empty_loses_no_file(tmp_p
         remover.join()
 
 
+def test_a_folder_that_is_removed_whenever_it_was_made_takes_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, folder, make = open_store(str(tmp_path)), tmp_path / "annotations", os.makedirs
+
+    def made_and_removed(path: str, *given: object, **named: object) -> None:
+        make(path, *given, **named)  # type: ignore[arg-type]
+        if Path(path) == folder:
+            folder.rmdir()
+
+    monkeypatch.setattr(os, "makedirs", made_and_removed)
+    store.write("annotations/one", b"whole")
+    assert store.read("annotations/one") == b"whole"
+    assert sorted(path.name for path in folder.iterdir()) == ["one"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["_staging", "annotations"]
+
+
 class TestFaults:
     def test_an_output_that_is_a_file_is_refused_in_one_line(self, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("")
