@@ -29,6 +29,9 @@ _NO_NAMES = ("s3://", "gs://", "gcs://", "az://", "abfs://", "http://", "https:/
 # What a web server answers where there is no such file, and will be none.
 _GONE = (404, 410)
 
+# What stores raise for what is no path of theirs.
+_NO_PATH = (ValueError, NotImplementedError)
+
 
 def check_paths(paths: Iterable[str], option: str) -> None:
     """Raise UsageError where a path names nothing; asked before anything large is imported."""
@@ -104,7 +107,7 @@ def _check_in_no_table(fs: fsspec.AbstractFileSystem, inner: str, kind: str) -> 
         folder, _, last = above
         marks = [f"{folder}/{mark}" for mark in ("_delta_log", ".hoodie")]
         iceberg = last == "data" and fs.glob(f"{folder}/metadata/*.metadata.json")
-        if iceberg or any(fs.exists(mark) for mark in marks):
+        if iceberg or any(_exists(fs, mark) for mark in marks):
             raise UsageError(
                 f"{redact(folder)}: is a table's folder, whose log tells which of its files count; "
                 "name the folder itself"
@@ -112,6 +115,14 @@ def _check_in_no_table(fs: fsspec.AbstractFileSystem, inner: str, kind: str) -> 
         name = folder.rpartition("/")[2]
         if "=" not in name and name != "data":
             break
+
+
+def _exists(fs: fsspec.AbstractFileSystem, path: str) -> bool:
+    # Not every store has a path above every other: hf://datasets/OWNER has none.
+    try:
+        return bool(fs.exists(path))
+    except _NO_PATH:
+        return False
 
 
 def _files_below(
@@ -213,7 +224,7 @@ def _check_apart(url: str, folder: bool, output: str | None, shown: str) -> None
 def info_of(fs: fsspec.AbstractFileSystem, path: str) -> dict[str, Any]:
     """What a store says of a path. Raises FileNotFoundError only where it says: there is none."""
     # Not every store has a parent for every path: hf://datasets/OWNER/NAME.
-    with contextlib.suppress(ValueError, NotImplementedError):
+    with contextlib.suppress(*_NO_PATH):
         fs.invalidate_cache(fs._parent(path))
     try:
         return retry(lambda: fs.info(path))

@@ -27,14 +27,15 @@ for path in sys.argv[1:]:
 def test_folders_files_and_globs_of_a_data_set_are_posts(tmp_path: Path) -> None:
     posts = write_posts(tmp_path / "a.parquet", make_posts(3)).read_bytes()
     files = {"data/dt=2026-11-20/a.parquet": posts, "README.md": b"# Posts"}
-    places = ("data", "data/dt=2026-11-20/a.parquet", "data/*/*.parquet")
+    # Of the data set itself: above it lies nothing that the hub lists.
+    places = ("/data", "/data/dt=2026-11-20/a.parquet", "/data/*/*.parquet", "")
     with running_hub() as hub:
         hub.repositories["datasets/me/posts"] = Repository(private=False, files=files)
         ran = subprocess.run(
-            [sys.executable, "-c", PROGRAM, *(f"hf://datasets/me/posts/{p}" for p in places)],
+            [sys.executable, "-c", PROGRAM, *(f"hf://datasets/me/posts{p}" for p in places)],
             env={**os.environ, **hub.environment(token=None), "HF_HOME": str(tmp_path)},
             capture_output=True,
             text=True,
         )
     assert ran.returncode == 0, ran.stderr
-    assert ran.stdout.splitlines() == ["dt=2026-11-20/a.parquet 3 3 blob_id"] * 3
+    assert ran.stdout.splitlines() == ["dt=2026-11-20/a.parquet 3 3 blob_id"] * 4
