@@ -25,6 +25,7 @@ from tests.benchmarks.peers import bench_downloads, bench_peers
 from tests.benchmarks.speed import (
     bench_addresses,
     bench_corpus,
+    bench_decoders,
     bench_feeding,
     bench_gpu,
     bench_gpu_runs,
@@ -228,6 +229,14 @@ def test_the_gpu_scripts_run_on_a_cpu(
     page = capsys.readouterr().out
     assert "torch f32 on cpu beside torch f32 on cpu" in page
     assert page.count("| 100.00 % | 100.00 % |") == 4
+
+
+def test_decoders_are_measured_beside_nothing_and_a_busy_thread(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    bench_decoders.main(["--count", "16"])
+    lines = capsys.readouterr().out.splitlines()[3:]
+    assert [line.split(" | ")[0] for line in lines] == ["| nothing"] * 2 + ["| a busy thread"] * 2
 
 
 def test_no_two_copies_are_alike_and_all_decode_as_their_originals(sample: Path) -> None:
