@@ -23,10 +23,11 @@ def load_model(folder: str) -> DRFModel:
             use_safetensors=True,
             local_files_only=True,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,
         )
     except (OSError, RuntimeError, SafetensorError) as error:
         raise _damaged(folder, error) from error
-    _check_nothing_missing(folder, report["missing_keys"])
+    _check_all_there(folder, [*report["missing_keys"], *report["mismatched_keys"]])
     return model
 
 
@@ -38,10 +39,11 @@ def _damaged(folder: str, error: Exception) -> CheckpointError:
     )
 
 
-def _check_nothing_missing(folder: str, names: Any) -> None:
-    missing = sorted(names)
-    if missing:
+def _check_all_there(folder: str, wanting: list[Any]) -> None:
+    # Of another size: its name, and both sizes.
+    names = sorted(one if isinstance(one, str) else one[0] for one in wanting)
+    if names:
         raise CheckpointError(
-            f"{folder}: {len(missing)} weights are missing, such as {missing[0]}; "
+            f"{folder}: {len(names)} weights are missing or of another size, such as {names[0]}; "
             "copy the checkpoint again, or train it again if an earlier version wrote it"
         )

@@ -6,13 +6,13 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from drf_core.checkpoint import CheckpointInfo, read_checkpoint
 from drf_core.corpus.posts import TrainingCorpus
 from drf_core.model.modeling_drf import DRFModel
 from drf_core.model.processing_drf import DRFProcessor
+from drf_core.model.weights import load_model
 from drf_core.training.building import SMALL, load_image_encoder
 from drf_core.training.distillation import (
     distil_image_encoder,
@@ -72,7 +72,7 @@ def learn_from_teacher(
     info = _read_teacher(args, model.config.labels)
 
     def distil() -> dict[str, Tensor]:
-        teacher = DRFModel.from_pretrained(info.folder, dtype=torch.float32).to(model.device)
+        teacher = load_model(info.folder).to(model.device)
         processor = DRFProcessor.from_pretrained(info.folder)
         seen = TrainingCorpus(corpus.posts, processor, teacher.config.max_text_tokens)
         view = look_as_teacher(teacher, seen)

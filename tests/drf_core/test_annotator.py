@@ -221,14 +221,18 @@ def test_a_saved_model_says_the_same_when_loaded(annotator: Annotator, tmp_path:
         assert after == before
 
 
-def test_a_checkpoint_that_lacks_weights_is_refused(tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_that_lacks_weights_or_has_others_is_refused(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
     folder = tmp_path / "checkpoint"
     shutil.copytree(tiny_checkpoint, folder)
     state = load_file(folder / "model.safetensors")
-    del state["fusion.bias"]
-    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(CheckpointError, match=r"1 weights are missing, such as fusion\.bias"):
-        Annotator.from_pretrained(str(folder), device="cpu")
+    bias = state.pop("fusion.bias")
+    for others in ({}, {"fusion.bias": bias[:-1]}):
+        save_file({**state, **others}, folder / "model.safetensors", metadata={"format": "pt"})
+        refused = r"1 weights are missing or of another size, such as fusion\.bias"
+        with pytest.raises(CheckpointError, match=refused):
+            Annotator.from_pretrained(str(folder), device="cpu")
 
 
 def test_a_checkpoint_that_was_cut_off_is_refused(tiny_checkpoint: Path, tmp_path: Path) -> None:
