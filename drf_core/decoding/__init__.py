@@ -2,7 +2,7 @@
 
 # Goes up whenever decoding, resizing or tokenising gives other pixels, tokens or reasons for the
 # same bytes: what was annotated or encoded with the former is then not taken for up to date.
-PREPARATION_VERSION = 6
+PREPARATION_VERSION = 7
 
 # Formats that are opened only where somebody asks for them, by the name that asks; as Pillow
 # calls them. The usual ones are in images.py.

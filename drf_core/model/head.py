@@ -17,7 +17,7 @@ from drf_core.model.configuration_drf import DRFConfig
 from drf_core.model.designs import DESIGNS
 from drf_core.model.feature_queue import FeatureQueue
 from drf_core.model.fusion import Features, expert, fuse, make_fusion
-from drf_core.model.input_statistics import STATISTICS_SIGNS, TokenStatistics
+from drf_core.model.input_statistics import KNOWS_LENGTH, STATISTICS_SIGNS, TokenStatistics
 from drf_core.model.projection import Projection, Standardiser
 from drf_core.model.quality import FIRST_TRUST, QualityEstimator, trust
 from drf_core.model.recovery import Recovery
@@ -86,6 +86,7 @@ class FeatureModel(nn.Module):
                     config.reference_length,
                     DESIGNS[config.design].covariance,
                     len((config.trained_kinds or {}).get(m, ())),
+                    KNOWS_LENGTH[m],
                 )
                 for m in MODALITIES
             }

@@ -14,11 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-TEXT_STATISTICS = 4
+TEXT_STATISTICS = 5
 IMAGE_STATISTICS = 10
 # Which side of a statistic is ordinary: 1 high, -1 low, 0 neither. A text is strange for unknown
 # tokens, words in pieces and repetition, and not for the opposite.
 STATISTICS_SIGNS = {"text": (1.0, 1.0, -1.0, 1.0), "image": (0.0,) * IMAGE_STATISTICS}
+# Whose last statistic is none of these, but one divided by the input's length.
+KNOWS_LENGTH = {"text": True, "image": False}
 
 _BUCKETS = 1 << 18
 _MIDDLE = 96
@@ -58,10 +60,10 @@ class TokenStatistics(nn.Module):
 
     @torch.no_grad()
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Statistics of texts; (n, tokens) each -> (n, 4).
+        """Statistics of texts; (n, tokens) each -> (n, 5).
 
         Means over the text: log count of its pairs, log share of its tokens, share of tokens that
-        go on with a word; and the share of its tokens that differ.
+        go on with a word; the share of its tokens that differ; one divided by how many they are.
         """
         inner = attention_mask.bool().clone()
         inner[:, 0] = False
@@ -72,7 +74,7 @@ class TokenStatistics(nn.Module):
         goes_on = (self.continues[input_ids] * inner).sum(1) / count
         ordered = torch.where(inner, input_ids, -1).sort(1).values
         new = (ordered[:, 1:] != ordered[:, :-1]).sum(1) + (ordered[:, 0] >= 0)
-        return torch.stack([pairs, frequency, goes_on, new / count], 1).float()
+        return torch.stack([pairs, frequency, goes_on, new / count, 1 / count], 1).float()
 
 
 def _bucket(left: Any, right: Any) -> Any:

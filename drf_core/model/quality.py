@@ -99,6 +99,74 @@ class ReferenceRank(nn.Module):
         return (lowest - scores).clamp_min(0) / (median - lowest).clamp_min(1e-9)
 
 
+class UsualOfLength(nn.Module):
+    """What scores are usual at each length: where they lie and how far they spread (our own).
+
+    Features that are means over few tokens vary more than those over many, which alone is not
+    strange. A mean's variance goes with one divided by the length, so curves are drawn in that.
+
+    Buffers: ends (2,), the smallest and largest l = 1 / length that are known; middle, spread
+    (powers, scores), of 1, l and l^2 for l from 0 to 1 between these; least (scores,) spread.
+    """
+
+    middle: Tensor
+    spread: Tensor
+    least: Tensor
+    ends: Tensor
+
+    def __init__(self, scores: int) -> None:
+        super().__init__()
+        self.register_buffer("middle", torch.zeros(3, scores))
+        self.register_buffer("spread", torch.zeros(3, scores))
+        self.register_buffer("least", torch.ones(scores))
+        self.register_buffer("ends", torch.zeros(2))
+
+    def fit(self, scores: Tensor, lengths: Tensor) -> None:
+        """Fit to scores (n, scores) of lengths (n,), n >= 1, by least absolute deviations."""
+        self.ends.copy_(torch.stack([lengths.min(), lengths.max()]))
+        powers = self._powers(lengths)
+        self.middle.copy_(_least_deviations(powers, scores))
+        off = (scores - powers @ self.middle).abs()
+        # Where lengths explain all, as of few different texts, what is left is the runtime's noise.
+        self.least.copy_((0.1 * scores.std(0, correction=0)).clamp_min(1e-3))
+        self.spread.copy_(_least_deviations(powers, off))
+
+    def forward(self, scores: Tensor, lengths: Tensor) -> Tensor:
+        """Scores (n, scores), less what is usual at lengths (n,), in units of its spread."""
+        powers = self._powers(lengths)
+        return (scores - powers @ self.middle) / torch.maximum(powers @ self.spread, self.least)
+
+    def _powers(self, lengths: Tensor) -> Tensor:
+        # What is shorter than all that is known is strange by how much shorter it is.
+        known = torch.minimum(torch.maximum(lengths, self.ends[0]), self.ends[1])
+        share = (known - self.ends[0]) / (self.ends[1] - self.ends[0]).clamp_min(1e-6)
+        return torch.stack([torch.ones_like(share), share, share.square()], 1)
+
+
+_ROWS_FOR_NONE = 1.0
+
+
+def _least_deviations(given: Tensor, wanted: Tensor) -> Tensor:
+    """Coefficients (k, m) that bring given (n, k) closest to wanted (n, m), by absolute deviation.
+
+    By least squares that weigh each row by how far it was off before. All coefficients but the
+    first are drawn to zero, as by a few rows: of few rows no curve is learned.
+    """
+    given, wanted = given.double(), wanted.double()
+    ridge = torch.diag(torch.full_like(given[0], _ROWS_FOR_NONE))
+    ridge[0, 0] = 1e-9
+    columns = []
+    for column in wanted.T:
+        weights = torch.ones_like(column)
+        for _ in range(20):
+            weighted = given.T * weights
+            found = torch.linalg.solve(weighted @ given + ridge, weighted @ column)
+            off = (column - given @ found).abs()
+            weights = off.mean() / off.clamp_min(0.1 * float(off.mean()) + 1e-9)
+        columns.append(found)
+    return torch.stack(columns, 1).float()
+
+
 # The ways in which a post can be strange; see QualityEstimator.
 RATIO, DENSITY, STATISTICS = range(3)
 
@@ -118,7 +186,8 @@ class QualityEstimator(nn.Module):
 
     size: of the raw features, the last of which no encoder made: statistics, of which signs say
     which side is ordinary (1 high, -1 low, 0 neither). kinds: how many kinds of damage are told
-    apart.
+    apart. knows_length: whether the last feature is beside these, one divided by the post's length;
+    scores are then compared with what is usual of that length.
 
     Buffers: kind_means (kinds, size), of posts damaged in each kind, whitened as disrupted posts
     are; kind_reach (kinds,), how far from them nearly all such posts lie.
@@ -134,14 +203,17 @@ class QualityEstimator(nn.Module):
         reference_length: int,
         covariance: str = "full",
         kinds: int = 0,
+        knows_length: bool = False,
     ) -> None:
         super().__init__()
+        size -= knows_length
         self.statistics = len(signs)
         # No tensor: what is no buffer has no values in a model that is loaded.
         self.signs = tuple(signs)
         self.undisrupted = ShrunkGaussian(size, covariance)
         self.disrupted = ShrunkGaussian(size, covariance)
         self.undisrupted_statistics = ShrunkGaussian(len(signs), covariance)
+        self.of_length = UsualOfLength(3) if knows_length else None
         self.ways = nn.ModuleList(ReferenceRank(reference_length) for _ in range(3))
         self.reference = ReferenceRank(reference_length)
         self.register_buffer("kind_means", torch.zeros(kinds, size))
@@ -154,6 +226,7 @@ class QualityEstimator(nn.Module):
 
     def fit(self, undisrupted: Tensor, disrupted: Tensor) -> None:
         """Fit the distributions; (n, size) and (k, size) standardised raw features."""
+        undisrupted, disrupted = map(self._without_length, (undisrupted, disrupted))
         self.undisrupted.fit(undisrupted)
         self.disrupted.fit(disrupted)
         self.undisrupted_statistics.fit(self._oriented(undisrupted))
@@ -162,13 +235,18 @@ class QualityEstimator(nn.Module):
     def fit_kinds(self, damaged: Sequence[Tensor]) -> None:
         """Learn to name damage: standardised raw features (n, size) of posts of each kind."""
         for number, features in enumerate(damaged):
-            rows = self.disrupted.whiten(features)
+            rows = self.disrupted.whiten(self._without_length(features))
             self.kind_means[number] = rows.mean(0)
             distances = (rows - self.kind_means[number]).norm(dim=1)
             self.kind_reach[number] = torch.quantile(distances, 0.9)
 
     def scores(self, features: Tensor) -> Tensor:
         """How ordinary posts are in each way, high for ordinary; (n, size) -> (n, 3)."""
+        scores = self._scores_of_any_length(features)
+        return scores if self.of_length is None else self.of_length(scores, features[:, -1])
+
+    def _scores_of_any_length(self, features: Tensor) -> Tensor:
+        features = self._without_length(features)
         undisrupted = self.undisrupted.log_density(features)
         return torch.stack(
             [
@@ -178,6 +256,9 @@ class QualityEstimator(nn.Module):
             ],
             1,
         )
+
+    def _without_length(self, features: Tensor) -> Tensor:
+        return features if self.of_length is None else features[:, :-1]
 
     def _oriented(self, features: Tensor) -> Tensor:
         """The statistics; those with a strange side no stranger than usual on the other one.
@@ -195,6 +276,8 @@ class QualityEstimator(nn.Module):
 
     def set_reference(self, features: Tensor) -> None:
         """Take held-out undisrupted features (n, size) as reference."""
+        if self.of_length is not None:
+            self.of_length.fit(self._scores_of_any_length(features), features[:, -1])
         scores = self.scores(features)
         for number, way in enumerate(self.ways):
             way.set(scores[:, number])
@@ -229,7 +312,8 @@ class QualityEstimator(nn.Module):
         if not len(self.kind_means):
             # Not of a length that tracing would take for a constant.
             return torch.full_like(features[:, 0], -1, dtype=torch.long)
-        nearest = torch.cdist(self.disrupted.whiten(features), self.kind_means).min(1)
+        whitened = self.disrupted.whiten(self._without_length(features))
+        nearest = torch.cdist(whitened, self.kind_means).min(1)
         within = nearest.values <= self.kind_reach[nearest.indices]
         return torch.where(within, nearest.indices, -1)
 

@@ -49,7 +49,9 @@ _BINS = 20
 _CONFIG, _CARD = "config.json", "README.md"
 _SECTION = "## Adapted"
 # What adapting changes; all else is copied as it is.
-_ADAPTED = re.compile(r"quality\.\w+\.(ways|reference)\.|recovery\.\w+\.reference\.|paired_queue\.")
+_ADAPTED = re.compile(
+    r"quality\.\w+\.(of_length|ways|reference)\.|recovery\.\w+\.reference\.|paired_queue\."
+)
 
 
 def add_adapt_arguments(parser: argparse.ArgumentParser) -> None:

@@ -16,7 +16,7 @@ from drf_core.evaluation.metrics import auroc
 from pipelines.sample.command import make_sample
 from pipelines.storage.checkpoints import DEFAULT_MODEL, resolve_model
 from tests.conftest import SHARED
-from tests.data.non_posts import NOT_POSTS, PLAIN_POSTS, not_photographs
+from tests.data.non_posts import NOT_POSTS, PLAIN_POSTS, SHORT_POSTS, not_photographs
 from tests.data.plain_sentences import PLAIN_SENTENCES
 
 FOLDER = Path(resolve_model(DEFAULT_MODEL))
@@ -67,6 +67,15 @@ def test_qualities_tell_english_posts_from_other_languages_and_what_is_no_text(
         for texts in (PLAIN_POSTS, NOT_POSTS)
     )
     assert auroc(posts, others) >= 0.9
+
+
+def test_a_plain_text_is_not_of_low_quality_for_being_short(annotator: Annotator) -> None:
+    low = [
+        text
+        for text, said in zip(SHORT_POSTS, read(annotator, *SHORT_POSTS), strict=True)
+        if said.text.state == "low_quality"
+    ]
+    assert len(low) <= 0.2 * len(SHORT_POSTS), low
 
 
 def photographs(folder: Path) -> list[bytes]:

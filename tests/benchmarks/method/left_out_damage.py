@@ -21,7 +21,7 @@ from torch import Tensor
 from drf_core.corpus.views import FeatureViews
 from drf_core.evaluation.metrics import auroc
 from drf_core.model.head import DAMAGED_PER_UNDISRUPTED
-from drf_core.model.input_statistics import STATISTICS_SIGNS
+from drf_core.model.input_statistics import KNOWS_LENGTH, STATISTICS_SIGNS
 from drf_core.model.projection import Standardiser
 from drf_core.model.quality import QualityEstimator
 from tests.benchmarks.method.study import LEFT_OUT, TRAINED, Study, corpus_parser, fold_of, prepare
@@ -65,7 +65,12 @@ def _fold(study: Study, modality: str, left_out: str, fold: int) -> tuple[float,
             for place in range(len(kinds))
         ]
     )
-    estimator = QualityEstimator(views.features.shape[2], STATISTICS_SIGNS[modality], 512)
+    estimator = QualityEstimator(
+        views.features.shape[2],
+        STATISTICS_SIGNS[modality],
+        512,
+        knows_length=KNOWS_LENGTH[modality],
+    )
     estimator.fit(standardise(clean), standardise(damaged))
     estimator.set_reference(standardise(_rows(views, reference, None)))
     quality = {

@@ -112,6 +112,51 @@ def test_a_statistic_can_have_a_side_that_is_never_strange(sign: float) -> None:
     assert less.median() < 0.01 < rank.median()
 
 
+def means(lengths: torch.Tensor, seed: int, shift: float = 0.0) -> torch.Tensor:
+    """Features and statistics that are means over so many tokens, and one divided by how many."""
+    noise = correlated(len(lengths), 16, seed)
+    return torch.cat([shift + 3 * noise / lengths[:, None].sqrt(), 1 / lengths[:, None]], 1)
+
+
+def drawn_lengths(posts: int, seed: int, least: int = 10, most: int = 40) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(least, most + 1, (posts,), generator=generator).float()
+
+
+def short_and_long(reference_from: int) -> QualityEstimator:
+    """Texts of ten to forty tokens, cropped ones of two to nine; one in fifty came as short."""
+    estimator = QualityEstimator(17, SIGNS, reference_length=500, knows_length=True)
+    estimator.fit(means(drawn_lengths(2000, 1), 1), means(drawn_lengths(2000, 2, 2, 9), 2))
+    lengths = drawn_lengths(4000, 3)
+    lengths[:80] = drawn_lengths(80, 3, reference_from, 9)
+    estimator.set_reference(means(lengths, 3))
+    return estimator
+
+
+def test_a_text_is_not_strange_for_being_as_short_as_few_are() -> None:
+    estimator = short_and_long(reference_from=2)
+    short = estimator(means(drawn_lengths(2000, 4, 2, 9), 4))
+    assert 0.02 < (short < 0.05).float().mean() < 0.1
+    assert abs(short.mean() - 0.5) < 0.1
+    # Of one's length one can still be strange.
+    odd = estimator(means(drawn_lengths(2000, 5, 2, 9), 5, shift=3.0))
+    assert (odd < 0.05).float().mean() > 0.9
+
+
+def test_of_a_few_texts_that_lengths_tell_apart_noise_is_not_strange() -> None:
+    estimator = QualityEstimator(17, SIGNS, reference_length=64, knows_length=True)
+    estimator.fit(means(drawn_lengths(2000, 1), 1), means(drawn_lengths(2000, 2, 2, 9), 2))
+    texts = means(torch.tensor([10.0, 20.0, 40.0]), 3).repeat(40, 1)
+    estimator.set_reference(texts)
+    noise = 1e-3 * torch.randn(texts.shape, generator=torch.Generator().manual_seed(0))
+    assert (estimator(texts + noise) < 0.05).float().mean() < 0.2
+
+
+def test_a_text_shorter_than_all_that_is_known_is_strange() -> None:
+    estimator = short_and_long(reference_from=9)
+    assert estimator(means(torch.full((500,), 2.0), 6)).median() < 0.02
+
+
 def test_each_way_to_be_strange_lowers_the_quality() -> None:
     estimator = QualityEstimator(16, SIGNS, reference_length=100)
     ranks = torch.full((5, 3), 0.6)

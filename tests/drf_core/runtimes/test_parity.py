@@ -135,7 +135,7 @@ def fit_heads(
     heads = [p for n, p in model.named_parameters() if "encoder." not in n]
     optimiser = torch.optim.AdamW(heads, 2e-3)
     model.train()
-    for _ in range(40):
+    for _ in range(80):
         optimiser.zero_grad()
         output = model.forward_features(text, image, present)
         loss = torch.nn.functional.cross_entropy(output.logits, labels)

@@ -249,8 +249,9 @@ def test_the_labels_shares_among_validation_posts_are_no_matter_of_confidence(
 
 def test_what_misleads_where_quality_is_low_is_trusted_less_there(model: DRFModel) -> None:
     make_sure(model, 30.0)
-    views = views_of(*(drawn_features(model, m, 60, seed=2, spread=0.5) for m in KINDS))
-    whole = torch.ones(60, 2, dtype=torch.bool)
+    set_reference(model, views_of(*(drawn_features(model, m, 60, seed=3) for m in KINDS)))
+    views = views_of(*(drawn_features(model, m, 300, seed=2, spread=0.5) for m in KINDS))
+    whole = torch.ones(300, 2, dtype=torch.bool)
     text, image = (views[m].features[:, 0].float() for m in KINDS)
     with torch.no_grad():
         said = model.forward_features(text, image, whole).unimodal_logits[:, 0]
@@ -258,13 +259,13 @@ def test_what_misleads_where_quality_is_low_is_trusted_less_there(model: DRFMode
         model.unimodal_heads["text"][-1].bias -= said.mean(0)
         said = said - said.mean(0)
     # What texts say is so; damaged ones and images say anything, and just as surely.
-    views["text"].features[:, 1] = drawn_features(model, "text", 60, seed=9, spread=20).half()
+    views["text"].features[:, 1] = drawn_features(model, "text", 300, seed=9, spread=20).half()
     labels = said.argmax(1)
     fit_confidence(model, views, labels, UNIFORM)
     text_trust, image_trust = model.trust
-    damaged = outcomes(model, views, modality_fixed_cells(60)[:2])[1]
-    # A rank among 60 posts is .016: a few may lie two or three above the lowest.
-    assert (damaged.quality[:, 0] < 0.05).mean() > 0.9 and damaged.quality[:, 0].max() < 0.1
+    damaged = outcomes(model, views, modality_fixed_cells(300)[:2])[1]
+    # A rank among 60 posts is .016: a few of 300 lie some above the lowest.
+    assert (damaged.quality[:, 0] < 0.05).mean() > 0.9 and damaged.quality[:, 0].max() < 0.2
     assert float(text_trust[1]) < 0.5 < float(text_trust[3])
     assert float(image_trust[3]) < float(text_trust[3])
     assert bool((model.trust.diff() >= -1e-6).all())
