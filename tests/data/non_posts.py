@@ -10,6 +10,16 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+# Of a few words, as captions of pictures are.
+SHORT_POSTS = (
+    "I love this", "See you tomorrow", "Pizza for dinner", "meh", "so tired", "Happy birthday!",
+    "what a day", "my dog", "Sunset at the beach", "New shoes", "This is awful", "not impressed",
+    "Best day ever", "I hate Mondays", "Good morning", "Coffee time", "Family dinner tonight",
+    "So proud of you", "Worst service ever", "Snow again", "Miss you", "First day of school",
+    "Lunch", "Rainy afternoon in London", "She said yes!", "No words", "Can't wait",
+    "Our garden in June", "Wow", "Thank you all",
+)  # fmt: skip
+
 PLAIN_POSTS: tuple[str, ...] = (
     "I love this",
     "Good morning everyone, have a great day!",

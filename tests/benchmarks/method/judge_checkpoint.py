@@ -23,7 +23,7 @@ from drf_core.annotator import Annotator, Prediction
 from pipelines.posts.labelled import read_training_rows
 from schemas.annotations import MODALITIES
 from schemas.posts import parse_columns
-from tests.data.non_posts import NOT_POSTS, PLAIN_POSTS, not_photographs
+from tests.data.non_posts import NOT_POSTS, PLAIN_POSTS, SHORT_POSTS, not_photographs
 from tests.data.plain_sentences import PLAIN_SENTENCES
 
 
@@ -67,6 +67,9 @@ def main(given: Sequence[str] | None = None) -> None:
         [Post(text) for text in PLAIN_POSTS],
         [Post(text) for text in NOT_POSTS],
     )
+    short = predict(annotator, [Post(text) for text in SHORT_POSTS])
+    low = sum(one.text.state == "low_quality" for one in short)
+    print(f"texts of a few words: {low} of {len(short)} low_quality")
     nights = [read(night, None) for night in args.nights]
     photographs = [Post(None, post.image) for night in nights for post in night if post.image]
     if photographs:

@@ -1,9 +1,11 @@
-"""Set aside part of SemEval 2016's test from the labelled tweets, to be judged by.
+"""Set aside tweets that a checkpoint is judged by, and those that its qualities are ranked among.
 
-    python -m tests.benchmarks.method.split_tweets TWEETS.parquet OUTPUT
+    python -m tests.benchmarks.method.split_tweets TWEETS.parquet TEXTS.parquet OUTPUT
 
 writes OUTPUT/train.parquet and OUTPUT/held_out.parquet: every seventh post of twitter-2016test-A,
-by a hash of its id; and OUTPUT/reference.parquet, the first 200 of these, to rank qualities among.
+by a hash of its id; and of TEXTS, tweets without labels, all but every fiftieth as
+OUTPUT/unlabelled.parquet. OUTPUT/reference.parquet are 200 of the former's held-out ones, and every
+fiftieth of the latter: they are of all lengths, as SemEval's are not.
 """
 
 from __future__ import annotations
@@ -17,20 +19,29 @@ import pyarrow.compute
 import pyarrow.parquet as pq
 
 
-def is_held_out(post_id: str, source: str) -> bool:
-    """Whether a tweet is judged by, and not learned from."""
-    return source == "twitter-2016test-A" and zlib.crc32(post_id.encode()) % 7 == 0
+def every(count: int, post_ids: pa.ChunkedArray) -> pa.Array:
+    """Whether each id is drawn, one in count, by its hash."""
+    return pa.array([zlib.crc32(post_id.encode()) % count == 0 for post_id in post_ids.to_pylist()])
 
 
-def main(tweets: str, output: str) -> None:
-    """Write both files and say how many posts each has."""
-    table = pq.read_table(tweets)
-    pairs = zip(table["post_id"].to_pylist(), table["source"].to_pylist(), strict=True)
-    held_out = pa.array([is_held_out(post, source) for post, source in pairs])
+def main(tweets: str, texts: str, output: str) -> None:
+    """Write the files and say how many posts each has."""
+    labelled, plain = pq.read_table(tweets), pq.read_table(texts)
+    of_test = pa.compute.equal(labelled["source"], "twitter-2016test-A")
+    held_out = pa.compute.and_(of_test, every(7, labelled["post_id"]))
+    drawn = every(50, plain["post_id"])
+    columns = ["post_id", "text"]
+    reference = [
+        labelled.filter(held_out)[:200].select(columns),
+        plain.filter(drawn).select(columns),
+    ]
     Path(output).mkdir(parents=True, exist_ok=True)
-    for name, rows in (("train", table.filter(pa.compute.invert(held_out))),
-                       ("held_out", table.filter(held_out)),
-                       ("reference", table.filter(held_out)[:200])):  # fmt: skip
+    for name, rows in (
+        ("train", labelled.filter(pa.compute.invert(held_out))),
+        ("held_out", labelled.filter(held_out)),
+        ("unlabelled", plain.filter(pa.compute.invert(drawn))),
+        ("reference", pa.concat_tables(reference)),
+    ):
         pq.write_table(rows, Path(output, f"{name}.parquet"))
         print(f"{name}: {rows.num_rows} posts")
 
