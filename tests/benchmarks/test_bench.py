@@ -202,6 +202,14 @@ def test_processes_are_compared(bench: Bench, sample: Path) -> None:
     assert {"one process", "2 processes"} <= set(figures(page))
 
 
+def test_commits_are_compared(bench: Bench, sample: Path, tiny_checkpoint: Path) -> None:
+    page = bench(
+        bench_ways.main, "commits", "--posts", str(sample), *("--count", "30", "--shares", "0"),
+        *("--before", str(Path(__file__).parents[2]), "--before-model", str(tiny_checkpoint)),
+    )  # fmt: skip
+    assert {"before", "now"} <= set(figures(page))
+
+
 def test_addresses_are_fetched_from_a_server_of_its_own(
     sample: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

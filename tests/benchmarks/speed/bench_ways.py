@@ -2,13 +2,16 @@
 
     python -m tests.benchmarks.speed.bench_ways missing --model DIR [--count 1000]
     python -m tests.benchmarks.speed.bench_ways processes --model DIR [--rounds 3]
+    python -m tests.benchmarks.speed.bench_ways commits --model DIR \\
+        --before CLONE --before-model DIR
     python -m tests.benchmarks.speed.bench_ways flink --model DIR          (deploy/flink/cluster up)
 
 missing: a share of the posts lacks its image, or its text, drawn at random, the same in every run;
 an absent modality is not encoded, so posts per second should rise with the share. processes: one
-on all cores against two that share them. flink: in this process against a cluster of one and of two
-TaskManagers of one slot each; all share this machine, so that two bring something only where there
-are more cores than one of them uses.
+on all cores against two that share them. commits: this code and that of a clone of another commit,
+with a checkpoint that it can read; --shares 1: of texts alone. flink: in this process against a
+cluster of one and of two TaskManagers of one slot each; all share this machine, so that two bring
+something only where there are more cores than one of them uses.
 
 Posts per second and processor time are without start-up, which is that of each way's own run on few
 posts (two, so that two workers have one each).
@@ -34,11 +37,16 @@ SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 @dataclass(frozen=True)
 class Way:
-    """A way to annotate: options of the command; modality: what a share of the posts lacks."""
+    """A way to annotate: options of the command; modality: what a share of the posts lacks.
+
+    code, model: a clone and a checkpoint in place of this code and of --model.
+    """
 
     options: tuple[str, ...] = ()
     modality: str = "image"
     share: float = 0.0
+    code: str | None = None
+    model: str | None = None
 
 
 def missing(arguments: argparse.Namespace) -> dict[str, Way]:
@@ -60,6 +68,13 @@ def processes(arguments: argparse.Namespace) -> dict[str, Way]:
     return {"one process": Way(), "2 processes": Way(several)}
 
 
+def commits(arguments: argparse.Namespace) -> dict[str, Way]:
+    """The code of another commit, and this one."""
+    share = arguments.shares[0]
+    before = Way(share=share, code=arguments.before, model=arguments.before_model)
+    return {"before": before, "now": Way(share=share)}
+
+
 def flink(arguments: argparse.Namespace) -> dict[str, Way]:
     """In this process, and on a cluster with one and two TaskManagers."""
     cluster = (
@@ -73,7 +88,7 @@ def flink(arguments: argparse.Namespace) -> dict[str, Way]:
     }
 
 
-COMPARED = {"missing": missing, "processes": processes, "flink": flink}
+COMPARED = {"missing": missing, "processes": processes, "commits": commits, "flink": flink}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -86,7 +101,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--posts", help="originals: a file or folder; default: the real nights")
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--shares", type=float, nargs="+", default=SHARES, help="missing")
+    parser.add_argument("--shares", type=float, nargs="+", default=SHARES, help="missing, commits")
+    parser.add_argument("--before", help="commits: a clone")
+    parser.add_argument("--before-model", help="commits: a checkpoint that its code reads")
     parser.add_argument("--job-endpoint", default="10.213.47.1:8099", help="flink")
     arguments = parser.parse_args(argv)
     ways = COMPARED[arguments.compared](arguments)
@@ -97,7 +114,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         measures = {}
         for name, way in ways.items():
             posts = _write(originals, Path(folder) / name, arguments.count, way)
-            measures[name] = partial(_measure, arguments, few, posts, way.options)
+            measures[name] = partial(_measure, arguments, few, posts, way)
         measured = in_turns(arguments.rounds, measures)
     print(heading(arguments.count, originals.name, arguments.model))
     rows: list[list[object]] = [["", "posts/s", "CPU ms/post", "start-up s", "wall s", "peak MB"]]
@@ -115,14 +132,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"{name} / {first}: {ratio(rates[name], rates[first])[1]}")
 
 
-def _measure(
-    arguments: argparse.Namespace, few: Path, many: Path, options: Sequence[str]
-) -> tuple[float, ...]:
+def _measure(arguments: argparse.Namespace, few: Path, many: Path, way: Way) -> tuple[float, ...]:
     """Posts per second and processor milliseconds per post, both without start-up; start-up and
     the whole run in seconds; peak RSS in MB of all processes.
     """
-    first = annotate(arguments.model, few, *options)
-    finished = annotate(arguments.model, many, *options)
+    # Not the code of the working directory.
+    code = {"PYTHONPATH": str(Path(way.code).resolve()), "PYTHONSAFEPATH": "1"} if way.code else {}
+    model = way.model or arguments.model
+    first, finished = (
+        annotate(model, posts, *way.options, environment=code) for posts in (few, many)
+    )
     rates = per_post(first, finished, arguments.count - FEW)
     return *rates, first.seconds, finished.seconds, finished.peak
 
