@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
+from transformers.utils import logging
 
 from drf_core.checkpoint import CheckpointError
 from drf_core.model.modeling_drf import DRFModel
@@ -16,6 +17,9 @@ def load_model(folder: str) -> DRFModel:
 
     Raises CheckpointError for weights that are damaged, missing or do not fit.
     """
+    # What does not fit is told here, in one sentence.
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.CRITICAL)
     try:
         model, report = DRFModel.from_pretrained(
             folder,
@@ -27,6 +31,8 @@ def load_model(folder: str) -> DRFModel:
         )
     except (OSError, RuntimeError, SafetensorError) as error:
         raise _damaged(folder, error) from error
+    finally:
+        logging.set_verbosity(verbosity)
     _check_all_there(folder, [*report["missing_keys"], *report["mismatched_keys"]])
     return model
 

@@ -222,7 +222,7 @@ def test_a_saved_model_says_the_same_when_loaded(annotator: Annotator, tmp_path:
 
 
 def test_a_checkpoint_that_lacks_weights_or_has_others_is_refused(
-    tiny_checkpoint: Path, tmp_path: Path
+    tiny_checkpoint: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "checkpoint"
     shutil.copytree(tiny_checkpoint, folder)
@@ -233,6 +233,8 @@ def test_a_checkpoint_that_lacks_weights_or_has_others_is_refused(
         refused = r"1 weights are missing or of another size, such as fusion\.bias"
         with pytest.raises(CheckpointError, match=refused):
             Annotator.from_pretrained(str(folder), device="cpu")
+        # The sentence is all: no table of transformers' beside it.
+        assert "fusion.bias" not in capfd.readouterr().err
 
 
 def test_a_checkpoint_that_was_cut_off_is_refused(tiny_checkpoint: Path, tmp_path: Path) -> None:
