@@ -29,9 +29,6 @@ _NO_NAMES = ("s3://", "gs://", "gcs://", "az://", "abfs://", "http://", "https:/
 # What a web server answers where there is no such file, and will be none.
 _GONE = (404, 410)
 
-# What stores raise for what is no path of theirs.
-_NO_PATH = (ValueError, NotImplementedError)
-
 
 def check_paths(paths: Iterable[str], option: str) -> None:
     """Raise UsageError where a path names nothing; asked before anything large is imported."""
@@ -121,7 +118,7 @@ def _exists(fs: fsspec.AbstractFileSystem, path: str) -> bool:
     # Not every store has a path above every other: hf://datasets/OWNER has none.
     try:
         return bool(fs.exists(path))
-    except _NO_PATH:
+    except ValueError:
         return False
 
 
@@ -224,7 +221,7 @@ def _check_apart(url: str, folder: bool, output: str | None, shown: str) -> None
 def info_of(fs: fsspec.AbstractFileSystem, path: str) -> dict[str, Any]:
     """What a store says of a path. Raises FileNotFoundError only where it says: there is none."""
     # Not every store has a parent for every path: hf://datasets/OWNER/NAME.
-    with contextlib.suppress(*_NO_PATH):
+    with contextlib.suppress(ValueError):
         fs.invalidate_cache(fs._parent(path))
     try:
         return retry(lambda: fs.info(path))
