@@ -203,6 +203,16 @@ class TestFaults:
         store.write("_staging/parts/one", b"1")
         assert store.ages("_staging/parts") == {"one": 0.0}
 
+    def test_a_file_that_goes_after_it_was_listed_is_new(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        store = open_store(str(tmp_path))
+        store.write("_staging/parts/one", b"1")
+        listed = store.files("_staging/parts")
+        (tmp_path / "_staging/parts/one").unlink()
+        monkeypatch.setattr(Store, "files", lambda *of: listed)
+        assert store.ages("_staging/parts") == {"one": 0.0}
+
     def test_an_unknown_protocol_is_refused(self) -> None:
         with pytest.raises(OutputError, match="nosuch://"):
             open_store("nosuch://bucket/out")
