@@ -137,23 +137,24 @@ class UsualOfLength(nn.Module):
         return (scores - powers @ self.middle) / torch.maximum(powers @ self.spread, self.least)
 
     def _powers(self, lengths: Tensor) -> Tensor:
-        # What is shorter than all that is known is strange by how much shorter it is.
+        # What is shorter than all that is known is compared with the shortest that is.
         known = torch.minimum(torch.maximum(lengths, self.ends[0]), self.ends[1])
         share = (known - self.ends[0]) / (self.ends[1] - self.ends[0]).clamp_min(1e-6)
         return torch.stack([torch.ones_like(share), share, share.square()], 1)
 
 
-_ROWS_FOR_NONE = 1.0
+# How many rows' worth of evidence says that there is no curve.
+_ROWS_AGAINST_A_CURVE = 1.0
 
 
 def _least_deviations(given: Tensor, wanted: Tensor) -> Tensor:
     """Coefficients (k, m) that bring given (n, k) closest to wanted (n, m), by absolute deviation.
 
     By least squares that weigh each row by how far it was off before. All coefficients but the
-    first are drawn to zero, as by a few rows: of few rows no curve is learned.
+    first are drawn to zero, as by one row more: of few rows hardly a curve is learned.
     """
     given, wanted = given.double(), wanted.double()
-    ridge = torch.diag(torch.full_like(given[0], _ROWS_FOR_NONE))
+    ridge = torch.diag(torch.full_like(given[0], _ROWS_AGAINST_A_CURVE))
     ridge[0, 0] = 1e-9
     columns = []
     for column in wanted.T:
