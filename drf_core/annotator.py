@@ -156,8 +156,8 @@ class Annotator:
 
     @property
     def batch_size(self) -> int:
-        """Posts per forward that fill its device."""
-        return 256 if self.runtime.device == "cuda" else 64
+        """Posts that are encoded together: enough of them fill every core, with texts as long."""
+        return 256 if self.runtime.device == "cuda" else max(128, 32 * available_cores())
 
     @property
     def runtime(self) -> Runtime:

@@ -30,11 +30,18 @@ def frozen_text_encoder(model: DRFModel, texts: int) -> Callable[[Tensor, Tensor
     model.eval()
     if model.device.type == "cpu" and texts >= _WORTH_COMPILING:
         try:
-            infer = compiled(text_graph(model), "f32", torch.get_num_threads())
+            threads = torch.get_num_threads()
+            infer = compiled(text_graph(model), "f32", threads)
         except UnservableError as error:
             _log.warning("%s; torch encodes the texts, several times slower", error)
         else:
-            return lambda ids, mask: torch.from_numpy(infer(ids.numpy(), mask.numpy())[0])
+
+            def with_openvino(ids: Tensor, mask: Tensor) -> Tensor:
+                parts = zip(ids.chunk(threads), mask.chunk(threads), strict=True)
+                found = infer([(one.numpy(), other.numpy()) for one, other in parts])
+                return torch.from_numpy(np.concatenate([features for (features,) in found]))
+
+            return with_openvino
 
     def with_torch(ids: Tensor, mask: Tensor) -> Tensor:
         with autocast(model.device):
@@ -72,7 +79,7 @@ def frozen_image_encoder(
     infer = compiled(graph, "f32", torch.get_num_threads())
 
     def with_openvino(pixels: Tensor) -> Tensor:
-        parts = [infer(part.numpy())[0] for part in pixels.split(IMAGES_AT_ONCE)]
-        return torch.from_numpy(np.concatenate(parts))
+        found = infer([(part.numpy(),) for part in pixels.split(IMAGES_AT_ONCE)])
+        return torch.from_numpy(np.concatenate([features for (features,) in found]))
 
     return with_openvino

@@ -30,6 +30,7 @@ from drf_core.runtimes.openvino_library import (
     TEXT,
     TEXT_STATISTICS,
     TEXTS_AT_ONCE,
+    TEXTS_COST,
     compiled,
 )
 from drf_core.runtimes.text_batches import text_batches
@@ -107,16 +108,18 @@ class OpenVINOModel:
 
     def encode_texts(self, token_ids: Sequence[list[int]]) -> np.ndarray:
         """Raw features of texts in their order; (texts, raw text size) float32."""
+        # The longest first: who ends last, ends with little.
+        batches = [*text_batches(token_ids, self._pad, TEXTS_AT_ONCE, TEXTS_COST)][::-1]
         features = np.empty((len(token_ids), self.traits.raw_sizes["text"]), np.float32)
-        for rows, *batch in text_batches(token_ids, self._pad, TEXTS_AT_ONCE):
-            features[rows] = self._both(TEXT, TEXT_STATISTICS, *batch)
+        places = np.concatenate([rows for rows, *_ in batches])
+        features[places] = self._both(TEXT, TEXT_STATISTICS, [batch for _, *batch in batches])
         return features
 
     def encode_images(self, pixels: Sequence[np.ndarray]) -> np.ndarray:
         """Raw features of images, each uint8 (3, h, w); (images, raw image size) float32."""
         starts = range(0, len(pixels), IMAGES_AT_ONCE)
-        batches = (np.stack(pixels[start : start + IMAGES_AT_ONCE]) for start in starts)
-        return np.concatenate([self._both(IMAGE, IMAGE_STATISTICS, batch) for batch in batches])
+        batches = [[np.stack(pixels[start : start + IMAGES_AT_ONCE])] for start in starts]
+        return self._both(IMAGE, IMAGE_STATISTICS, batches)
 
     def conclude(
         self, text: np.ndarray | None, image: np.ndarray | None, present: np.ndarray
@@ -128,7 +131,10 @@ class OpenVINOModel:
             if given is not None:
                 of_all[present[:, column]] = given
             features.append(of_all)
-        return Said(*self._run[HEAD](*features, present))
+        return Said(*self._run[HEAD]([(*features, present)])[0])
 
-    def _both(self, encoder: str, statistics: str, *inputs: np.ndarray) -> np.ndarray:
-        return np.concatenate([self._run[name](*inputs)[0] for name in (encoder, statistics)], 1)
+    def _both(
+        self, encoder: str, statistics: str, batches: Sequence[Sequence[np.ndarray]]
+    ) -> np.ndarray:
+        found = (self._run[name](batches) for name in (encoder, statistics))
+        return np.concatenate([np.concatenate([of for (of,) in batch]) for batch in found], 1)

@@ -146,8 +146,9 @@ class Stages:
                 yield posts
 
     def _prepared_batches(self) -> list[list[PreparedPost]]:
+        size = self._annotator.batch_size
         return [
-            self._prepared[start : start + BATCH] for start in range(0, len(self._prepared), BATCH)
+            self._prepared[start : start + size] for start in range(0, len(self._prepared), size)
         ]
 
 

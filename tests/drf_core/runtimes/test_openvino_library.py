@@ -1,10 +1,16 @@
-"""OpenVINO is used without reporting to anybody."""
+"""OpenVINO is used without reporting to anybody, and computes batches beside each other."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from drf_core.runtimes.openvino_library import compiled, load_openvino
 
 
 def test_converting_a_model_starts_no_process_and_opens_no_connection() -> None:
@@ -29,3 +35,34 @@ def test_converting_a_model_starts_no_process_and_opens_no_connection() -> None:
     )
     assert result.returncode == 0, result.stderr
     assert result.stdout.split("\n")[:2] == ["(1, 2)", "openvino.tools.ovc.telemetry_stub"]
+
+
+def test_batches_of_all_sizes_come_back_in_their_order_more_than_there_are_threads() -> None:
+    double = compiled(_doubling(), "f32", 2)
+    batches = [np.full((n % 7 + 1, 3), n, np.float32) for n in range(40)]
+    for given in (batches, batches[::-1], batches[:1], []):
+        found = double([(batch,) for batch in given])
+        assert [len(outputs) for outputs in found] == [1] * len(given)
+        for batch, (doubled,) in zip(given, found, strict=True):
+            assert np.array_equal(doubled, 2 * batch)
+
+
+def test_a_batch_that_fails_is_told_and_takes_nothing_from_the_next_ones() -> None:
+    double = compiled(_doubling(), "f32", 2)
+    good = np.ones((4, 3), np.float32)
+    for place in range(3):
+        batches = [good, good, good]
+        batches[place] = np.ones((2, 5), np.float32)
+        with pytest.raises(RuntimeError):
+            double([(batch,) for batch in batches])
+        assert all(np.array_equal(one, 2 * good) for (one,) in double([(good,)] * 5))
+
+
+def _doubling() -> object:
+    class Double(torch.nn.Module):
+        def forward(self, given: torch.Tensor) -> torch.Tensor:
+            return 2 * given
+
+    graph = load_openvino().convert_model(Double(), example_input=torch.zeros(2, 3))
+    graph.reshape([-1, 3])
+    return graph
