@@ -156,8 +156,8 @@ class Annotator:
 
     @property
     def batch_size(self) -> int:
-        """Posts that are encoded together: enough of them fill every core, with texts as long."""
-        return 256 if self.runtime.device == "cuda" else max(128, 32 * available_cores())
+        """Posts that keep its device busy when they are predicted together."""
+        return self.ready.batch_size
 
     @property
     def runtime(self) -> Runtime:

@@ -82,9 +82,13 @@ class UnservableError(Exception):
 
 
 class ReadyModel(Protocol):
-    """A checkpoint's model, ready to run; each call may come from any thread."""
+    """A checkpoint's model, ready to run; each call may come from any thread.
+
+    batch_size: posts that keep all of it busy when they are encoded together.
+    """
 
     runtime: Runtime
+    batch_size: int
 
     @property
     def traits(self) -> Traits:

@@ -95,6 +95,8 @@ class OpenVINOModel:
     ) -> None:
         self.runtime = runtime
         self.traits = traits
+        # Of so many, texts are as long as others, and every thread has batches of both modalities.
+        self.batch_size = max(128, 32 * threads)
         self._pad = pad
         lock = threading.Lock()
         # Qualities are ranks among scores that were computed in full precision.

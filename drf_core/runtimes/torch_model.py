@@ -57,6 +57,7 @@ class TorchModel:
         model.image_encoder.to(memory_format=torch.channels_last)
         gpu = self._device.type == "cuda"
         self.runtime = Runtime("torch", "bf16" if gpu else "f32", self._device.type)
+        self.batch_size = 256 if gpu else 128
         if gpu and for_serving:
             cast_weights(model.text_encoder)
             cast_weights(model.image_encoder)
