@@ -6,6 +6,10 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+# OpenVINO keeps what it made for each shape: of batches of every width that was 200 MB in 20,000
+# texts, and more with each hour; of every fourth it is 50.
+_WIDTHS = 4
+
 
 def text_batches(
     token_ids: Sequence[list[int]], pad: int, largest: int, cost: int
@@ -13,14 +17,16 @@ def text_batches(
     """Batches of at most `largest` texts, sorted by length and padded with `pad`.
 
     cost: tokens that a processor computes in the time that beginning a batch takes it; the batches
-    are those that cost least. Yields the texts' places in token_ids (n,), and their ids and
-    attention mask, int64 (n, tokens) each.
+    are those that cost least. They are as wide as their longest text, rounded up to a multiple of
+    4 that is no wider than the longest of all. Yields the texts' places in token_ids (n,), and
+    their ids and attention mask, int64 (n, tokens) each.
     """
     lengths = np.array([len(ids) for ids in token_ids])
+    widths = np.minimum(-(-lengths // _WIDTHS) * _WIDTHS, lengths.max())
     order = np.argsort(lengths, kind="stable")
-    for start, end in _cheapest(lengths[order], largest, cost):
+    for start, end in _cheapest(widths[order], largest, cost):
         rows = order[start:end]
-        width = int(lengths[rows].max())
+        width = int(widths[rows].max())
         ids = np.full((len(rows), width), pad, np.int64)
         mask = np.zeros((len(rows), width), np.int64)
         for place, row in enumerate(rows):
@@ -29,20 +35,20 @@ def text_batches(
         yield rows, ids, mask
 
 
-def _cheapest(lengths: np.ndarray, largest: int, cost: int) -> list[tuple[int, int]]:
-    """Where to cut ascending lengths, as starts and ends, so that padding and batches cost least.
+def _cheapest(widths: np.ndarray, largest: int, cost: int) -> list[tuple[int, int]]:
+    """Where to cut ascending widths, as starts and ends, so that padding and batches cost least.
 
     By dynamic programming: the cheapest cut of the first texts, then of one more.
     """
-    least = np.zeros(len(lengths) + 1, np.int64)
-    last_start = np.zeros(len(lengths) + 1, np.int64)
-    for end, length in enumerate(lengths, 1):
+    least = np.zeros(len(widths) + 1, np.int64)
+    last_start = np.zeros(len(widths) + 1, np.int64)
+    for end, width in enumerate(widths, 1):
         starts = np.arange(max(0, end - largest), end)
-        costs = least[starts] + cost + (end - starts) * int(length)
+        costs = least[starts] + cost + (end - starts) * int(width)
         best = int(costs.argmin())
         least[end], last_start[end] = costs[best], starts[best]
     cuts: list[tuple[int, int]] = []
-    end = len(lengths)
+    end = len(widths)
     while end:
         cuts.append((int(last_start[end]), end))
         end = cuts[-1][0]
