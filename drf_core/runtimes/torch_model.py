@@ -73,7 +73,8 @@ class TorchModel:
         pad = self._processor.tokenizer.pad_token_id or 0
         places, encoded = [], []
         largest, cost = _TEXTS_AT_ONCE[self._device.type], _TEXTS_COST[self._device.type]
-        for rows, *batch in text_batches(token_ids, pad, largest, cost):
+        most = self.model.config.max_text_tokens
+        for rows, *batch in text_batches(token_ids, pad, most, largest, cost):
             ids, mask = (torch.from_numpy(array).to(self._device) for array in batch)
             with autocast(self._device, weights_dtype(self.model.text_encoder)):
                 encoded.append(self.model.raw_text(ids, mask).float())
