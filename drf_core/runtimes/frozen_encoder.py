@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,7 +12,7 @@ from drf_core.model.modeling_drf import DRFModel
 from drf_core.model.processing_drf import DRFProcessor
 from drf_core.runtimes.interface import UnservableError
 from drf_core.runtimes.openvino_graphs import image_graph, text_graph
-from drf_core.runtimes.openvino_library import IMAGES_AT_ONCE, compiled
+from drf_core.runtimes.openvino_library import IMAGES_AT_ONCE, compiled, joined
 from drf_core.runtimes.precision import autocast, encode_pixels
 
 _log = logging.getLogger(__name__)
@@ -29,8 +28,8 @@ def frozen_text_encoder(model: DRFModel, texts: int) -> Callable[[Tensor, Tensor
     """
     model.eval()
     if model.device.type == "cpu" and texts >= _WORTH_COMPILING:
+        threads = torch.get_num_threads()
         try:
-            threads = torch.get_num_threads()
             infer = compiled(text_graph(model), "f32", threads)
         except UnservableError as error:
             _log.warning("%s; torch encodes the texts, several times slower", error)
@@ -38,8 +37,8 @@ def frozen_text_encoder(model: DRFModel, texts: int) -> Callable[[Tensor, Tensor
 
             def with_openvino(ids: Tensor, mask: Tensor) -> Tensor:
                 parts = zip(ids.chunk(threads), mask.chunk(threads), strict=True)
-                found = infer([(one.numpy(), other.numpy()) for one, other in parts])
-                return torch.from_numpy(np.concatenate([features for (features,) in found]))
+                (features,) = joined(infer([(one.numpy(), other.numpy()) for one, other in parts]))
+                return torch.from_numpy(features)
 
             return with_openvino
 
@@ -79,7 +78,7 @@ def frozen_image_encoder(
     infer = compiled(graph, "f32", torch.get_num_threads())
 
     def with_openvino(pixels: Tensor) -> Tensor:
-        found = infer([(part.numpy(),) for part in pixels.split(IMAGES_AT_ONCE)])
-        return torch.from_numpy(np.concatenate([features for (features,) in found]))
+        (features,) = joined(infer([(part.numpy(),) for part in pixels.split(IMAGES_AT_ONCE)]))
+        return torch.from_numpy(features)
 
     return with_openvino

@@ -16,11 +16,11 @@ import numpy as np
 TEXT, IMAGE, HEAD = "text", "image", "head"
 TEXT_STATISTICS, IMAGE_STATISTICS = "text_statistics", "image_statistics"
 
-# Per inference: few enough that activations stay in the processor's caches, enough to fill its
-# arithmetic. An inference of texts takes as long to begin as about so many tokens to compute.
+# Per inference: few enough that little padding is computed and that activations stay in the
+# processor's caches, enough to fill its arithmetic.
 TEXTS_AT_ONCE = 16
-TEXTS_COST = 32
 IMAGES_AT_ONCE = 8
+POSTS_AT_ONCE = 64
 
 
 def load_openvino() -> ModuleType:
@@ -70,6 +70,11 @@ def compiled(
                         request.wait()
 
     return infer
+
+
+def joined(found: Sequence[Sequence[np.ndarray]]) -> list[np.ndarray]:
+    """The outputs of batches, each over all of them, in their order."""
+    return [np.concatenate(parts) for parts in zip(*found, strict=True)]
 
 
 def _outputs(request: Any) -> list[np.ndarray]:

@@ -27,11 +27,12 @@ from drf_core.runtimes.openvino_library import (
     IMAGE,
     IMAGE_STATISTICS,
     IMAGES_AT_ONCE,
+    POSTS_AT_ONCE,
     TEXT,
     TEXT_STATISTICS,
     TEXTS_AT_ONCE,
-    TEXTS_COST,
     compiled,
+    joined,
 )
 from drf_core.runtimes.text_batches import text_batches
 from schemas.annotations import MODALITIES
@@ -111,8 +112,7 @@ class OpenVINOModel:
     def encode_texts(self, token_ids: Sequence[list[int]]) -> np.ndarray:
         """Raw features of texts in their order; (texts, raw text size) float32."""
         # The longest first: who ends last, ends with little.
-        most = self.traits.max_text_tokens
-        batches = [*text_batches(token_ids, self._pad, most, TEXTS_AT_ONCE, TEXTS_COST)][::-1]
+        batches = [*text_batches(token_ids, self._pad, TEXTS_AT_ONCE)][::-1]
         features = np.empty((len(token_ids), self.traits.raw_sizes["text"]), np.float32)
         places = np.concatenate([rows for rows, *_ in batches])
         features[places] = self._both(TEXT, TEXT_STATISTICS, [batch for _, *batch in batches])
@@ -134,10 +134,12 @@ class OpenVINOModel:
             if given is not None:
                 of_all[present[:, column]] = given
             features.append(of_all)
-        return Said(*self._run[HEAD]([(*features, present)])[0])
+        starts = range(0, len(present), POSTS_AT_ONCE)
+        batches = [[one[n : n + POSTS_AT_ONCE] for one in (*features, present)] for n in starts]
+        return Said(*joined(self._run[HEAD](batches)))
 
     def _both(
         self, encoder: str, statistics: str, batches: Sequence[Sequence[np.ndarray]]
     ) -> np.ndarray:
-        found = (self._run[name](batches) for name in (encoder, statistics))
-        return np.concatenate([np.concatenate([of for (of,) in batch]) for batch in found], 1)
+        found = [joined(self._run[name](batches)) for name in (encoder, statistics)]
+        return np.concatenate([features for (features,) in found], 1)

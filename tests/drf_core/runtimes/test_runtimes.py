@@ -57,26 +57,12 @@ def posts(annotator: Annotator) -> list[PreparedPost]:
 
 def test_texts_of_a_batch_are_about_equally_long_and_come_back_to_their_places() -> None:
     ids = [[1] * n for n in (9, 2, 8, 1)]
-    batches = list(text_batches(ids, pad=0, most=64, largest=2, cost=16))
-    assert [padded.shape for _, padded, _ in batches] == [(2, 8), (2, 16)]
+    batches = list(text_batches(ids, pad=0, largest=2))
+    assert [padded.shape for _, padded, _ in batches] == [(2, 2), (2, 9)]
     for rows, padded, mask in batches:
         for row, line, seen in zip(rows, padded, mask, strict=True):
             assert line[seen == 1].tolist() == ids[row]
             assert not line[seen == 0].any()
-
-
-def test_texts_are_cut_where_padding_costs_more_than_a_batch_of_their_own() -> None:
-    ids = [[1] * n for n in (5, 30, 5, 5, 6, 30)]
-
-    def shapes(cost: int, largest: int = 16, most: int = 64) -> list[tuple[int, ...]]:
-        return [padded.shape for _, padded, _ in text_batches(ids, 0, most, largest, cost)]
-
-    assert shapes(cost=1) == shapes(cost=10) == [(4, 8), (2, 32)]
-    assert shapes(cost=1000) == [(6, 32)]
-    # As few batches as there must be, and those padded least.
-    assert shapes(cost=1000, largest=4) == [(4, 8), (2, 32)]
-    # No wider than what the encoder reads.
-    assert shapes(cost=1, most=30) == [(4, 8), (2, 30)]
 
 
 def test_weights_in_bf16_say_nearly_what_they_say_in_f32(tiny_checkpoint: Path) -> None:
