@@ -3,7 +3,7 @@
 # Goes up whenever decoding, resizing or tokenising gives other pixels, tokens or reasons for the
 # same bytes, or a model describes them by other statistics: what was annotated or encoded before is
 # then not taken for up to date.
-PREPARATION_VERSION = 7
+PREPARATION_VERSION = 8
 
 # Formats that are opened only where somebody asks for them, by the name that asks; as Pillow
 # calls them. The usual ones are in images.py.

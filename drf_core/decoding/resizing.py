@@ -60,7 +60,10 @@ def resizing_of(processor: Any) -> Resizing | None:
     for array in (noise, noise.transpose(1, 0, 2)):
         image = Image.fromarray(np.ascontiguousarray(array))
         expected, got = whole_pixels(processor, image), found(image)
-        if expected.shape != got.shape or np.abs(expected.astype(int) - got).max() > 1:
+        if expected.shape != got.shape:
+            return None
+        # Rounding shows most in noise: at some sizes one value of thousands is two levels off.
+        if (np.abs(expected.astype(int) - got) > 1).mean() > 0.001:
             return None
     return found
 

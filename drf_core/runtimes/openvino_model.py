@@ -39,7 +39,7 @@ from schemas.annotations import MODALITIES
 
 _FACTS = "facts"
 # What graphs are made by: those of another version of it are not used.
-_MAKERS = ("model/*.py", "runtimes/openvino_*.py")
+_MAKERS = ("model/*.py", "runtimes/openvino_*.py", "decoding/resizing.py")
 
 
 def serve(folder: str, runtime: Runtime, threads: int, cache: str | None) -> Served:

@@ -39,7 +39,7 @@ def picture(size: tuple[int, int], seed: int = 0) -> Image.Image:
         BitImageProcessorPil(size={"shortest_edge": 144}, crop_size={"height": 128, "width": 128}),
         CLIPImageProcessorPil(),
     ],
-    ids=["mobilenet", "odd-crop", "bit", "default-checkpoint", "clip"],
+    ids=["mobilenet", "odd-crop", "bit", "128-pixels", "clip"],
 )
 def test_a_cut_out_middle_is_the_same_but_for_single_levels(
     processor: Any, size: tuple[int, int]
@@ -52,6 +52,21 @@ def test_a_cut_out_middle_is_the_same_but_for_single_levels(
     difference = np.abs(expected.astype(int) - got)
     assert difference.max() <= 1
     assert (difference > 0).mean() < 0.003
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_few_pixels_are_covered_too_though_more_of_them_are_a_level_off(
+    size: tuple[int, int],
+) -> None:
+    processor = MobileNetV2ImageProcessorPil(
+        size={"shortest_edge": 73}, crop_size={"height": 64, "width": 64}
+    )
+    resize = resizing_of(processor)
+    assert resize is not None
+    image = picture(size)
+    difference = np.abs(whole_pixels(processor, image).astype(int) - resize(image))
+    assert difference.max() <= 1
+    assert (difference > 0).mean() < 0.01
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
