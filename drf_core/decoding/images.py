@@ -63,9 +63,8 @@ _TURNS = {
 # what lies between, would be several times its size.
 _PIXELS_AT_ONCE = 1 << 20
 # JPEG's own scales are coarser than resizing: an encoder of 128 pixels gave qualities .02 off on
-# average from images that were decoded at just its size, .003 from twice that. So they are decoded
-# at twice their size, but for what is this large already.
-_LARGE_DRAFT = 256
+# average from images that were decoded at just its size, .003 from twice that.
+_LEAST_DRAFT = 256
 
 _END_OF_JPEG = b"\xff\xd9"
 _FILLER = bytes(range(7, 247, 5)) * 8
@@ -175,7 +174,7 @@ def _loaded(
 
 def _draft(image: Image.Image, target: int | None) -> None:
     if target is not None and image.format == "JPEG":
-        side = max(target, min(2 * target, _LARGE_DRAFT))
+        side = max(target, _LEAST_DRAFT)
         image.draft("RGB", (side, side))
 
 

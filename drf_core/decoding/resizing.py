@@ -17,7 +17,7 @@ class Resizing:
     (`PilBackend.resize` and `.center_crop` in transformers.image_processing_backends). They
     resize the whole image and go through numpy several times per image; here only what stays
     is computed. That may shift a value by one level where a coordinate is rounded: in one or
-    two of a thousand pixels.
+    two of a thousand pixels, of few pixels (64 x 64) in up to seven.
     """
 
     size: int | tuple[int, int]

@@ -154,8 +154,7 @@ def test_broken_files_never_raise() -> None:
 
 def test_a_jpeg_is_decoded_no_larger_than_needed() -> None:
     data = encoded(gradient(1200, 800), "JPEG")
-    # Of twice the pixels, or 256: an encoder of fewer notices how the rest was left out.
-    sizes = {50: (150, 100), 100: (300, 200), 101: (600, 400), 256: (600, 400), 401: (1200, 800)}
-    for target, size in sizes.items():
+    # Of 256 pixels at least: an encoder of fewer notices how the rest was left out.
+    for target, size in ((100, (600, 400)), (256, (600, 400)), (401, (1200, 800))):
         image, _ = decode_image(data, target=target, **LIMITS)
         assert image is not None and image.size == size

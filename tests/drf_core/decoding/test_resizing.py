@@ -87,9 +87,25 @@ def test_an_image_resized_whole_is_the_same_pixel_for_pixel(
     assert np.array_equal(resize(image), whole_pixels(processor, image))
 
 
+class OtherFilter(MobileNetV2ImageProcessorPil):
+    """Does not what its settings say: it resizes by another filter."""
+
+    def resize(self, image: Any, size: Any, resample: Any = None, **kwargs: Any) -> Any:
+        return super().resize(image=image, size=size, resample=Image.Resampling.BICUBIC, **kwargs)
+
+
+class OtherCrop(MobileNetV2ImageProcessorPil):
+    """Does not what its settings say: it cuts a pixel beside the middle."""
+
+    def center_crop(self, image: Any, size: Any, **kwargs: Any) -> Any:
+        return super().center_crop(np.roll(image, 1, axis=-1), size, **kwargs)
+
+
 @pytest.mark.parametrize(
     "processor",
     [
+        OtherFilter(),
+        OtherCrop(),
         # It resizes to another side than its settings say, and crops by itself.
         ConvNextImageProcessorPil(size={"shortest_edge": 224}),
         # It pads: the crop is larger than what it is cut from.
@@ -97,7 +113,7 @@ def test_an_image_resized_whole_is_the_same_pixel_for_pixel(
         BitImageProcessorPil(do_resize=False),
         BitImageProcessorPil(do_center_crop=False),
     ],
-    ids=["convnext", "padded", "not-resized", "not-cropped"],
+    ids=["other-filter", "other-crop", "convnext", "padded", "not-resized", "not-cropped"],
 )
 def test_other_kinds_are_left_to_their_processor(processor: Any) -> None:
     assert resizing_of(processor) is None
