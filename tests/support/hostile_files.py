@@ -48,8 +48,8 @@ def tags_on_one_slice(segments: int = 40, size: int = 60_000) -> bytes:
     return plain[:2] + (b"\xff\xe1" + struct.pack(">H", size + 2) + exif) * segments + plain[2:]
 
 
-def small_tiles(side: int = 1200) -> bytes:
-    """A TIFF of tiles of one pixel, each with its own place and length."""
+def small_tiles(side: int = 1500) -> bytes:
+    """A TIFF of tiles of one pixel, each with its own place and length: half a minute of Pillow."""
     count = side * side
     tags = [(256, side), (257, side), (258, 8), (259, 1), (262, 1), (277, 1), (322, 1), (323, 1)]
     first = 8 + 2 + 12 * (len(tags) + 2) + 4
@@ -73,11 +73,11 @@ def png_in_icns(side: int = 13_300) -> bytes:
 
 
 def gif_of_comments() -> bytes:
-    """A GIF before whose picture come ten megabytes of comments, which some join one by one."""
+    """A GIF before whose picture come four megabytes of comments, which some join one by one."""
     plain = image_bytes(2, mode="P", format="GIF")
     start = 13 + (3 << (plain[10] & 7) + 1)
     return (
-        plain[:start] + (b"\x21\xfe" + (b"\xff" + b"c" * 255) * 40 + b"\0") * 1000 + plain[start:]
+        plain[:start] + (b"\x21\xfe" + (b"\xff" + b"c" * 255) * 40 + b"\0") * 400 + plain[start:]
     )
 
 
