@@ -31,6 +31,7 @@ from drf_core.runtimes.openvino_library import (
     TEXT,
     TEXT_STATISTICS,
     TEXTS_AT_ONCE,
+    TOKENS_AT_ONCE,
     compiled,
     joined,
 )
@@ -112,7 +113,7 @@ class OpenVINOModel:
     def encode_texts(self, token_ids: Sequence[list[int]]) -> np.ndarray:
         """Raw features of texts in their order; (texts, raw text size) float32."""
         # The longest first: who ends last, ends with little.
-        batches = [*text_batches(token_ids, self._pad, TEXTS_AT_ONCE)][::-1]
+        batches = [*text_batches(token_ids, self._pad, TEXTS_AT_ONCE, TOKENS_AT_ONCE)][::-1]
         features = np.empty((len(token_ids), self.traits.raw_sizes["text"]), np.float32)
         places = np.concatenate([rows for rows, *_ in batches])
         features[places] = self._both(TEXT, TEXT_STATISTICS, [batch for _, *batch in batches])

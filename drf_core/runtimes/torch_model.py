@@ -17,8 +17,10 @@ from drf_core.runtimes.interface import Runtime, Said, Served, Traits, traits_of
 from drf_core.runtimes.precision import autocast, cast_weights, encode_pixels, weights_dtype
 from drf_core.runtimes.text_batches import text_batches
 
-# Texts per forward: few enough that little padding is computed, enough to fill the processor.
+# Texts and tokens per forward: few enough that little padding is computed, enough to fill the
+# processor.
 _TEXTS_AT_ONCE = {"cpu": 16, "cuda": 256}
+_TOKENS_AT_ONCE = {"cpu": 512, "cuda": 1 << 15}
 # Images per forward: on a GPU few enough that the next ones are copied while these are encoded.
 _IMAGES_AT_ONCE = {"cpu": 64, "cuda": 128}
 
@@ -70,7 +72,8 @@ class TorchModel:
         """Raw features of texts in their order; (texts, raw text size) float32."""
         pad = self._processor.tokenizer.pad_token_id or 0
         places, encoded = [], []
-        for rows, *batch in text_batches(token_ids, pad, _TEXTS_AT_ONCE[self._device.type]):
+        at_once = (limit[self._device.type] for limit in (_TEXTS_AT_ONCE, _TOKENS_AT_ONCE))
+        for rows, *batch in text_batches(token_ids, pad, *at_once):
             ids, mask = (torch.from_numpy(array).to(self._device) for array in batch)
             with autocast(self._device, weights_dtype(self.model.text_encoder)):
                 encoded.append(self.model.raw_text(ids, mask).float())

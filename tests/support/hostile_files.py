@@ -76,9 +76,7 @@ def gif_of_comments() -> bytes:
     """A GIF before whose picture come four megabytes of comments, which some join one by one."""
     plain = image_bytes(2, mode="P", format="GIF")
     start = 13 + (3 << (plain[10] & 7) + 1)
-    return (
-        plain[:start] + (b"\x21\xfe" + (b"\xff" + b"c" * 255) * 40 + b"\0") * 400 + plain[start:]
-    )
+    return plain[:start] + (b"\x21\xfe" + (b"\xff" + b"c" * 255) * 40 + b"\0") * 400 + plain[start:]
 
 
 def fits() -> bytes:

@@ -56,9 +56,10 @@ def posts(annotator: Annotator) -> list[PreparedPost]:
 
 
 def test_texts_of_a_batch_are_about_equally_long_and_come_back_to_their_places() -> None:
-    ids = [[1] * n for n in (9, 2, 8, 1)]
-    batches = list(text_batches(ids, pad=0, largest=2))
-    assert [padded.shape for _, padded, _ in batches] == [(2, 2), (2, 9)]
+    ids = [[1] * n for n in (9, 2, 8, 1, 30, 3)]
+    batches = list(text_batches(ids, pad=0, texts=3, tokens=20))
+    # Three texts; two, since three of nine tokens were 27; one that is too long for any company.
+    assert [padded.shape for _, padded, _ in batches] == [(3, 3), (2, 9), (1, 30)]
     for rows, padded, mask in batches:
         for row, line, seen in zip(rows, padded, mask, strict=True):
             assert line[seen == 1].tolist() == ids[row]
