@@ -96,7 +96,7 @@ def _load(options: ModelOptions) -> Annotator:
     # Threads that talk to decoders need the lock of the interpreter for microseconds, and wait a
     # whole interval for it each time while another computes.
     sys.setswitchinterval(_SWITCH_SECONDS)
-    _share_memory_among_threads()
+    keep_one_heap()
     annotator = Annotator.from_pretrained(
         check_checkpoint(options.model, options.revision),
         options.device,
@@ -111,8 +111,8 @@ def _load(options: ModelOptions) -> Annotator:
     return annotator
 
 
-def _share_memory_among_threads() -> None:
-    """Have threads take memory from one heap: each of eight a core keeps what it once needed."""
+def keep_one_heap() -> None:
+    """Have all threads allocate from one heap: each of eight a core keeps what it once needed."""
     with contextlib.suppress(AttributeError):
         # Only glibc has it.
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -66,3 +67,22 @@ def _doubling() -> object:
     graph = load_openvino().convert_model(Double(), example_input=torch.zeros(2, 3))
     graph.reshape([-1, 3])
     return graph
+
+
+def test_an_openvino_without_a_limit_for_its_records_serves_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    core, asked = load_openvino().Core, []
+
+    class Refusing:
+        def compile_model(self, graph: Any, device: str, hints: dict[str, Any]) -> Any:
+            asked.append("CPU_RUNTIME_CACHE_CAPACITY" in hints)
+            if asked[-1]:
+                raise RuntimeError("NotFound: Unsupported property")
+            return core().compile_model(graph, device, hints)
+
+    graph = load_openvino().convert_model(torch.nn.ReLU(), example_input=torch.zeros(2, 3))
+    monkeypatch.setattr(load_openvino(), "Core", Refusing)
+    [[found]] = compiled(graph, "f32", 1)([[np.array([[-1.0, 2.0, 3.0]], np.float32)]])
+    assert found.tolist() == [[0.0, 2.0, 3.0]]
+    assert asked == [True, False]
