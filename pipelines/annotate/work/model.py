@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import math
 import sys
 import threading
@@ -15,6 +13,7 @@ from weakref import WeakValueDictionary
 from drf_core.annotator import Annotator, Prediction, PreparedPost
 from pipelines.annotate.job import JobOptions
 from pipelines.annotate.work.check_worker import ModelError, check_checkpoint, check_package
+from pipelines.annotate.work.heap import keep_heap_small, trim_heap
 from pipelines.storage.local import cache_folder
 
 # Everything in a process draws on these, so that nothing loads a second copy of a model. Those of
@@ -26,8 +25,6 @@ _LOADING = threading.Lock()
 # That one text or image may take; the usual one takes milliseconds.
 DECODE_SECONDS = 10.0
 _SWITCH_SECONDS = 0.001
-# Of malloc.h.
-_M_ARENA_MAX = -8
 
 # From this many posts on, a batch in which not one post can be predicted on its own says
 # that the model or its device is broken, not the posts.
@@ -96,7 +93,7 @@ def _load(options: ModelOptions) -> Annotator:
     # Threads that talk to decoders need the lock of the interpreter for microseconds, and wait a
     # whole interval for it each time while another computes.
     sys.setswitchinterval(_SWITCH_SECONDS)
-    keep_one_heap()
+    keep_heap_small()
     annotator = Annotator.from_pretrained(
         check_checkpoint(options.model, options.revision),
         options.device,
@@ -111,13 +108,6 @@ def _load(options: ModelOptions) -> Annotator:
     return annotator
 
 
-def keep_one_heap() -> None:
-    """Have all threads allocate from one heap: each of eight a core keeps what it once needed."""
-    with contextlib.suppress(AttributeError):
-        # Only glibc has it.
-        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
-
-
 def predict(annotator: Annotator, posts: Sequence[PreparedPost]) -> list[Prediction | ModelFailure]:
     """One result per post, in order.
 
@@ -125,6 +115,7 @@ def predict(annotator: Annotator, posts: Sequence[PreparedPost]) -> list[Predict
     itself. Raises ModelError where a whole batch fails post by post.
     """
     results = [_if_finite(result) for result in _predict_each(annotator, posts)]
+    trim_heap()
     failures = [result for result in results if isinstance(result, ModelFailure)]
     if len(failures) == len(results) >= _BROKEN_MODEL_POSTS:
         raise ModelError(

@@ -1,0 +1,41 @@
+"""The heap of a worker's process, kept from growing over a night (tests/benchmarks/SPEED.md).
+
+Only glibc has these settings, and needs them; elsewhere nothing is done.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import time
+
+# Of malloc.h.
+_M_MMAP_THRESHOLD = -3
+_M_ARENA_MAX = -8
+
+_LARGE_BYTES = 1 << 20
+# A trim takes some 10 ms.
+_TRIM_SECONDS = 5.0
+_trimmed = 0.0
+
+
+def keep_heap_small() -> None:
+    """Have all threads allocate from one heap, and large buffers from the system.
+
+    Each of eight heaps a core would keep what it once needed; and for large buffers a heap grows
+    wherever none of its gaps is large enough.
+    """
+    with contextlib.suppress(AttributeError):
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_ARENA_MAX, 1)
+        libc.mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)
+
+
+def trim_heap(seconds: float = _TRIM_SECONDS) -> None:
+    """Give the heap's gaps back to the system, if this was not done so many seconds ago."""
+    global _trimmed
+    if time.monotonic() - _trimmed < seconds:
+        return
+    _trimmed = time.monotonic()
+    with contextlib.suppress(AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
