@@ -9,6 +9,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
+import sys
+import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -19,9 +22,18 @@ import numpy as np
 
 from drf_core.checkpoint import read_checkpoint
 from drf_core.decoding import PREPARATION_VERSION
+from drf_core.decoding.child_messages import Buffer, Link
+from drf_core.decoding.children import ChildLostError, Children, Limits, TaskRaisedError
 from drf_core.decoding.preparation import from_fields, light_preparer
-from drf_core.runtimes.graph_cache import cached_graphs, graph_key
-from drf_core.runtimes.interface import Runtime, Said, Served, Traits, traits_of
+from drf_core.runtimes.graph_cache import cached_graphs, graph_key, read_graphs, write_graphs
+from drf_core.runtimes.interface import (
+    Runtime,
+    Said,
+    Served,
+    Traits,
+    UnservableError,
+    traits_of,
+)
 from drf_core.runtimes.openvino_library import (
     HEAD,
     IMAGE,
@@ -39,6 +51,9 @@ from drf_core.runtimes.text_batches import text_batches
 from schemas.annotations import MODALITIES
 
 _FACTS = "facts"
+_CONVERT = "drf_core.runtimes.openvino_model:convert_in_child"
+# Nothing of a stranger's is read there: only what hangs is ended.
+_CONVERT_LIMITS = Limits(seconds=1800.0, memory=1 << 46)
 # What graphs are made by: those of another version of it are not used.
 _MAKERS = ("model/*.py", "runtimes/openvino_*.py", "decoding/resizing.py")
 
@@ -50,17 +65,8 @@ def serve(folder: str, runtime: Runtime, threads: int, cache: str | None) -> Ser
     """
 
     def convert() -> Mapping[str, Any]:
-        from drf_core.runtimes.openvino_graphs import model_graphs
-        from drf_core.runtimes.torch_model import load
-
-        model, processor = load(folder, threads)
-        preparation = processor.preparation(folder, model.config.max_text_tokens)
-        facts = {
-            "pad": processor.tokenizer.pad_token_id or 0,
-            "preparation": dataclasses.asdict(preparation),
-            "traits": dataclasses.asdict(traits_of(model.config)),
-        }
-        return {**model_graphs(model, processor), _FACTS: json.dumps(facts)}
+        apart = None if "torch" in sys.modules else _converted_apart(folder, threads)
+        return apart or _converted(folder, threads)
 
     found = convert() if cache is None else cached_graphs(Path(cache), _key(folder), convert)
     facts = json.loads(found[_FACTS])
@@ -75,6 +81,49 @@ def serve(folder: str, runtime: Runtime, threads: int, cache: str | None) -> Ser
         processor = DRFProcessor.from_pretrained(folder, local_files_only=True)
     model = OpenVINOModel(graphs, facts["pad"], traits, runtime, threads)
     return Served(model, processor, preparation)
+
+
+def _converted(folder: str, threads: int) -> dict[str, Any]:
+    from drf_core.runtimes.openvino_graphs import model_graphs
+    from drf_core.runtimes.torch_model import load
+
+    model, processor = load(folder, threads)
+    preparation = processor.preparation(folder, model.config.max_text_tokens)
+    facts = {
+        "pad": processor.tokenizer.pad_token_id or 0,
+        "preparation": dataclasses.asdict(preparation),
+        "traits": dataclasses.asdict(traits_of(model.config)),
+    }
+    return {**model_graphs(model, processor), _FACTS: json.dumps(facts)}
+
+
+def _converted_apart(folder: str, threads: int) -> Mapping[str, Any] | None:
+    """What a child process converts, which takes torch and what it holds along when it ends.
+
+    None where the child fails, which says less than the same in this process. Raises
+    UnservableError.
+    """
+    children = Children()
+    try:
+        with tempfile.TemporaryDirectory() as work, children.borrow() as child:
+            message = {"folder": os.path.abspath(folder), "threads": threads, "work": work}
+            child.ask(_CONVERT, message, limits=_CONVERT_LIMITS)
+            child.answer()
+            return read_graphs(Path(work))
+    except TaskRaisedError as error:
+        if error.type == UnservableError.__name__:
+            raise UnservableError(error.text) from error
+        return None
+    except (ChildLostError, OSError, MemoryError):
+        return None
+    finally:
+        children.stop()
+
+
+def convert_in_child(message: dict[str, Any], buffers: Sequence[Buffer], link: Link) -> None:
+    """Convert the checkpoint in message's folder, by its threads, into the folder work."""
+    write_graphs(Path(message["work"]), _converted(message["folder"], message["threads"]))
+    link.send({})
 
 
 def _key(folder: str) -> str:

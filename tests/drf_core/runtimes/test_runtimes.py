@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from drf_core.annotator import Annotator, PreparedPost
@@ -129,21 +131,57 @@ def test_a_converted_model_says_the_same(
             assert found.image.quality == pytest.approx(plain.image.quality, abs=0.02)
 
 
-def test_the_second_start_needs_neither_torch_nor_transformers(
+def test_no_start_keeps_torch_or_transformers(
+    torch_annotator: Annotator, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    expected = torch_annotator.predict([torch_annotator.prepare(WORDS[1], None)])[0].label
+    # The first converts, in a process of its own; the second finds what it left.
+    for _ in range(2):
+        label, runtime, kept = start(tiny_checkpoint, tmp_path)
+        assert (label, runtime, kept) == (expected, "openvino f32 on cpu, None", "set()")
+
+
+def test_a_start_converts_itself_where_it_can_start_no_process(
+    torch_annotator: Annotator, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    expected = torch_annotator.predict([torch_annotator.prepare(WORDS[1], None)])[0].label
+    for first in (
+        "openvino_model._CONVERT = 'os:abort'",
+        "openvino_model.Children.borrow = lambda self: (_ for _ in ()).throw(OSError('full'))",
+    ):
+        label, runtime, kept = start(tiny_checkpoint, tmp_path / first, first)
+        assert (label, runtime) == (expected, "openvino f32 on cpu, None")
+        assert "torch" in kept
+
+
+def test_what_cannot_be_converted_in_another_process_runs_in_torch_and_says_why(
     tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
-    openvino(tiny_checkpoint, tmp_path)
-    again = (
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(tiny_checkpoint, folder)
+    weights = load_file(folder / "model.safetensors")
+    spoilt = {n: w * float("nan") if "text_encoder" in n else w for n, w in weights.items()}
+    save_file(spoilt, folder / "model.safetensors", {"format": "pt"})
+    _, runtime, _ = start(folder, tmp_path / "cache", runtime="auto")
+    assert runtime.startswith("torch f32 on cpu, OpenVINO cannot convert the text encoder")
+
+
+def start(folder: Path, cache: Path, first: str = "", runtime: str = "openvino-f32") -> list[str]:
+    """What a fresh process says: a label, its runtime and note, and which heavy modules it has."""
+    script = (
         "import sys\n"
         "from drf_core import Annotator\n"
-        f"annotator = Annotator.from_pretrained({str(tiny_checkpoint)!r}, 'cpu', 1, "
-        f"'openvino-f32', {str(tmp_path)!r})\n"
-        "print(annotator.predict([annotator.prepare('a good day', None)])[0].label)\n"
+        "from drf_core.runtimes import openvino_model\n"
+        f"{first}\n"
+        f"annotator = Annotator.from_pretrained({str(folder)!r}, 'cpu', 1, "
+        f"{runtime!r}, {str(cache)!r})\n"
+        f"print(annotator.predict([annotator.prepare({WORDS[1]!r}, None)])[0].label)\n"
+        "print(annotator.runtime, annotator.runtime.note, sep=', ')\n"
         "print({'torch', 'transformers'} & sys.modules.keys())\n"
     )
-    result = subprocess.run([sys.executable, "-c", again], capture_output=True, text=True)
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-    assert result.stdout.split("\n")[1] == "set()"
+    return result.stdout.splitlines()
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "gone", "no sums"])
