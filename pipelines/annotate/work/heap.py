@@ -19,20 +19,27 @@ _TRIM_SECONDS = 5.0
 _trimmed = 0.0
 
 
-def keep_heap_small() -> None:
-    """Have all threads allocate from one heap, and large buffers from the system.
+def share_one_heap() -> None:
+    """Have all threads allocate from one heap: each of eight a core keeps what it once needed."""
+    with contextlib.suppress(AttributeError):
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
 
-    Each of eight heaps a core would keep what it once needed; and for large buffers a heap grows
-    wherever none of its gaps is large enough.
+
+def keep_large_buffers_out() -> None:
+    """Have large buffers come from the system, and go back there.
+
+    A heap grows for them wherever none of its gaps is large enough. Not for torch, which asks for
+    one at each step.
     """
     with contextlib.suppress(AttributeError):
-        libc = ctypes.CDLL(None)
-        libc.mallopt(_M_ARENA_MAX, 1)
-        libc.mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)
 
 
 def trim_heap(seconds: float = _TRIM_SECONDS) -> None:
-    """Give the heap's gaps back to the system, if this was not done so many seconds ago."""
+    """Give the heap's gaps back to the system, if this was not done so many seconds ago.
+
+    Not for torch, which would ask for them again at once.
+    """
     global _trimmed
     if time.monotonic() - _trimmed < seconds:
         return

@@ -13,7 +13,7 @@ from weakref import WeakValueDictionary
 from drf_core.annotator import Annotator, Prediction, PreparedPost
 from pipelines.annotate.job import JobOptions
 from pipelines.annotate.work.check_worker import ModelError, check_checkpoint, check_package
-from pipelines.annotate.work.heap import keep_heap_small, trim_heap
+from pipelines.annotate.work.heap import keep_large_buffers_out, share_one_heap, trim_heap
 from pipelines.storage.local import cache_folder
 
 # Everything in a process draws on these, so that nothing loads a second copy of a model. Those of
@@ -93,7 +93,7 @@ def _load(options: ModelOptions) -> Annotator:
     # Threads that talk to decoders need the lock of the interpreter for microseconds, and wait a
     # whole interval for it each time while another computes.
     sys.setswitchinterval(_SWITCH_SECONDS)
-    keep_heap_small()
+    share_one_heap()
     annotator = Annotator.from_pretrained(
         check_checkpoint(options.model, options.revision),
         options.device,
@@ -102,6 +102,8 @@ def _load(options: ModelOptions) -> Annotator:
         cache_folder("encoders"),
         DECODE_SECONDS,
     )
+    if annotator.runtime.make == "openvino":
+        keep_large_buffers_out()
     if options.prior:
         shares = dict(options.prior)
         annotator.prior = tuple(shares[label] for label in annotator.labels)
@@ -115,7 +117,8 @@ def predict(annotator: Annotator, posts: Sequence[PreparedPost]) -> list[Predict
     itself. Raises ModelError where a whole batch fails post by post.
     """
     results = [_if_finite(result) for result in _predict_each(annotator, posts)]
-    trim_heap()
+    if annotator.runtime.make == "openvino":
+        trim_heap()
     failures = [result for result in results if isinstance(result, ModelFailure)]
     if len(failures) == len(results) >= _BROKEN_MODEL_POSTS:
         raise ModelError(

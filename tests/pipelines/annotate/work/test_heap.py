@@ -14,7 +14,7 @@ pytestmark = pytest.mark.skipif(
 _START = """
 import ctypes, threading
 from pathlib import Path
-from pipelines.annotate.work.heap import keep_heap_small, trim_heap
+from pipelines.annotate.work.heap import keep_large_buffers_out, share_one_heap, trim_heap
 libc = ctypes.CDLL(None)
 libc.malloc.restype = ctypes.c_void_p
 libc.malloc.argtypes = [ctypes.c_size_t]
@@ -66,7 +66,7 @@ def test_threads_allocate_from_one_heap() -> None:
     def heaps(first: str) -> int:
         return _run(_THREADS, first).stderr.count("Arena ")
 
-    assert heaps("keep_heap_small()") < heaps("")
+    assert heaps("share_one_heap()") < heaps("")
 
 
 def test_a_large_buffer_goes_back_to_the_system_with_its_last_user() -> None:
@@ -74,7 +74,7 @@ def test_a_large_buffer_goes_back_to_the_system_with_its_last_user() -> None:
         return int(_run(_LARGE, first).stdout)
 
     assert still_there("") == 1
-    assert still_there("keep_heap_small()") == 0
+    assert still_there("keep_large_buffers_out()") == 0
 
 
 def test_gaps_of_the_heap_are_given_back() -> None:
