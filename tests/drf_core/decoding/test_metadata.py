@@ -7,6 +7,7 @@ import random
 import struct
 import time
 import zlib
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -99,12 +100,23 @@ def test_every_orientation_is_turned_upright(form: str, orientation: int) -> Non
     assert np.abs(np.asarray(decoded(data), int) - upright).max() <= 1
 
 
+def cost(call: Callable[[], object]) -> float:
+    """Seconds of a processor, to be compared with those of another call: the least of three."""
+
+    def once() -> float:
+        start = time.process_time()
+        call()
+        return time.process_time() - start
+
+    return min(once() for _ in range(3))
+
+
 def test_an_orientation_is_looked_for_in_few_tags_only() -> None:
     tags = struct.pack("<HHII", 0x8888, 3, 1, 1) * 65535
-    start = time.process_time()
-    assert orientation_of(b"II*\0\x08\0\0\0" + struct.pack("<H", 65535) + tags) == 1
-    assert orientation_of(b"") == orientation_of(b"II*\0\xff\xff\xff\xff") == 1
-    assert time.process_time() - start < 0.2
+    exif = b"II*\0\x08\0\0\0" + struct.pack("<H", 65535) + tags
+    assert orientation_of(exif) == orientation_of(b"") == 1
+    assert orientation_of(b"II*\0\xff\xff\xff\xff") == 1
+    assert cost(lambda: orientation_of(exif)) < cost(lambda: [*struct.iter_unpack("<HHII", tags)])
 
 
 def test_exif_tags_that_share_one_slice_take_neither_time_nor_memory() -> None:
@@ -115,9 +127,9 @@ def test_exif_tags_that_share_one_slice_take_neither_time_nor_memory() -> None:
     exif = exif.ljust(size, b"x")
     segment = b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif
     plain = encoded(picture(), "JPEG")
-    start = time.process_time()
-    decoded(plain[:2] + segment * 40 + plain[2:])
-    assert time.process_time() - start < 0.5
+    data = plain[:2] + segment * 40 + plain[2:]
+    slices = cost(lambda: [exif[12_106:52_106] + b"" for _ in range(40 * count)])
+    assert cost(lambda: decoded(data)) < slices / 2
 
 
 def test_a_gif_of_comments_takes_no_longer_than_its_size() -> None:
@@ -125,10 +137,12 @@ def test_a_gif_of_comments_takes_no_longer_than_its_size() -> None:
     flags = plain[10]
     start_of_blocks = 13 + (3 << (flags & 7) + 1 if flags & 128 else 0)
     comment = b"\x21\xfe" + (b"\xff" + b"c" * 255) * 40 + b"\0"
-    data = plain[:start_of_blocks] + comment * 500 + plain[start_of_blocks:]
-    start = time.process_time()
-    decoded(data)
-    assert time.process_time() - start < 1.5
+
+    def with_comments(count: int) -> float:
+        data = plain[:start_of_blocks] + comment * count + plain[start_of_blocks:]
+        return cost(lambda: decoded(data))
+
+    assert with_comments(800) < 10 * with_comments(200)
 
 
 @pytest.mark.parametrize(
@@ -150,10 +164,14 @@ def test_a_file_of_nothing_but_empty_parts_is_no_picture(
 ) -> None:
     plain = encoded(picture().convert("P") if form == "GIF" else picture(), form)
     place = plain.index(b",\0\0\0\0@\0") if form == "GIF" else place
-    data = plain[:place] + part * (10_000_000 // len(part)) + plain[place:]
-    start = time.process_time()
-    assert decode_image(data, **LIMITS, more_formats=MORE) == (None, "undecodable")
-    assert time.process_time() - start < 1
+
+    def with_parts(size: int) -> float:
+        data = plain[:place] + part * (size // len(part)) + plain[place:]
+        assert decode_image(data, **LIMITS, more_formats=MORE) == (None, "undecodable")
+        return cost(lambda: decode_image(data, **LIMITS, more_formats=MORE))
+
+    # So many are looked at, however many there are.
+    assert with_parts(10_000_000) < 3 * with_parts(2_500_000)
 
 
 def test_a_wrong_sum_at_the_end_costs_no_png() -> None:
