@@ -14,7 +14,7 @@ _M_MMAP_THRESHOLD = -3
 _M_ARENA_MAX = -8
 
 _LARGE_BYTES = 1 << 20
-# A trim takes some 10 ms.
+# A trim takes 3 to 8 ms of a processor.
 _TRIM_SECONDS = 5.0
 _trimmed = 0.0
 

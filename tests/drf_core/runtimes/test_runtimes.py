@@ -159,7 +159,8 @@ def test_what_cannot_be_converted_in_another_process_runs_in_torch_and_says_why(
     weights = load_file(folder / "model.safetensors")
     spoilt = {n: w * float("nan") if "text_encoder" in n else w for n, w in weights.items()}
     save_file(spoilt, folder / "model.safetensors", {"format": "pt"})
-    _, runtime, _ = start(folder, tmp_path / "cache", runtime="auto")
+    not_here = "openvino_model._converted = None"
+    _, runtime, _ = start(folder, tmp_path / "cache", not_here, runtime="auto")
     assert runtime.startswith("torch f32 on cpu, OpenVINO cannot convert the text encoder")
 
 
